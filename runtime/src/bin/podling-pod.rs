@@ -1,0 +1,3 @@
+//! The pod supervisor.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Linux containers from OCI specs, and the pod supervisor.
+
+pub mod pod;

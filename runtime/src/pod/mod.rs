@@ -1,0 +1,12 @@
+//! One pod: the plan that comes down, the snapshot that goes up, and the protocol between them.
+//!
+//! ```text
+//! agent ── plan.json, Request ──► podling-pod (supervisor) ──► containers
+//!       ◄── Snapshot ───────────
+//! ```
+//!
+//! This crate knows nothing of images, manifests or Kubernetes types: a [`plan::Plan`] is fully resolved.
+
+pub mod plan;
+pub mod protocol;
+pub mod snapshot;

@@ -1,0 +1,1 @@
+//! What Podling asks of systemd.
