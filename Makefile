@@ -1,0 +1,86 @@
+# Two commands do all: `make run` and `make test`. Neither needs a registry, etcd or systemd.
+#
+#   make run          build the release and run the pods of examples/ in the foreground
+#   make test         format, lints, licences, unit tests, tests on real containers, tests in virtual machines
+#   make test-unit    the tests that need no root
+#   make test-root    the tests on real containers (root)
+#   make test-vm      the tests in virtual machines (qemu, no KVM needed)
+#   make bench        measure against the budgets and the peers
+#   make install      programs, units, man pages and completions under $(DESTDIR)$(PREFIX)
+
+SHELL  := /bin/bash
+TARGET := x86_64-unknown-linux-gnu
+PREFIX ?= /usr
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
+CARGO  ?= cargo
+
+RELEASE := target/$(TARGET)/release
+# Privileged test programs are started through sudo when this is not root.
+ROOT_RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E")
+
+BUILD_PACKAGES := build-essential libseccomp-dev
+TEST_PACKAGES  := busybox-static iproute2 etcd-server docker-registry apache2-utils skopeo umoci jq curl openssl
+VM_PACKAGES    := qemu-system-x86 mmdebstrap e2fsprogs
+BENCH_PACKAGES := crun runc podman
+
+# Installs what is missing and asks for root only then.
+define ensure
+	@missing=""; for p in $(1); do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
+	  $(SUDO) apt-get update -q && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
+endef
+
+.PHONY: all build run test test-lint test-unit test-root test-vm bench install deps deps-test deps-vm deps-bench
+
+all: build
+
+deps:
+	$(call ensure,$(BUILD_PACKAGES))
+deps-test: deps
+	$(call ensure,$(TEST_PACKAGES))
+deps-vm: deps
+	$(call ensure,$(VM_PACKAGES))
+deps-bench: deps
+	$(call ensure,$(BENCH_PACKAGES))
+
+build: deps
+	$(CARGO) build --release --workspace --bins
+
+run: build
+	$(SUDO) $(RELEASE)/podling run examples/
+
+test: test-lint test-unit test-root test-vm
+
+test-lint: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources; \
+	 else echo "cargo-deny is not installed: licences and duplicate versions are not checked (cargo install cargo-deny)"; fi
+
+test-unit: deps
+	$(CARGO) test --workspace
+
+# The end-to-end tests start the programs they find beside each other, so all of them are built first.
+test-root: deps-test
+	$(CARGO) build --workspace --bins
+	$(ROOT_RUNNER) $(CARGO) test --workspace --features privileged-tests --test '*' -- --test-threads=2
+
+test-vm: deps-vm
+	$(CARGO) build --workspace --bins
+	$(ROOT_RUNNER) $(CARGO) test -p podling-vm-tests --features vm -- --test-threads=1 --nocapture
+
+bench: build deps-bench
+	$(ROOT_RUNNER) $(CARGO) bench --bench budgets
+
+install: build
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/podling $(RELEASE)/podling-runtime
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/podling $(RELEASE)/podling-pod
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/*.service systemd/*.slice
+	install -D -m 0644 systemd/podling.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/podling.conf
+	install -D -m 0644 systemd/podling.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/podling.conf
+	install -d -m 0755 $(DESTDIR)/etc/podling/manifests
+	$(RELEASE)/podling man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(RELEASE)/podling completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/podling
