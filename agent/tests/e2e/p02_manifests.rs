@@ -14,14 +14,24 @@ fn p02_added_changed_and_removed_files_converge() {
     node.load_busybox();
     node.apply("one.yaml", &sleeper("one", "red"));
     let first = node.wait_ready("one");
-    assert_eq!(node.podling(&["exec", "one", "--", "sh", "-c", "echo $COLOUR"]).ok().trim(), "red");
+    assert_eq!(
+        node.podling(&["exec", "one", "--", "sh", "-c", "echo $COLOUR"])
+            .ok()
+            .trim(),
+        "red"
+    );
 
     node.apply("one.yaml", &sleeper("one", "blue"));
     let second = node.wait_pod("one", "is replaced and ready", |p| {
         crate::node::is_ready(p) && p["metadata"]["uid"] != first["metadata"]["uid"]
     });
     assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
-    assert_eq!(node.podling(&["exec", "one", "--", "sh", "-c", "echo $COLOUR"]).ok().trim(), "blue");
+    assert_eq!(
+        node.podling(&["exec", "one", "--", "sh", "-c", "echo $COLOUR"])
+            .ok()
+            .trim(),
+        "blue"
+    );
 
     node.remove("one.yaml");
     node.wait_gone("one");
@@ -32,7 +42,14 @@ fn p02_many_documents_lists_and_json_are_read_and_editor_files_are_not() {
     let node = Node::start();
     node.load_busybox();
     let backup = sleeper("backup", "x");
-    for ignored in ["two.yaml~", ".two.yaml.swp", "two.yaml.bak", "two.yaml.orig", "#two.yaml#", "notes.txt"] {
+    for ignored in [
+        "two.yaml~",
+        ".two.yaml.swp",
+        "two.yaml.bak",
+        "two.yaml.orig",
+        "#two.yaml#",
+        "notes.txt",
+    ] {
         std::fs::write(node.path("manifests").join(ignored), &backup).unwrap();
     }
     let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
@@ -40,7 +57,10 @@ fn p02_many_documents_lists_and_json_are_read_and_editor_files_are_not() {
             "containers": [{ "name": "main", "image": "localhost/busybox", "command": ["sleep", "infinity"] }] } },
     ]});
     node.apply("list.json", &list.to_string());
-    node.apply("two.yml", &format!("{}---\n{}", sleeper("two-a", "1"), sleeper("two-b", "2")));
+    node.apply(
+        "two.yml",
+        &format!("{}---\n{}", sleeper("two-a", "1"), sleeper("two-b", "2")),
+    );
     for pod in ["from-list", "two-a", "two-b"] {
         node.wait_ready(pod);
     }
@@ -54,22 +74,33 @@ fn p02_a_broken_file_is_named_with_line_and_field_while_others_go_on() {
     node.apply("good.yaml", &sleeper("good", "1"));
     let good = node.wait_ready("good");
     // The last good version goes on when its file breaks.
-    node.apply("good.yaml", &sleeper("good", "1").replace("command:", "comand:"));
+    node.apply(
+        "good.yaml",
+        &sleeper("good", "1").replace("command:", "comand:"),
+    );
     let status = node.wait("status shows the mistake", || {
         let status = node.podling(&["status"]).stdout;
         (status.contains("good.yaml") && status.contains("comand")).then_some(status)
     });
     assert!(status.contains("spec.containers[0]"), "{status}");
-    assert!(status.contains(":9") || status.contains("line 9"), "the line of the mistake: {status}");
+    assert!(
+        status.contains(":9") || status.contains("line 9"),
+        "the line of the mistake: {status}"
+    );
     node.apply("other.yaml", &sleeper("other", "1"));
     node.wait_ready("other");
     let still = node.pod("good").expect("the last good version");
     assert_eq!(still["metadata"]["uid"], good["metadata"]["uid"]);
     assert_eq!(restarts(&still, "main"), 0);
-    assert_eq!(container(&still, "main")["containerID"], container(&good, "main")["containerID"]);
+    assert_eq!(
+        container(&still, "main")["containerID"],
+        container(&good, "main")["containerID"]
+    );
 
     node.apply("good.yaml", &sleeper("good", "1"));
-    node.wait("the mistake is forgotten", || (!node.podling(&["status"]).stdout.contains("comand")).then_some(()));
+    node.wait("the mistake is forgotten", || {
+        (!node.podling(&["status"]).stdout.contains("comand")).then_some(())
+    });
 }
 
 #[test]
@@ -95,17 +126,27 @@ fn p02_unsupported_and_mistyped_fields_are_refused() {
 fn p02_a_yaml_alias_bomb_and_a_huge_manifest_are_refused_while_others_go_on() {
     let node = Node::start();
     node.load_busybox();
-    let mut bomb = String::from("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bomb}\ndata:\n  a: &a [x,x,x,x,x,x,x,x,x]\n");
+    let mut bomb = String::from(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bomb}\ndata:\n  a: &a [x,x,x,x,x,x,x,x,x]\n",
+    );
     for (this, before) in ('b'..='j').zip('a'..) {
         let aliases = vec![format!("*{before}"); 9].join(",");
         bomb.push_str(&format!("  {this}: &{this} [{aliases}]\n"));
     }
     node.apply("bomb.yaml", &bomb);
-    let huge = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: huge}}\ndata:\n  k: {}\n", "x".repeat(100 << 20));
+    let huge = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: huge}}\ndata:\n  k: {}\n",
+        "x".repeat(100 << 20)
+    );
     node.apply("huge.yaml", &huge);
     node.apply("ok.yaml", &sleeper("ok", "1"));
     node.wait_ready("ok");
     for file in ["bomb.yaml", "huge.yaml"] {
-        node.wait(&format!("{file} is refused"), || node.podling(&["status"]).stdout.contains(file).then_some(()));
+        node.wait(&format!("{file} is refused"), || {
+            node.podling(&["status"])
+                .stdout
+                .contains(file)
+                .then_some(())
+        });
     }
 }

@@ -12,12 +12,21 @@ impl Etcd {
     fn start(node: &Node) -> Self {
         let mut command = node.command("etcd");
         command
-            .arg("--data-dir").arg(node.path("etcd"))
+            .arg("--data-dir")
+            .arg(node.path("etcd"))
             .args(["--listen-client-urls", URL, "--advertise-client-urls", URL])
-            .args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "error"])
-            .stdout(Stdio::null()).stderr(Stdio::null());
+            .args([
+                "--listen-peer-urls",
+                "http://127.0.0.1:2380",
+                "--log-level",
+                "error",
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let etcd = Self(command.spawn().expect("Debian's etcd-server"));
-        node.wait("etcd answers", || (ctl(node, &["get", "x"]).status().unwrap().success()).then_some(()));
+        node.wait("etcd answers", || {
+            (ctl(node, &["get", "x"]).status().unwrap().success()).then_some(())
+        });
         etcd
     }
 
@@ -36,7 +45,10 @@ impl Drop for Etcd {
 
 fn ctl(node: &Node, args: &[&str]) -> Command {
     let mut command = node.command("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", URL, "--command-timeout", "2s"]).args(args);
+    command
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", URL, "--command-timeout", "2s"])
+        .args(args);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -46,21 +58,30 @@ fn put(node: &Node, key: &str, value: &str) {
 }
 
 fn pod(name: &str, text: &str) -> String {
-    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sleep, infinity], env: [{{name: TEXT, value: {text}}}]}}\n")
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sleep, infinity], env: [{{name: TEXT, value: {text}}}]}}\n"
+    )
 }
 
 #[test]
 fn p03_pods_from_etcd_run_report_back_and_outlive_etcd() {
     let mut node = Node::new();
     let etcd = Etcd::start(&node);
-    node.agent_args = ["--etcd", URL, "--etcd-prefix", "/podling"].map(String::from).into();
+    node.agent_args = ["--etcd", URL, "--etcd-prefix", "/podling"]
+        .map(String::from)
+        .into();
     node.start_agent();
     node.load_busybox();
 
     put(&node, "/podling/manifests/one", &pod("one", "a"));
     put(&node, "/podling/manifests/broken", "kind: Pod\nspec: 7\n");
     let one = node.wait_ready("one");
-    node.wait("the broken key is named", || node.podling(&["status"]).stdout.contains("/podling/manifests/broken").then_some(()));
+    node.wait("the broken key is named", || {
+        node.podling(&["status"])
+            .stdout
+            .contains("/podling/manifests/broken")
+            .then_some(())
+    });
 
     let status = node.wait("the status is written back", || {
         let mut command = ctl(&node, &["get", "--prefix", "/podling/status/"]);
@@ -70,7 +91,10 @@ fn p03_pods_from_etcd_run_report_back_and_outlive_etcd() {
     });
     assert!(status.contains("/one"), "{status}");
     node.wait("a heartbeat is written", || {
-        let out = ctl(&node, &["get", "--prefix", "/podling/nodes/"]).stdout(Stdio::piped()).output().unwrap();
+        let out = ctl(&node, &["get", "--prefix", "/podling/nodes/"])
+            .stdout(Stdio::piped())
+            .output()
+            .unwrap();
         (!out.stdout.is_empty()).then_some(())
     });
 
@@ -80,13 +104,21 @@ fn p03_pods_from_etcd_run_report_back_and_outlive_etcd() {
     node.start_agent();
     let same = node.wait_ready("one");
     assert_eq!(same["metadata"]["uid"], one["metadata"]["uid"]);
-    assert_eq!(same["status"]["containerStatuses"][0]["containerID"], one["status"]["containerStatuses"][0]["containerID"]);
+    assert_eq!(
+        same["status"]["containerStatuses"][0]["containerID"],
+        one["status"]["containerStatuses"][0]["containerID"]
+    );
 
     // etcd back: changes are seen again.
     let _etcd = Etcd::start(&node);
     put(&node, "/podling/manifests/two", &pod("two", "b"));
     node.wait_ready("two");
-    assert!(ctl(&node, &["del", "/podling/manifests/one"]).status().unwrap().success());
+    assert!(
+        ctl(&node, &["del", "/podling/manifests/one"])
+            .status()
+            .unwrap()
+            .success()
+    );
     node.wait_gone("one");
 }
 
@@ -94,7 +126,9 @@ fn p03_pods_from_etcd_run_report_back_and_outlive_etcd() {
 fn p03_one_object_from_two_writers_is_refused_with_both_names() {
     let mut node = Node::new();
     let _etcd = Etcd::start(&node);
-    node.agent_args = ["--etcd", URL, "--etcd-prefix", "/podling"].map(String::from).into();
+    node.agent_args = ["--etcd", URL, "--etcd-prefix", "/podling"]
+        .map(String::from)
+        .into();
     node.start_agent();
     node.load_busybox();
     node.apply("mine.yaml", &pod("same", "file"));
@@ -104,5 +138,10 @@ fn p03_one_object_from_two_writers_is_refused_with_both_names() {
         let status = node.podling(&["status"]).stdout;
         (status.contains("mine.yaml") && status.contains("/podling/manifests/theirs")).then_some(())
     });
-    assert_eq!(node.podling(&["exec", "same", "--", "sh", "-c", "echo $TEXT"]).ok().trim(), "file");
+    assert_eq!(
+        node.podling(&["exec", "same", "--", "sh", "-c", "echo $TEXT"])
+            .ok()
+            .trim(),
+        "file"
+    );
 }

@@ -18,10 +18,16 @@ impl Registry {
         )
         .unwrap();
         let mut command = node.command("docker-registry");
-        command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let registry = Self(command.spawn().expect("Debian's docker-registry"));
         let address = "127.0.0.1:5000".parse().unwrap();
-        node.wait("the registry answers", || node.http(address, "/v2/").map(|_| ()));
+        node.wait("the registry answers", || {
+            node.http(address, "/v2/").map(|_| ())
+        });
         registry
     }
 }
@@ -50,18 +56,46 @@ fn p04_a_pod_pulls_its_image_from_a_registry() {
         .arg("docker://127.0.0.1:5000/demo/busybox:v1")
         .output()
         .unwrap();
-    assert!(push.status.success(), "{}", String::from_utf8_lossy(&push.stderr));
+    assert!(
+        push.status.success(),
+        "{}",
+        String::from_utf8_lossy(&push.stderr)
+    );
 
     node.apply("pulled.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: pulled}\nspec:\n  containers:\n  - {name: main, image: '127.0.0.1:5000/demo/busybox:v1', command: [sleep, infinity]}\n  - {name: missing, image: '127.0.0.1:5000/demo/absent:v1'}\n  - {name: never, image: '127.0.0.1:5000/demo/other:v1', imagePullPolicy: Never}\n");
-    let pod = node.wait_pod("pulled", "one runs, one cannot be pulled, one must not be", |p| {
-        let reason = |name| container(p, name)["state"]["waiting"]["reason"].as_str().map(str::to_owned);
-        container(p, "main")["state"]["running"].is_object()
-            && matches!(reason("missing").as_deref(), Some("ErrImagePull" | "ImagePullBackOff"))
-            && reason("never").as_deref() == Some("ErrImageNeverPull")
-    });
-    assert!(container(&pod, "main")["imageID"].as_str().unwrap().contains("sha256:"));
-    assert!(node.podling(&["images", "list"]).ok().contains("127.0.0.1:5000/demo/busybox"));
-    assert!(node.podling(&["why", "pulled"]).ok().contains("demo/absent"));
+    let pod = node.wait_pod(
+        "pulled",
+        "one runs, one cannot be pulled, one must not be",
+        |p| {
+            let reason = |name| {
+                container(p, name)["state"]["waiting"]["reason"]
+                    .as_str()
+                    .map(str::to_owned)
+            };
+            container(p, "main")["state"]["running"].is_object()
+                && matches!(
+                    reason("missing").as_deref(),
+                    Some("ErrImagePull" | "ImagePullBackOff")
+                )
+                && reason("never").as_deref() == Some("ErrImageNeverPull")
+        },
+    );
+    assert!(
+        container(&pod, "main")["imageID"]
+            .as_str()
+            .unwrap()
+            .contains("sha256:")
+    );
+    assert!(
+        node.podling(&["images", "list"])
+            .ok()
+            .contains("127.0.0.1:5000/demo/busybox")
+    );
+    assert!(
+        node.podling(&["why", "pulled"])
+            .ok()
+            .contains("demo/absent")
+    );
 }
 
 #[test]
@@ -70,7 +104,10 @@ fn p04_an_archive_whose_layer_does_not_match_its_digest_is_refused() {
     let good = node.path("good.tar");
     image::busybox_archive(&good, "localhost/busybox:latest");
     let mut bytes = std::fs::read(&good).unwrap();
-    let at = bytes.windows(8).position(|w| w == b"web:x:10").expect("the layer's /etc/passwd");
+    let at = bytes
+        .windows(8)
+        .position(|w| w == b"web:x:10")
+        .expect("the layer's /etc/passwd");
     bytes[at] = b'W';
     let bad = node.path("bad.tar");
     std::fs::write(&bad, bytes).unwrap();
@@ -84,10 +121,29 @@ fn p04_an_archive_whose_layer_does_not_match_its_digest_is_refused() {
 fn p04_a_layer_that_climbs_out_is_refused_or_contained() {
     let node = Node::new();
     let mut layer = tar::Builder::new(Vec::new());
-    image::append(&mut layer, "up", tar::EntryType::Symlink, 0o777, &[], Some("../../../../../../../../../../../.."));
-    image::append(&mut layer, "up/podling-escaped", tar::EntryType::Regular, 0o644, b"out", None);
+    image::append(
+        &mut layer,
+        "up",
+        tar::EntryType::Symlink,
+        0o777,
+        &[],
+        Some("../../../../../../../../../../../.."),
+    );
+    image::append(
+        &mut layer,
+        "up/podling-escaped",
+        tar::EntryType::Regular,
+        0o644,
+        b"out",
+        None,
+    );
     let archive = node.path("climb.tar");
-    image::write_archive(&archive, "localhost/climb:latest", &[layer.into_inner().unwrap()], serde_json::json!({}));
+    image::write_archive(
+        &archive,
+        "localhost/climb:latest",
+        &[layer.into_inner().unwrap()],
+        serde_json::json!({}),
+    );
     node.podling(&["images", "load", archive.to_str().unwrap()]);
     assert!(!std::path::Path::new("/podling-escaped").exists());
 }

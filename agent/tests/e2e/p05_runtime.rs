@@ -27,19 +27,55 @@ spec:
 ");
     let pod = node.wait_ready("box");
     let uid = pod["metadata"]["uid"].as_str().unwrap();
-    let sh = |container: &str, script: &str| node.podling(&["exec", "box", "-c", container, "--", "sh", "-c", script]).ok().trim().to_owned();
+    let sh = |container: &str, script: &str| {
+        node.podling(&["exec", "box", "-c", container, "--", "sh", "-c", script])
+            .ok()
+            .trim()
+            .to_owned()
+    };
 
     assert_eq!(sh("main", "hostname"), "boxy");
-    assert_eq!(sh("main", "cat /proc/1/cmdline | tr '\\0' ' '"), "sleep infinity");
+    assert_eq!(
+        sh("main", "cat /proc/1/cmdline | tr '\\0' ' '"),
+        "sleep infinity"
+    );
     assert_eq!(sh("user", "id -u; id -g; pwd"), "1000\n1000\n/data");
-    assert_eq!(sh("user", "touch /x 2>/dev/null || echo refused"), "refused");
-    assert_eq!(sh("user", "grep NoNewPrivs /proc/self/status | tr -d '\\t '"), "NoNewPrivs:1");
-    assert_eq!(sh("main", "grep Seccomp: /proc/self/status | tr -d '\\t '"), "Seccomp:2");
-    assert_eq!(sh("main", "grep CapEff /proc/self/status | tr -d '\\t '"), "CapEff:00000000a80425fb");
-    assert_eq!(sh("main", "echo x 2>/dev/null >/proc/sys/kernel/hostname || echo refused"), "refused");
-    assert_eq!(sh("main", "cat /proc/kcore 2>/dev/null | head -c 1 | wc -c"), "0");
-    assert_eq!(sh("main", "mount -t tmpfs t /tmp 2>/dev/null || echo refused"), "refused");
-    assert_eq!(sh("main", "ls /proc/self/fd | wc -l"), "4", "0, 1, 2 and the one of ls itself");
+    assert_eq!(
+        sh("user", "touch /x 2>/dev/null || echo refused"),
+        "refused"
+    );
+    assert_eq!(
+        sh("user", "grep NoNewPrivs /proc/self/status | tr -d '\\t '"),
+        "NoNewPrivs:1"
+    );
+    assert_eq!(
+        sh("main", "grep Seccomp: /proc/self/status | tr -d '\\t '"),
+        "Seccomp:2"
+    );
+    assert_eq!(
+        sh("main", "grep CapEff /proc/self/status | tr -d '\\t '"),
+        "CapEff:00000000a80425fb"
+    );
+    assert_eq!(
+        sh(
+            "main",
+            "echo x 2>/dev/null >/proc/sys/kernel/hostname || echo refused"
+        ),
+        "refused"
+    );
+    assert_eq!(
+        sh("main", "cat /proc/kcore 2>/dev/null | head -c 1 | wc -c"),
+        "0"
+    );
+    assert_eq!(
+        sh("main", "mount -t tmpfs t /tmp 2>/dev/null || echo refused"),
+        "refused"
+    );
+    assert_eq!(
+        sh("main", "ls /proc/self/fd | wc -l"),
+        "4",
+        "0, 1, 2 and the one of ls itself"
+    );
 
     let below = format!("burstable/pod{uid}/main");
     let read = |controller: &str, file: &str| node.cgroup_file(controller, &below, file);
@@ -47,7 +83,10 @@ spec:
         assert_eq!(read("", "memory.max").as_deref(), Some("209715200"));
         assert_eq!(read("", "cpu.max").as_deref(), Some("30000 100000"));
     } else {
-        assert_eq!(read("memory", "memory.limit_in_bytes").as_deref(), Some("209715200"));
+        assert_eq!(
+            read("memory", "memory.limit_in_bytes").as_deref(),
+            Some("209715200")
+        );
         assert_eq!(read("cpu", "cpu.cfs_quota_us").as_deref(), Some("30000"));
         assert_eq!(read("cpu", "cpu.shares").as_deref(), Some("204"));
     }
@@ -59,6 +98,18 @@ fn p05_no_mount_of_a_container_shows_on_the_host() {
     node.load_busybox();
     node.apply("box.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: box}\nspec:\n  containers:\n  - {name: main, image: localhost/busybox, command: [sleep, infinity]}\n");
     node.wait_ready("box");
-    let mounts = String::from_utf8(node.command("cat").arg("/proc/self/mountinfo").output().unwrap().stdout).unwrap();
-    assert!(!mounts.lines().any(|l| l.contains(" overlay ") && l.contains("containers/")), "{mounts}");
+    let mounts = String::from_utf8(
+        node.command("cat")
+            .arg("/proc/self/mountinfo")
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    assert!(
+        !mounts
+            .lines()
+            .any(|l| l.contains(" overlay ") && l.contains("containers/")),
+        "{mounts}"
+    );
 }

@@ -25,18 +25,37 @@ spec:
     volumeMounts: [{name: shared, mountPath: /elsewhere, readOnly: true}, {name: memory, mountPath: /m}]
 ");
     let pod = node.wait_ready("pod");
-    assert_eq!(container(&pod, "first")["state"]["terminated"]["reason"], "Completed");
-    let sh = |script: &str| node.podling(&["exec", "pod", "-c", "client", "--", "sh", "-c", script]).ok().trim().to_owned();
-    assert_eq!(sh("wget -q -O - http://127.0.0.1:8080/order"), "first\nsecond");
-    assert_eq!(sh("touch /elsewhere/x 2>/dev/null || echo refused"), "refused");
-    assert_eq!(sh("dd if=/dev/zero of=/m/x bs=1M count=16 2>/dev/null || echo full"), "full");
+    assert_eq!(
+        container(&pod, "first")["state"]["terminated"]["reason"],
+        "Completed"
+    );
+    let sh = |script: &str| {
+        node.podling(&["exec", "pod", "-c", "client", "--", "sh", "-c", script])
+            .ok()
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(
+        sh("wget -q -O - http://127.0.0.1:8080/order"),
+        "first\nsecond"
+    );
+    assert_eq!(
+        sh("touch /elsewhere/x 2>/dev/null || echo refused"),
+        "refused"
+    );
+    assert_eq!(
+        sh("dd if=/dev/zero of=/m/x bs=1M count=16 2>/dev/null || echo full"),
+        "full"
+    );
 }
 
 #[test]
 fn p06_config_maps_and_secrets_are_environment_and_files_and_change_live() {
     let node = Node::start();
     node.load_busybox();
-    let config = |value: &str| format!("
+    let config = |value: &str| {
+        format!(
+            "
 apiVersion: v1
 kind: ConfigMap
 metadata: {{name: settings}}
@@ -46,7 +65,9 @@ apiVersion: v1
 kind: Secret
 metadata: {{name: password}}
 stringData: {{word: s3cret}}
-");
+"
+        )
+    };
     node.apply("config.yaml", &config("red"));
     node.apply("pod.yaml", "
 apiVersion: v1
@@ -77,19 +98,39 @@ spec:
     - {name: o, mountPath: /o}
 ");
     let pod = node.wait_ready("pod");
-    let sh = |script: &str| node.podling(&["exec", "pod", "--", "sh", "-c", script]).ok().trim().to_owned();
-    assert_eq!(sh("echo $COLOUR $WORD $LABEL $LIMIT $ALL_colour"), "red s3cret demo 64 red");
+    let sh = |script: &str| {
+        node.podling(&["exec", "pod", "--", "sh", "-c", script])
+            .ok()
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(
+        sh("echo $COLOUR $WORD $LABEL $LIMIT $ALL_colour"),
+        "red s3cret demo 64 red"
+    );
     assert_eq!(sh("echo $IP"), pod["status"]["podIP"].as_str().unwrap());
     // NAME is defined after GREETING, so the reference stays as it is; `$$` is one dollar.
     assert_eq!(sh("cat /tmp/args"), "I am $(NAME), $(NAME)");
-    assert_eq!(sh("cat /c/sub/renamed.txt; stat -L -c %a /c/sub/renamed.txt"), "text red600".replace("600", "\n600").trim());
-    assert_eq!(sh("cat /s/word; echo; stat -L -c %a /s/word"), "s3cret\n440");
+    assert_eq!(
+        sh("cat /c/sub/renamed.txt; stat -L -c %a /c/sub/renamed.txt"),
+        "text red600".replace("600", "\n600").trim()
+    );
+    assert_eq!(
+        sh("cat /s/word; echo; stat -L -c %a /s/word"),
+        "s3cret\n440"
+    );
     assert_eq!(sh("grep ' /s ' /proc/mounts | grep -c tmpfs"), "1");
     assert_eq!(sh("ls /o | wc -l"), "0");
 
     node.apply("config.yaml", &config("blue"));
-    node.wait("the file follows the ConfigMap", || (sh("cat /c/sub/renamed.txt") == "text blue").then_some(()));
-    assert_eq!(sh("echo $COLOUR"), "red", "a running process keeps its environment");
+    node.wait("the file follows the ConfigMap", || {
+        (sh("cat /c/sub/renamed.txt") == "text blue").then_some(())
+    });
+    assert_eq!(
+        sh("echo $COLOUR"),
+        "red",
+        "a running process keeps its environment"
+    );
     let after = node.pod("pod").unwrap();
     assert_eq!(after["metadata"]["uid"], pod["metadata"]["uid"]);
 }
@@ -99,10 +140,21 @@ fn p06_a_missing_config_map_is_waited_for_and_named() {
     let node = Node::start();
     node.load_busybox();
     node.apply("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: pod}\nspec:\n  containers:\n  - {name: main, image: localhost/busybox, command: [sleep, infinity], env: [{name: A, valueFrom: {configMapKeyRef: {name: later, key: a}}}]}\n");
-    node.wait("why names the ConfigMap", || node.podling(&["why", "pod"]).stdout.contains("later").then_some(()));
+    node.wait("why names the ConfigMap", || {
+        node.podling(&["why", "pod"])
+            .stdout
+            .contains("later")
+            .then_some(())
+    });
     let pod = node.pod("pod").unwrap();
-    assert_eq!(container(&pod, "main")["state"]["waiting"]["reason"], "CreateContainerConfigError");
-    node.apply("config.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: later}\ndata: {a: b}\n");
+    assert_eq!(
+        container(&pod, "main")["state"]["waiting"]["reason"],
+        "CreateContainerConfigError"
+    );
+    node.apply(
+        "config.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: later}\ndata: {a: b}\n",
+    );
     node.wait_ready("pod");
 }
 
@@ -113,15 +165,31 @@ fn p06_host_paths_are_checked_by_type() {
     let dir = node.path("host");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("file"), "from the host").unwrap();
-    let pod = |name: &str, path: &str, kind: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  volumes: [{{name: h, hostPath: {{path: {}, type: {kind}}}}}]\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sleep, infinity], volumeMounts: [{{name: h, mountPath: /h}}]}}\n", dir.join(path).display());
+    let pod = |name: &str, path: &str, kind: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  volumes: [{{name: h, hostPath: {{path: {}, type: {kind}}}}}]\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sleep, infinity], volumeMounts: [{{name: h, mountPath: /h}}]}}\n",
+            dir.join(path).display()
+        )
+    };
     node.apply("dir.yaml", &pod("dir", "", "Directory"));
-    node.apply("create.yaml", &pod("create", "made/here", "DirectoryOrCreate"));
+    node.apply(
+        "create.yaml",
+        &pod("create", "made/here", "DirectoryOrCreate"),
+    );
     node.apply("wrong.yaml", &pod("wrong", "file", "Directory"));
     node.wait_ready("dir");
     node.wait_ready("create");
-    assert_eq!(node.podling(&["exec", "dir", "--", "cat", "/h/file"]).ok(), "from the host");
+    assert_eq!(
+        node.podling(&["exec", "dir", "--", "cat", "/h/file"]).ok(),
+        "from the host"
+    );
     assert!(dir.join("made/here").is_dir());
-    node.wait("why names the wrong type", || node.podling(&["why", "wrong"]).stdout.contains("Directory").then_some(()));
+    node.wait("why names the wrong type", || {
+        node.podling(&["why", "wrong"])
+            .stdout
+            .contains("Directory")
+            .then_some(())
+    });
 }
 
 #[test]
@@ -130,5 +198,9 @@ fn p06_a_shared_process_namespace_shows_the_other_containers() {
     node.load_busybox();
     node.apply("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: pod}\nspec:\n  shareProcessNamespace: true\n  containers:\n  - {name: a, image: localhost/busybox, command: [sleep, '12345']}\n  - {name: b, image: localhost/busybox, command: [sleep, infinity]}\n");
     node.wait_ready("pod");
-    assert!(node.podling(&["exec", "pod", "-c", "b", "--", "ps"]).ok().contains("sleep 12345"));
+    assert!(
+        node.podling(&["exec", "pod", "-c", "b", "--", "ps"])
+            .ok()
+            .contains("sleep 12345")
+    );
 }

@@ -26,12 +26,19 @@ fn p11_agents_killed_and_stopped_leave_containers_running() {
     node.start_agent();
     let killed = node.wait_ready("pod");
     assert_eq!(node.stop_agent(), 0);
-    assert!(node.http(node.pod_address(&before, 8080), "/alive").is_some(), "the pod serves without an agent");
+    assert!(
+        node.http(node.pod_address(&before, 8080), "/alive")
+            .is_some(),
+        "the pod serves without an agent"
+    );
     node.start_agent();
     let stopped = node.wait_ready("pod");
     for after in [killed, stopped] {
         for name in ["main", "other"] {
-            assert_eq!(container(&after, name)["containerID"], container(&before, name)["containerID"]);
+            assert_eq!(
+                container(&after, name)["containerID"],
+                container(&before, name)["containerID"]
+            );
             assert_eq!(restarts(&after, name), 0);
         }
         assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
@@ -46,12 +53,18 @@ fn p11_probes_and_restarts_work_without_an_agent() {
     let before = node.wait_ready("pod");
     node.kill_agent();
     // `exec` needs no agent.
-    node.podling(&["exec", "pod", "-c", "main", "--", "rm", "/w/alive"]).ok();
+    node.podling(&["exec", "pod", "-c", "main", "--", "rm", "/w/alive"])
+        .ok();
     let address = node.pod_address(&before, 8080);
-    node.wait("the supervisor restarted it", || (node.http(address, "/alive")?.0 == 200).then_some(()));
+    node.wait("the supervisor restarted it", || {
+        (node.http(address, "/alive")?.0 == 200).then_some(())
+    });
     node.start_agent();
     let after = node.wait_pod("pod", "one restart is known", |p| restarts(p, "main") == 1);
-    assert_eq!(container(&after, "other")["containerID"], container(&before, "other")["containerID"]);
+    assert_eq!(
+        container(&after, "other")["containerID"],
+        container(&before, "other")["containerID"]
+    );
 }
 
 #[test]
@@ -75,25 +88,46 @@ fn p11_a_killed_supervisor_is_started_again_and_adopts_its_containers() {
     let supervisors: Vec<i32> = node
         .own_processes()
         .into_iter()
-        .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "podling-pod"))
+        .filter(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|c| c.trim() == "podling-pod")
+        })
         .filter(|pid| {
             // The supervisor, not a helper it forked: its parent is not another one.
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = stat.rsplit_once(')').and_then(|(_, s)| s.split_whitespace().nth(1)?.parse::<i32>().ok()).unwrap_or(0);
-            std::fs::read_to_string(format!("/proc/{parent}/comm")).is_ok_and(|c| c.trim() != "podling-pod")
+            let parent = stat
+                .rsplit_once(')')
+                .and_then(|(_, s)| s.split_whitespace().nth(1)?.parse::<i32>().ok())
+                .unwrap_or(0);
+            std::fs::read_to_string(format!("/proc/{parent}/comm"))
+                .is_ok_and(|c| c.trim() != "podling-pod")
         })
         .collect();
     assert_eq!(supervisors.len(), 1, "one supervisor for one pod");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisors[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(supervisors[0]),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
     node.wait("another supervisor answers", || {
-        (node.podling(&["exec", "pod", "-c", "other", "--", "true"]).code == 0).then_some(())
+        (node
+            .podling(&["exec", "pod", "-c", "other", "--", "true"])
+            .code
+            == 0)
+            .then_some(())
     });
     let after = node.wait_ready("pod");
     for name in ["main", "other"] {
-        assert_eq!(container(&after, name)["containerID"], container(&before, name)["containerID"]);
+        assert_eq!(
+            container(&after, name)["containerID"],
+            container(&before, name)["containerID"]
+        );
         assert_eq!(restarts(&after, name), 0);
     }
     // It is watched as before: a crash is seen and mended.
-    node.podling(&["exec", "pod", "-c", "main", "--", "rm", "/w/alive"]).ok();
-    node.wait_pod("pod", "restarted", |p| restarts(p, "main") == 1 && crate::node::is_ready(p));
+    node.podling(&["exec", "pod", "-c", "main", "--", "rm", "/w/alive"])
+        .ok();
+    node.wait_pod("pod", "restarted", |p| {
+        restarts(p, "main") == 1 && crate::node::is_ready(p)
+    });
 }

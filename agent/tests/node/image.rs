@@ -12,17 +12,55 @@ pub fn busybox_archive(archive: &Path, reference: &str) {
     let busybox = fs::read("/bin/busybox").expect("Debian's busybox-static");
     let mut layer = tar::Builder::new(Vec::new());
     for dir in ["bin", "etc", "tmp", "root", "data", "proc", "sys", "dev"] {
-        append(&mut layer, dir, tar::EntryType::Directory, if dir == "tmp" { 0o1777 } else { 0o755 }, &[], None);
+        append(
+            &mut layer,
+            dir,
+            tar::EntryType::Directory,
+            if dir == "tmp" { 0o1777 } else { 0o755 },
+            &[],
+            None,
+        );
     }
-    append(&mut layer, "bin/busybox", tar::EntryType::Regular, 0o755, &busybox, None);
-    let applets = ["sh", "cat", "echo", "ls", "sleep", "id", "env", "hostname", "ps", "kill", "true", "false", "nc",
-        "httpd", "wget", "touch", "rm", "mkdir", "stat", "mount", "dd", "head", "tail", "seq", "yes", "ip", "grep",
-        "printf", "wc", "ln", "test", "date", "ping", "nslookup", "tr", "chmod", "df", "trap"];
+    append(
+        &mut layer,
+        "bin/busybox",
+        tar::EntryType::Regular,
+        0o755,
+        &busybox,
+        None,
+    );
+    let applets = [
+        "sh", "cat", "echo", "ls", "sleep", "id", "env", "hostname", "ps", "kill", "true", "false",
+        "nc", "httpd", "wget", "touch", "rm", "mkdir", "stat", "mount", "dd", "head", "tail",
+        "seq", "yes", "ip", "grep", "printf", "wc", "ln", "test", "date", "ping", "nslookup", "tr",
+        "chmod", "df", "trap",
+    ];
     for applet in applets {
-        append(&mut layer, &format!("bin/{applet}"), tar::EntryType::Symlink, 0o777, &[], Some("busybox"));
+        append(
+            &mut layer,
+            &format!("bin/{applet}"),
+            tar::EntryType::Symlink,
+            0o777,
+            &[],
+            Some("busybox"),
+        );
     }
-    append(&mut layer, "etc/passwd", tar::EntryType::Regular, 0o644, b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/data:/bin/sh\n", None);
-    append(&mut layer, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nweb:x:1000:\nextra:x:2000:web\n", None);
+    append(
+        &mut layer,
+        "etc/passwd",
+        tar::EntryType::Regular,
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/data:/bin/sh\n",
+        None,
+    );
+    append(
+        &mut layer,
+        "etc/group",
+        tar::EntryType::Regular,
+        0o644,
+        b"root:x:0:\nweb:x:1000:\nextra:x:2000:web\n",
+        None,
+    );
     let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
     write_archive(archive, reference, &[layer.into_inner().unwrap()], config);
 }
@@ -48,8 +86,22 @@ pub fn write_archive(archive: &Path, reference: &str, layers: &[Vec<u8>], config
     let index = serde_json::to_vec(&json!({ "schemaVersion": 2, "manifests": [entry] })).unwrap();
 
     let mut out = tar::Builder::new(File::create(archive).unwrap());
-    append(&mut out, "oci-layout", tar::EntryType::Regular, 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#, None);
-    append(&mut out, "index.json", tar::EntryType::Regular, 0o644, &index, None);
+    append(
+        &mut out,
+        "oci-layout",
+        tar::EntryType::Regular,
+        0o644,
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+        None,
+    );
+    append(
+        &mut out,
+        "index.json",
+        tar::EntryType::Regular,
+        0o644,
+        &index,
+        None,
+    );
     for blob in layers.iter().chain([&config, &manifest]) {
         let name = format!("blobs/sha256/{}", &digest(blob)["sha256:".len()..]);
         append(&mut out, &name, tar::EntryType::Regular, 0o644, blob, None);

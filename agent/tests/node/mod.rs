@@ -50,7 +50,11 @@ impl Run {
     /// The standard output of a command that must succeed.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, 0,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self.stdout
     }
 }
@@ -69,7 +73,12 @@ impl From<Output> for Run {
 pub fn bin_dir() -> PathBuf {
     let dir = std::env::var_os("PODLING_BIN_DIR")
         .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_podling")).parent().unwrap().to_owned());
+        .unwrap_or_else(|| {
+            Path::new(env!("CARGO_BIN_EXE_podling"))
+                .parent()
+                .unwrap()
+                .to_owned()
+        });
     assert!(
         dir.join("podling-pod").exists(),
         "{} has no podling-pod: run `cargo build --workspace --bins` first, as `make test` does",
@@ -82,9 +91,16 @@ impl Node {
     /// Namespaces and directories, no agent yet.
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        assert!(nix::unistd::geteuid().is_root(), "tests on real containers need root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "tests on real containers need root"
+        );
         let mut holder = Command::new("sleep");
-        holder.arg("infinity").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        holder
+            .arg("infinity")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, unshare, mount).
         #[allow(unsafe_code)]
         unsafe {
@@ -102,17 +118,28 @@ impl Node {
             });
         }
         let node = Self {
-            dir: tempfile::Builder::new().prefix("podling-test-").tempdir().unwrap(),
+            dir: tempfile::Builder::new()
+                .prefix("podling-test-")
+                .tempdir()
+                .unwrap(),
             holder: holder.spawn().expect("sleep"),
             agent: None,
-            cgroup: format!("/podling-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)),
+            cgroup: format!(
+                "/podling-test-{}-{}",
+                std::process::id(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ),
             agent_args: Vec::new(),
             env: Vec::new(),
         };
         for name in ["manifests", "data", "run", "logs"] {
             fs::create_dir(node.path(name)).unwrap();
         }
-        let up = node.command("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        let up = node
+            .command("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .unwrap();
         assert!(up.success());
         node
     }
@@ -171,15 +198,22 @@ impl Node {
     /// Starts the agent and waits until it answers.
     pub fn start_agent(&mut self) {
         assert!(self.agent.is_none());
-        let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("agent.log"))
+            .unwrap();
         let manifests = self.path("manifests");
-        let mut command = self.podling_command(&["agent", "--manifests", manifests.to_str().unwrap()]);
+        let mut command =
+            self.podling_command(&["agent", "--manifests", manifests.to_str().unwrap()]);
         command.args(["--cgroup-parent", &self.cgroup]);
         command.args(&self.agent_args);
         command.env("RUST_LOG", "info,podling_agent=debug");
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.agent = Some(command.spawn().expect("podling agent"));
-        self.wait("the agent answers", || (self.podling(&["status"]).code == 0).then_some(()));
+        self.wait("the agent answers", || {
+            (self.podling(&["status"]).code == 0).then_some(())
+        });
     }
 
     /// SIGKILL to the agent alone.
@@ -216,14 +250,22 @@ impl Node {
 
     /// A pod of the default namespace as the API shows it.
     pub fn pod(&self, name: &str) -> Option<Value> {
-        let pods: Value = serde_json::from_str(&self.podling(&["get", "pods", "-A", "-o", "json"]).stdout).ok()?;
-        pods["items"].as_array()?.iter().find(|p| p["metadata"]["name"] == name).cloned()
+        let pods: Value =
+            serde_json::from_str(&self.podling(&["get", "pods", "-A", "-o", "json"]).stdout)
+                .ok()?;
+        pods["items"]
+            .as_array()?
+            .iter()
+            .find(|p| p["metadata"]["name"] == name)
+            .cloned()
     }
 
     /// Waits until a pod of the default namespace satisfies `condition`, and returns it.
     #[track_caller]
     pub fn wait_pod(&self, name: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-        self.wait(&format!("pod {name}: {what}"), || self.pod(name).filter(|p| condition(p)))
+        self.wait(&format!("pod {name}: {what}"), || {
+            self.pod(name).filter(|p| condition(p))
+        })
     }
 
     /// Waits until a pod is ready.
@@ -235,7 +277,9 @@ impl Node {
     /// Waits until a pod is gone.
     #[track_caller]
     pub fn wait_gone(&self, name: &str) {
-        self.wait(&format!("pod {name} is gone"), || self.pod(name).is_none().then_some(()));
+        self.wait(&format!("pod {name} is gone"), || {
+            self.pod(name).is_none().then_some(())
+        });
     }
 
     /// Waits until `probe` yields a value; fails with all that is known when it does not in time.
@@ -265,7 +309,10 @@ impl Node {
         }
         let status = self.podling(&["status"]);
         let pods = self.podling(&["get", "pods", "-A", "-o", "yaml"]);
-        format!("== status\n{}{}\n== pods\n{}{}\n== agent log\n{log}", status.stdout, status.stderr, pods.stdout, pods.stderr)
+        format!(
+            "== status\n{}{}\n== pods\n{}{}\n== agent log\n{log}",
+            status.stdout, status.stderr, pods.stdout, pods.stderr
+        )
     }
 
     /// Runs `f` on a thread inside the node's network namespace.
@@ -286,20 +333,31 @@ impl Node {
     pub fn http(&self, address: SocketAddr, path: &str) -> Option<(u16, String)> {
         self.in_network(|| {
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+            stream
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .ok()?;
+            write!(
+                stream,
+                "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            )
+            .ok()?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).ok()?;
             let text = String::from_utf8_lossy(&answer).into_owned();
             let (head, body) = text.split_once("\r\n\r\n")?;
-            Some((head.split_whitespace().nth(1)?.parse().ok()?, body.to_owned()))
+            Some((
+                head.split_whitespace().nth(1)?.parse().ok()?,
+                body.to_owned(),
+            ))
         })
     }
 
     /// The address of a pod.
     #[track_caller]
     pub fn pod_address(&self, pod: &Value, port: u16) -> SocketAddr {
-        let ip = pod["status"]["podIP"].as_str().unwrap_or_else(|| panic!("a pod IP in {pod:#}"));
+        let ip = pod["status"]["podIP"]
+            .as_str()
+            .unwrap_or_else(|| panic!("a pod IP in {pod:#}"));
         SocketAddr::new(ip.parse().unwrap(), port)
     }
 
@@ -307,7 +365,8 @@ impl Node {
     pub fn load_busybox(&self) {
         let archive = self.path("busybox.tar");
         image::busybox_archive(&archive, "localhost/busybox:latest");
-        self.podling(&["images", "load", archive.to_str().unwrap()]).ok();
+        self.podling(&["images", "load", archive.to_str().unwrap()])
+            .ok();
     }
 
     /// A cgroup file of a container, read from the hierarchy of `controller` (v1) or the unified one.
@@ -317,16 +376,17 @@ impl Node {
         } else {
             Path::new("/sys/fs/cgroup").join(controller)
         };
-        let path = root.join(self.cgroup.trim_start_matches('/')).join(below).join(file);
+        let path = root
+            .join(self.cgroup.trim_start_matches('/'))
+            .join(below)
+            .join(file);
         fs::read_to_string(path).ok().map(|s| s.trim().to_owned())
     }
 
     /// The processes whose command line names this node's directory: the agent and the supervisors.
     pub fn own_processes(&self) -> Vec<i32> {
         let needle = self.dir.path().to_str().unwrap().as_bytes().to_vec();
-        processes(|cmdline, environ| {
-            contains(cmdline, &needle) || contains(environ, &needle)
-        })
+        processes(|cmdline, environ| contains(cmdline, &needle) || contains(environ, &needle))
     }
 
     fn namespace(&self, kind: &str) -> File {
@@ -339,7 +399,11 @@ impl Node {
         if let Ok(entries) = fs::read_dir("/sys/fs/cgroup") {
             roots.extend(entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()));
         }
-        roots.into_iter().map(|r| r.join(&self.cgroup[1..])).filter(|p| p.exists()).collect()
+        roots
+            .into_iter()
+            .map(|r| r.join(&self.cgroup[1..]))
+            .filter(|p| p.exists())
+            .collect()
     }
 
     /// The cgroup directories of this node that still exist, for tests that nothing leaks.
@@ -368,7 +432,10 @@ impl Drop for Node {
             }
             pids.retain(|pid| *pid != self.holder.id() as i32 && *pid != std::process::id() as i32);
             for pid in &pids {
-                drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL));
+                drop(nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(*pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                ));
             }
             for dir in self.leftover_cgroups().iter().rev() {
                 drop(fs::remove_dir(dir));
@@ -390,7 +457,11 @@ pub fn is_ready(pod: &Value) -> bool {
 
 /// The status of a pod's condition.
 pub fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a str> {
-    pod["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)?["status"].as_str()
+    pod["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == kind)?["status"]
+        .as_str()
 }
 
 /// A container's status by name.
@@ -415,7 +486,13 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 fn processes(select: impl Fn(&[u8], &[u8]) -> bool) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<i32>().ok())
+        else {
+            continue;
+        };
         if pid == std::process::id() as i32 {
             continue;
         }
