@@ -1,0 +1,48 @@
+//! What can go wrong with a filter.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A result of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What was attempted, on what, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The profile asks for what this program cannot do.
+    #[error("seccomp: {field}: {reason}")]
+    Unsupported {
+        /// Where in the profile.
+        field: String,
+        /// Why.
+        reason: String,
+    },
+    /// libseccomp refused a part of the profile.
+    #[error("cannot compile the seccomp profile: {attempt}")]
+    Compile {
+        /// What was attempted.
+        attempt: String,
+        /// Why.
+        #[source]
+        source: libseccomp::error::SeccompError,
+    },
+    /// The compiled filter could not be taken from libseccomp.
+    #[error("cannot export the compiled seccomp filter")]
+    Export(#[source] io::Error),
+    /// The compiled filter is larger than the kernel takes.
+    #[error("the compiled seccomp filter has {instructions} instructions, the kernel takes at most 4096")]
+    TooLarge {
+        /// Its length.
+        instructions: usize,
+    },
+    /// The compiled filter could not be kept.
+    #[error("cannot write the compiled seccomp filter to {path}")]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
