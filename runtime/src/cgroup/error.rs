@@ -60,7 +60,9 @@ pub enum Error {
         source: io::Error,
     },
     /// A limit was asked for whose controller this machine does not have or did not delegate.
-    #[error("{limit} needs the cgroup controller {controller:?}, which is not available in {cgroup}")]
+    #[error(
+        "{limit} needs the cgroup controller {controller:?}, which is not available in {cgroup}"
+    )]
     MissingController {
         /// The OCI field.
         limit: &'static str,

@@ -31,7 +31,9 @@ pub enum Error {
     #[error("cannot export the compiled seccomp filter")]
     Export(#[source] io::Error),
     /// The compiled filter is larger than the kernel takes.
-    #[error("the compiled seccomp filter has {instructions} instructions, the kernel takes at most 4096")]
+    #[error(
+        "the compiled seccomp filter has {instructions} instructions, the kernel takes at most 4096"
+    )]
     TooLarge {
         /// Its length.
         instructions: usize,
