@@ -1,3 +1,3 @@
-//! The node agent.
+//! The node agent, and the `podling` command that runs it and talks to it.
 
-pub mod network;
+pub mod cli;

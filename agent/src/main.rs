@@ -1,3 +1,7 @@
-//! The `podling` command.
+//! The `podling` command: the node agent, the tool that talks to it, and `podling run`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    podling_agent::cli::main()
+}

@@ -1,0 +1,112 @@
+//! Names on the command line: pods, namespaces, spans of time.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+
+/// A pod's name, with the `pod/` in front that kubectl's users type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodName(pub String);
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = ["pods/", "pod/", "po/"]
+            .iter()
+            .find_map(|prefix| text.strip_prefix(prefix))
+            .unwrap_or(text);
+        if let Some((kind, _)) = name.split_once('/') {
+            return Err(format!(
+                "`{kind}` is not a kind of object this works on: give a pod's name"
+            ));
+        }
+        let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if name.is_empty() || name.len() > 253 || !name.chars().all(valid) {
+            return Err("a pod's name has lower-case letters, digits, `-` and `.` only".to_owned());
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl std::fmt::Display for PodName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which namespace a command looks in.
+#[derive(Debug, Clone, Args)]
+pub struct NamespaceArg {
+    /// The namespace to look in
+    #[arg(
+        short,
+        long,
+        env = "PODLING_NAMESPACE",
+        default_value = "default",
+        value_name = "NAMESPACE",
+        hide_env_values = true
+    )]
+    pub namespace: String,
+}
+
+/// Parses `90`, `90s`, `5m`, `1h30m`, `2d`, `200ms`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    const HELP: &str = "give a time such as 30s, 5m, 1h30m or 2d";
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    if rest.is_empty() {
+        return Err(HELP.to_owned());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(HELP)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| HELP)?;
+        rest = &rest[digits..];
+        let unit_len = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let unit = match &rest[..unit_len] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            "d" => Duration::from_secs(86_400),
+            _ => return Err(HELP.to_owned()),
+        };
+        rest = &rest[unit_len..];
+        total = unit
+            .checked_mul(number)
+            .and_then(|d| total.checked_add(d))
+            .ok_or(HELP)?;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pod_names_may_carry_their_kind() {
+        assert_eq!("pod/hello".parse(), Ok(PodName("hello".into())));
+        assert_eq!("hello".parse(), Ok(PodName("hello".into())));
+        assert!("deployment/x".parse::<PodName>().is_err());
+        assert!("../x".parse::<PodName>().is_err());
+        assert!("Hello".parse::<PodName>().is_err());
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
+        for bad in ["", "s", "5x", "-1s", "1.5s", "99999999999s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}
