@@ -1,5 +1,8 @@
 //! Linux containers from OCI specs, and the pod supervisor.
 
 pub mod cgroup;
+pub mod container;
+pub mod oci;
 pub mod pod;
 pub mod seccomp;
+pub mod sys;
