@@ -1,3 +1,5 @@
 //! The node agent, and the `podling` command that runs it and talks to it.
 
 pub mod cli;
+pub mod network;
+pub mod node;
