@@ -1,1 +1,38 @@
 //! OCI images: pull, verify, store, unpack.
+//!
+//! ```text
+//!  registry ──pull──┐
+//!  OCI layout ──────┤                    ┌─► blobs/   manifests and configs, by digest
+//!  OCI archive ─────┼─► manifest, config ┼─► layers/  unpacked directories, by diff ID: overlay lower layers
+//!  docker-archive ──┤     and layers     └─► images/  records: reference ─► manifest
+//!  host files ──────┘
+//! ```
+//!
+//! Reading order: [`reference`] and [`digest`] (names), [`store`] (disk layout, locks, commit order), [`unpack`]
+//! (a hostile tar becomes a directory), [`load`] and [`pull`] (where images come from), [`image`] (what a caller
+//! gets).
+//!
+//! Each byte is checked against its digest before an image that holds it becomes visible. This crate knows nothing
+//! of pods or containers, and mounts nothing: it hands out the paths of the layers.
+
+pub mod build;
+pub mod digest;
+pub mod image;
+pub mod load;
+pub mod platform;
+pub mod pull;
+pub mod reference;
+pub mod store;
+pub mod unpack;
+pub mod user;
+
+pub use build::{BuildError, FileSource, ImageFile};
+pub use digest::Digest;
+pub use image::Image;
+pub use load::{LoadError, LoadOptions};
+pub use platform::Platform;
+pub use pull::{Credentials, LayerSummary, Progress, PullError, PullOptions, RegistriesConfig};
+pub use reference::{Reference, ReferenceError};
+pub use store::{Collected, ImageStore, Problem, Removed, StoreError};
+pub use unpack::Limits;
+pub use user::{User, UserError};
