@@ -432,10 +432,11 @@ impl Drop for Node {
             }
             pids.retain(|pid| *pid != self.holder.id() as i32 && *pid != std::process::id() as i32);
             for pid in &pids {
-                drop(nix::sys::signal::kill(
+                nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(*pid),
                     nix::sys::signal::Signal::SIGKILL,
-                ));
+                )
+                .ok();
             }
             for dir in self.leftover_cgroups().iter().rev() {
                 drop(fs::remove_dir(dir));
