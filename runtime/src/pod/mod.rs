@@ -7,6 +7,8 @@
 //!
 //! This crate knows nothing of images, manifests or Kubernetes types: a [`plan::Plan`] is fully resolved.
 
+pub mod client;
+pub mod packet;
 pub mod plan;
 pub mod protocol;
 pub mod snapshot;
