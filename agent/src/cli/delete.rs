@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::name::{NamespaceArg, PodName};
+use super::name::NamespaceArg;
 use super::{CommandError, Directories, Exit};
 
 /// Stop a pod and remove it

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 /// The node's run directory when none is given.
-pub const DEFAULT_RUN_DIR: &str = "/run/podling";
+pub(super) const DEFAULT_RUN_DIR: &str = "/run/podling";
 /// The node's data directory when none is given.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/podling";
+pub(super) const DEFAULT_DATA_DIR: &str = "/var/lib/podling";
 /// Where container logs go when neither a log directory nor a data directory is given: where Kubernetes has them.
-pub const DEFAULT_LOG_DIR: &str = "/var/log/pods";
+pub(super) const DEFAULT_LOG_DIR: &str = "/var/log/pods";
 
 /// The options that choose a node; every command takes them.
 #[derive(Debug, Clone, Default, Args)]

@@ -52,7 +52,7 @@ pub struct NamespaceArg {
 }
 
 /// Parses `90`, `90s`, `5m`, `1h30m`, `2d`, `200ms`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     const HELP: &str = "give a time such as 30s, 5m, 1h30m or 2d";
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(seconds.into()));
