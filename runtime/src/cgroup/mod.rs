@@ -1,59 +1,56 @@
-//! Control groups.
+//! Control groups: limits, device rules, statistics and collective kill, on v2 and on v1 (hybrid included).
+//!
+//! ```text
+//! Layout::detect() ──► Cgroup::create(path) ──► apply(limits) ──► clone into it (v2) or Joiner (v1)
+//!                                                  │
+//!                      delete() ◄── kill_all() ◄───┴── stats(), oom_kills(), freeze(), thaw()
+//! ```
+//!
+//! A [`Cgroup`] is a path, held below the root of each hierarchy: it owns no directory and caches nothing, so that
+//! any process may name the same one. Limits are written before the first process joins, and then need no step
+//! between parent and child. `layout` reads the mounts, `tree` makes and removes directories, `v1` and `v2`
+//! write limits, `devices` reduces device rules (with `sys` for bpf(2)), `freezer` stops and kills, `usage`
+//! reads.
+//!
+//! Deliberately absent: moving running processes out of a cgroup to remove it, and any daemon's D-Bus. A limit that
+//! cannot be given is an error, never ignored; a controller that is missing is one only if a limit asks for it.
 
+use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
+mod control;
+mod devices;
 mod error;
+mod freezer;
+mod layout;
 mod stats;
+mod sys;
+mod tree;
+mod usage;
+mod v1;
+mod v2;
+mod weight;
 
 pub use error::{Error, Result};
+pub use layout::{Hierarchy, Layout};
 pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Pressure, Stats};
-
-/// How cgroups are mounted on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Layout {
-    /// One hierarchy.
-    V2 {
-        /// Where it is mounted.
-        root: PathBuf,
-    },
-    /// One hierarchy for each controller or set of them; also what systemd calls hybrid.
-    V1 {
-        /// The hierarchies.
-        hierarchies: Vec<Hierarchy>,
-    },
-}
-
-/// One v1 hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hierarchy {
-    /// Its controllers, as `cpu` and `cpuacct`, or `name=systemd`.
-    pub controllers: Vec<String>,
-    /// Where it is mounted.
-    pub root: PathBuf,
-}
-
-impl Layout {
-    /// Looks at the mounts of this process.
-    ///
-    /// # Errors
-    /// When they cannot be read, or no cgroup file system is mounted.
-    pub fn detect() -> Result<Self> {
-        Err(Error::NotMounted)
-    }
-
-    /// True for one v2 hierarchy.
-    pub fn is_v2(&self) -> bool {
-        matches!(self, Self::V2 { .. })
-    }
-}
 
 /// A cgroup: one path below the root of each hierarchy. Dropping it removes nothing.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     path: PathBuf,
+    directories: Directories,
+}
+
+/// Where the cgroup is in the file system.
+#[derive(Debug, Clone)]
+enum Directories {
+    V2 { dir: PathBuf },
+    V1 { hierarchies: Vec<Hierarchy> },
 }
 
 /// Descriptors opened beforehand with which a new process puts itself into a cgroup.
@@ -63,10 +60,11 @@ pub struct Joiner {
 }
 
 impl Joiner {
-    /// Puts the calling thread into the cgroup. Async-signal-safe: one write(2) for each hierarchy.
+    /// Puts the calling thread into the cgroup; the calling process on v2. Async-signal-safe: one write(2) for each
+    /// hierarchy.
     ///
     /// # Errors
-    /// The first write's that fails.
+    /// That of the first write that fails.
     pub fn join(&self) -> std::io::Result<()> {
         for file in &self.files {
             rustix::io::write(file, b"0")?;
@@ -81,14 +79,37 @@ impl Cgroup {
     /// # Errors
     /// When a directory cannot be made.
     pub fn create(layout: &Layout, path: &Path) -> Result<Self> {
-        Ok(Self::open(layout, path))
+        let path = tree::normalise(path);
+        match layout {
+            Layout::V2 { root } => tree::create_v2(root, &path)?,
+            Layout::V1 { hierarchies } => {
+                for hierarchy in hierarchies {
+                    let is_cpuset = hierarchy.controllers.iter().any(|name| name == "cpuset");
+                    tree::create_v1(&hierarchy.root, &path, is_cpuset)?;
+                }
+            }
+        }
+        Ok(Self::open(layout, &path))
     }
 
-    /// Names a cgroup that may or may not be there. Does no I/O.
-    pub fn open(_layout: &Layout, path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-        }
+    /// Names a cgroup that may or may not be there. Does no I/O. `..` in the path is dropped: it cannot leave the
+    /// hierarchies.
+    pub fn open(layout: &Layout, path: &Path) -> Self {
+        let path = tree::normalise(path);
+        let below = |root: &Path| root.join(path.strip_prefix("/").unwrap_or(&path));
+        let directories = match layout {
+            Layout::V2 { root } => Directories::V2 { dir: below(root) },
+            Layout::V1 { hierarchies } => Directories::V1 {
+                hierarchies: hierarchies
+                    .iter()
+                    .map(|hierarchy| Hierarchy {
+                        controllers: hierarchy.controllers.clone(),
+                        root: below(&hierarchy.root),
+                    })
+                    .collect(),
+            },
+        };
+        Self { path, directories }
     }
 
     /// The path below the root of each hierarchy, absolute.
@@ -96,21 +117,37 @@ impl Cgroup {
         &self.path
     }
 
-    /// Sets limits and device rules. What is not given is left as it is.
+    /// Sets limits and device rules. What is not given is left as it is; device rules that are given also allow the
+    /// devices that every container has.
     ///
     /// # Errors
     /// When a limit cannot be given: nothing that was asked for is ignored.
-    pub fn apply(&self, _resources: &LinuxResources) -> Result<()> {
-        Ok(())
+    pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        match &self.directories {
+            Directories::V2 { dir } => v2::Writer {
+                dir,
+                path: &self.path,
+            }
+            .apply(resources),
+            Directories::V1 { hierarchies } => v1::Writer {
+                dir: &|controller| controller_dir(hierarchies, controller),
+                path: &self.path,
+            }
+            .apply(resources),
+        }
     }
 
-    /// Makes the kernel's OOM killer end all processes of this cgroup together (v2; v1 has nothing of the kind).
-    /// For containers, not for pods.
+    /// Makes the kernel's OOM killer end all processes of this cgroup together, as the kubelet asks for containers
+    /// (`memory.oom.group`). Not for a pod's cgroup: one container would take the others with it. v1 has nothing of
+    /// the kind and is left as it is.
     ///
     /// # Errors
     /// When the kernel refuses it.
     pub fn kill_together_on_oom(&self) -> Result<()> {
-        Ok(())
+        match &self.directories {
+            Directories::V2 { dir } => v2::kill_together_on_oom(dir),
+            Directories::V1 { .. } => Ok(()),
+        }
     }
 
     /// The directory for `CLONE_INTO_CGROUP`; `None` on v1, where the child must use a [`Joiner`].
@@ -118,7 +155,18 @@ impl Cgroup {
     /// # Errors
     /// When it cannot be opened.
     pub fn clone_target(&self) -> Result<Option<OwnedFd>> {
-        Ok(None)
+        match &self.directories {
+            Directories::V2 { dir } => OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+                .open(dir)
+                .map(|directory| Some(directory.into()))
+                .map_err(|source| Error::Read {
+                    path: dir.clone(),
+                    source,
+                }),
+            Directories::V1 { .. } => Ok(None),
+        }
     }
 
     /// Opens what a child needs to put itself here.
@@ -126,23 +174,32 @@ impl Cgroup {
     /// # Errors
     /// When a file cannot be opened.
     pub fn joiner(&self) -> Result<Joiner> {
-        Ok(Joiner { files: Vec::new() })
+        let file = match &self.directories {
+            Directories::V2 { .. } => "cgroup.procs",
+            // A single thread moves without the lock over all of the system's forks that cgroup.procs takes.
+            Directories::V1 { .. } => "tasks",
+        };
+        let open = |dir: &Path| open_for_writing(&dir.join(file)).map(OwnedFd::from);
+        Ok(Joiner {
+            files: self.dirs().map(open).collect::<Result<_>>()?,
+        })
     }
 
-    /// Puts the calling process here; it must be single-threaded on v1.
+    /// Puts the calling process with all its threads here.
     ///
     /// # Errors
     /// When the kernel refuses it.
     pub fn join_self(&self) -> Result<()> {
-        Ok(())
+        self.add(0)
     }
 
-    /// Puts a process with all its threads here.
+    /// Puts a process with all its threads here; 0 is the caller.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    pub fn add(&self, _pid: i32) -> Result<()> {
-        Ok(())
+    pub fn add(&self, pid: i32) -> Result<()> {
+        self.dirs()
+            .try_for_each(|dir| control::write(dir, "cgroup.procs", &pid.to_string()))
     }
 
     /// The processes here and in all cgroups below. None when the cgroup is gone.
@@ -150,7 +207,7 @@ impl Cgroup {
     /// # Errors
     /// When they cannot be read.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        Ok(Vec::new())
+        self.tracker().map_or(Ok(Vec::new()), tree::processes)
     }
 
     /// Sends SIGKILL to all processes here and below, with none escaping by forking. Does not wait for their end.
@@ -158,44 +215,80 @@ impl Cgroup {
     /// # Errors
     /// When the kernel refuses it. A cgroup that is gone is fine.
     pub fn kill_all(&self) -> Result<()> {
-        Ok(())
+        match &self.directories {
+            Directories::V2 { dir } => freezer::kill_v2(dir),
+            Directories::V1 { hierarchies } => match self.tracker() {
+                Some(tracker) => freezer::kill_v1(controller_dir(hierarchies, "freezer"), tracker),
+                None => Ok(()),
+            },
+        }
     }
 
     /// Stops all processes here and below, and waits until they have stopped.
     ///
     /// # Errors
-    /// When they do not stop in time.
+    /// When they do not stop in time, or v1 has no freezer.
     pub fn freeze(&self) -> Result<()> {
-        Ok(())
+        self.set_frozen(true)
     }
 
     /// Lets frozen processes go on.
     ///
     /// # Errors
-    /// When the kernel refuses it.
+    /// When the kernel refuses it, or v1 has no freezer.
     pub fn thaw(&self) -> Result<()> {
-        Ok(())
+        self.set_frozen(false)
     }
 
-    /// How many processes here and below the OOM killer has ended so far. Zero without a memory controller.
+    fn set_frozen(&self, freeze: bool) -> Result<()> {
+        match &self.directories {
+            Directories::V2 { dir } => freezer::freeze_v2(dir, freeze),
+            Directories::V1 { hierarchies } => {
+                let dir = controller_dir(hierarchies, "freezer").ok_or_else(|| {
+                    Error::MissingController {
+                        limit: "freezing",
+                        controller: "freezer".to_owned(),
+                        cgroup: self.path.clone(),
+                    }
+                })?;
+                freezer::freeze_v1(dir, freeze)
+            }
+        }
+    }
+
+    /// How many processes here and below the OOM killer has ended so far. Zero without a memory controller. On v1
+    /// those in cgroups that were removed since are forgotten.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn oom_kills(&self) -> Result<u64> {
-        Ok(0)
+        match &self.directories {
+            Directories::V2 { dir } => usage::oom_kills_v2(dir),
+            Directories::V1 { hierarchies } => match controller_dir(hierarchies, "memory") {
+                Some(dir) => tree::walk(dir)?
+                    .iter()
+                    .try_fold(0, |sum, dir| Ok(sum + usage::oom_kills_v1(dir)?)),
+                None => Ok(0),
+            },
+        }
     }
 
-    /// What was used so far.
+    /// What was used so far. A cgroup that is gone used nothing.
     ///
     /// # Errors
     /// When a file that is there cannot be read.
     pub fn stats(&self) -> Result<Stats> {
-        Ok(Stats::default())
+        match &self.directories {
+            Directories::V2 { dir } => usage::stats_v2(dir),
+            Directories::V1 { hierarchies } => {
+                usage::stats_v1(&|controller| controller_dir(hierarchies, controller))
+            }
+        }
     }
 
     /// True when it is there in any hierarchy.
     pub fn exists(&self) -> bool {
-        false
+        self.dirs().any(Path::exists)
     }
 
     /// Removes the cgroup and those below; waits a bounded time for processes that are ending. One that is gone is
@@ -204,6 +297,50 @@ impl Cgroup {
     /// # Errors
     /// When processes stay.
     pub fn delete(&self) -> Result<()> {
-        Ok(())
+        self.dirs().try_for_each(tree::remove)
     }
+
+    /// Its directory in each hierarchy.
+    fn dirs(&self) -> Box<dyn Iterator<Item = &Path> + '_> {
+        match &self.directories {
+            Directories::V2 { dir } => Box::new(std::iter::once(dir.as_path())),
+            Directories::V1 { hierarchies } => {
+                Box::new(hierarchies.iter().map(|hierarchy| hierarchy.root.as_path()))
+            }
+        }
+    }
+
+    /// The directory to read processes from: the freezer's on v1, so that what is read is what is frozen.
+    fn tracker(&self) -> Option<&Path> {
+        match &self.directories {
+            Directories::V2 { dir } => Some(dir),
+            Directories::V1 { hierarchies } => ["freezer", "pids", "memory"]
+                .iter()
+                .find_map(|controller| controller_dir(hierarchies, controller))
+                .or_else(|| {
+                    hierarchies
+                        .first()
+                        .map(|hierarchy| hierarchy.root.as_path())
+                }),
+        }
+    }
+}
+
+/// The directory in the hierarchy of a controller.
+fn controller_dir<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Option<&'a Path> {
+    hierarchies
+        .iter()
+        .find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
+        .map(|hierarchy| hierarchy.root.as_path())
+}
+
+fn open_for_writing(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|source| Error::Write {
+            path: path.to_owned(),
+            value: "0".to_owned(),
+            source,
+        })
 }

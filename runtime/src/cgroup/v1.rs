@@ -1,0 +1,351 @@
+//! OCI's limits, written to v1 cgroups (`Documentation/admin-guide/cgroup-v1`).
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxResources,
+};
+
+use super::control;
+use super::devices::{self, Rules};
+use super::error::{Error, Result};
+use super::v2::{pids_max, rdma_max, refuse, refuse_slash};
+
+/// A v1 cgroup to be limited, in all its hierarchies.
+pub(super) struct Writer<'a> {
+    /// Finds the directory in a controller's hierarchy.
+    pub(super) dir: &'a dyn Fn(&str) -> Option<&'a Path>,
+    /// The path below the hierarchies' roots, for errors.
+    pub(super) path: &'a Path,
+}
+
+impl<'a> Writer<'a> {
+    /// Applies all that is given.
+    pub(super) fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        refuse(
+            resources
+                .unified()
+                .as_ref()
+                .is_some_and(|it| !it.is_empty()),
+            "linux.resources.unified",
+            "this machine has cgroup v1",
+        )?;
+        if let Some(rules) = resources.devices() {
+            if !rules.is_empty() {
+                let dir = self.controller("linux.resources.devices", "devices")?;
+                devices::apply_v1(dir, &Rules::parse(rules)?)?;
+            }
+        }
+        if let Some(cpu) = resources.cpu() {
+            self.apply_cpu(cpu)?;
+        }
+        if let Some(memory) = resources.memory() {
+            self.apply_memory(memory)?;
+        }
+        if let Some(pids) = resources.pids() {
+            self.write("linux.resources.pids.limit", "pids.max", &pids_max(pids))?;
+        }
+        if let Some(io) = resources.block_io() {
+            self.apply_io(io)?;
+        }
+        for limit in resources.hugepage_limits().iter().flatten() {
+            self.apply_hugepages(limit)?;
+        }
+        if let Some(network) = resources.network() {
+            self.apply_network(network)?;
+        }
+        for (device, limit) in resources.rdma().iter().flatten() {
+            self.write("linux.resources.rdma", "rdma.max", &rdma_max(device, limit))?;
+        }
+        Ok(())
+    }
+
+    fn apply_cpu(&self, cpu: &LinuxCpu) -> Result<()> {
+        if let Some(idle) = cpu.idle() {
+            self.write("linux.resources.cpu.idle", "cpu.idle", &idle.to_string())?;
+        }
+        // An idle cgroup has no shares; the kernel refuses them.
+        if let Some(shares) = cpu.shares().filter(|it| *it != 0 && cpu.idle() != Some(1)) {
+            self.write(
+                "linux.resources.cpu.shares",
+                "cpu.shares",
+                &shares.to_string(),
+            )?;
+        }
+        self.apply_bandwidth(cpu)?;
+        if let Some(period) = cpu.realtime_period().filter(|it| *it != 0) {
+            let value = period.to_string();
+            self.write(
+                "linux.resources.cpu.realtimePeriod",
+                "cpu.rt_period_us",
+                &value,
+            )?;
+        }
+        if let Some(runtime) = cpu.realtime_runtime().filter(|it| *it != 0) {
+            let value = runtime.to_string();
+            self.write(
+                "linux.resources.cpu.realtimeRuntime",
+                "cpu.rt_runtime_us",
+                &value,
+            )?;
+        }
+        if let Some(cpus) = cpu.cpus().as_deref().filter(|it| !it.is_empty()) {
+            self.write("linux.resources.cpu.cpus", "cpuset.cpus", cpus)?;
+        }
+        if let Some(mems) = cpu.mems().as_deref().filter(|it| !it.is_empty()) {
+            self.write("linux.resources.cpu.mems", "cpuset.mems", mems)?;
+        }
+        Ok(())
+    }
+
+    /// Period, quota and burst bound each other, so that none can always come first: those that the kernel refuses
+    /// beside the old values of the others are tried again after them.
+    fn apply_bandwidth(&self, cpu: &LinuxCpu) -> Result<()> {
+        let period = cpu.period().filter(|it| *it != 0);
+        let writes = [
+            (
+                "linux.resources.cpu.period",
+                "cpu.cfs_period_us",
+                period.map(|it| it.to_string()),
+            ),
+            (
+                "linux.resources.cpu.quota",
+                "cpu.cfs_quota_us",
+                cpu.quota().map(|it| it.max(-1).to_string()),
+            ),
+            (
+                "linux.resources.cpu.burst",
+                "cpu.cfs_burst_us",
+                cpu.burst().map(|it| it.to_string()),
+            ),
+        ];
+        let mut refused = Vec::new();
+        for (limit, file, value) in &writes {
+            if let Some(value) = value {
+                if self.write(limit, file, value).is_err() {
+                    refused.push((limit, file, value));
+                }
+            }
+        }
+        refused
+            .into_iter()
+            .try_for_each(|(limit, file, value)| self.write(limit, file, value))
+    }
+
+    fn apply_memory(&self, memory: &LinuxMemory) -> Result<()> {
+        refuse(
+            memory.use_hierarchy() == Some(false),
+            "linux.resources.memory.useHierarchy",
+            "accounting is always hierarchical",
+        )?;
+        self.apply_memory_limit(memory)?;
+        let numbers = [
+            (
+                "linux.resources.memory.reservation",
+                "memory.soft_limit_in_bytes",
+                memory.reservation().filter(|it| *it != 0),
+            ),
+            (
+                "linux.resources.memory.kernel",
+                "memory.kmem.limit_in_bytes",
+                memory.kernel().filter(|it| *it > 0),
+            ),
+            (
+                "linux.resources.memory.kernelTCP",
+                "memory.kmem.tcp.limit_in_bytes",
+                memory.kernel_tcp().filter(|it| *it != 0),
+            ),
+        ];
+        for (limit, file, value) in numbers {
+            if let Some(value) = value {
+                self.write(limit, file, &value.max(-1).to_string())?;
+            }
+        }
+        if let Some(swappiness) = memory.swappiness() {
+            let value = swappiness.to_string();
+            self.write(
+                "linux.resources.memory.swappiness",
+                "memory.swappiness",
+                &value,
+            )?;
+        }
+        if memory.disable_oom_killer() == Some(true) {
+            self.write(
+                "linux.resources.memory.disableOOMKiller",
+                "memory.oom_control",
+                "1",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The limit of memory and swap together must never be below that of memory: the larger one is moved first.
+    fn apply_memory_limit(&self, memory: &LinuxMemory) -> Result<()> {
+        const LIMIT: &str = "linux.resources.memory.limit";
+        const SWAP: &str = "linux.resources.memory.swap";
+        const LIMIT_FILE: &str = "memory.limit_in_bytes";
+        const SWAP_FILE: &str = "memory.memsw.limit_in_bytes";
+        let limit = memory.limit().filter(|it| *it != 0).map(|it| it.max(-1));
+        let mut swap = memory.swap().filter(|it| *it != 0).map(|it| it.max(-1));
+        let Some(limit) = limit else {
+            return match swap {
+                Some(swap) => self.write(SWAP, SWAP_FILE, &swap.to_string()),
+                None => Ok(()),
+            };
+        };
+        let dir = self.controller(LIMIT, "memory")?;
+        if memory.check_before_update() == Some(true) {
+            let usage = read_bytes(dir, "memory.usage_in_bytes")?;
+            refuse(
+                u64::try_from(limit).is_ok_and(|limit| limit < usage),
+                LIMIT,
+                &format!("{limit} bytes are less than the {usage} in use"),
+            )?;
+        }
+        if limit < 0 && swap.is_none() && dir.join(SWAP_FILE).exists() {
+            swap = Some(-1);
+        }
+        let Some(swap) = swap else {
+            return self.write(LIMIT, LIMIT_FILE, &limit.to_string());
+        };
+        refuse(
+            swap >= 0 && (limit < 0 || swap < limit),
+            SWAP,
+            &format!("{swap} bytes of memory and swap are less than the memory limit {limit}"),
+        )?;
+        let grows = swap < 0 || read_bytes(dir, LIMIT_FILE)? < swap.unsigned_abs();
+        if grows {
+            // The old limit of memory may be the default, "none": then the new sum is below it and has to wait.
+            if self.write(SWAP, SWAP_FILE, &swap.to_string()).is_ok() {
+                return self.write(LIMIT, LIMIT_FILE, &limit.to_string());
+            }
+        }
+        self.write(LIMIT, LIMIT_FILE, &limit.to_string())?;
+        self.write(SWAP, SWAP_FILE, &swap.to_string())
+    }
+
+    fn apply_io(&self, io: &LinuxBlockIo) -> Result<()> {
+        if let Some(weight) = io.weight().filter(|it| *it != 0) {
+            self.write_weight(
+                "linux.resources.blockIO.weight",
+                "weight",
+                &weight.to_string(),
+            )?;
+        }
+        if let Some(weight) = io.leaf_weight().filter(|it| *it != 0) {
+            let value = weight.to_string();
+            self.write_weight("linux.resources.blockIO.leafWeight", "leaf_weight", &value)?;
+        }
+        for device in io.weight_device().iter().flatten() {
+            const FIELD: &str = "linux.resources.blockIO.weightDevice";
+            let name = format!("{}:{}", device.major(), device.minor());
+            if let Some(weight) = device.weight() {
+                self.write_weight(FIELD, "weight_device", &format!("{name} {weight}"))?;
+            }
+            if let Some(weight) = device.leaf_weight() {
+                self.write_weight(FIELD, "leaf_weight_device", &format!("{name} {weight}"))?;
+            }
+        }
+        let throttles = [
+            ("read_bps", io.throttle_read_bps_device()),
+            ("write_bps", io.throttle_write_bps_device()),
+            ("read_iops", io.throttle_read_iops_device()),
+            ("write_iops", io.throttle_write_iops_device()),
+        ];
+        for (kind, devices) in throttles {
+            for device in devices.iter().flatten() {
+                let value = format!("{}:{} {}", device.major(), device.minor(), device.rate());
+                let file = format!("blkio.throttle.{kind}_device");
+                self.write("linux.resources.blockIO.throttle", &file, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Weights belong to the disk scheduler: BFQ today, CFQ before Linux 5.0.
+    fn write_weight(&self, limit: &'static str, name: &str, value: &str) -> Result<()> {
+        let dir = self.controller(limit, "blkio")?;
+        let bfq = format!("blkio.bfq.{name}");
+        if dir.join(&bfq).exists() {
+            self.write(limit, &bfq, value)
+        } else {
+            self.write(limit, &format!("blkio.{name}"), value)
+        }
+    }
+
+    fn apply_hugepages(&self, limit: &LinuxHugepageLimit) -> Result<()> {
+        const FIELD: &str = "linux.resources.hugepageLimits";
+        refuse_slash(FIELD, limit.page_size())?;
+        let size = limit.page_size();
+        let value = limit.limit().max(-1).to_string();
+        self.write(FIELD, &format!("hugetlb.{size}.limit_in_bytes"), &value)?;
+        let reservations = format!("hugetlb.{size}.rsvd.limit_in_bytes");
+        if self
+            .controller(FIELD, "hugetlb")?
+            .join(&reservations)
+            .exists()
+        {
+            self.write(FIELD, &reservations, &value)?;
+        }
+        Ok(())
+    }
+
+    fn apply_network(&self, network: &LinuxNetwork) -> Result<()> {
+        if let Some(class) = network.class_id().filter(|it| *it != 0) {
+            self.write(
+                "linux.resources.network.classID",
+                "net_cls.classid",
+                &class.to_string(),
+            )?;
+        }
+        for entry in network.priorities().iter().flatten() {
+            let value = format!("{} {}", entry.name(), entry.priority());
+            self.write(
+                "linux.resources.network.priorities",
+                "net_prio.ifpriomap",
+                &value,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The directory in the controller's hierarchy; an error when there is none.
+    fn controller(&self, limit: &'static str, controller: &str) -> Result<&'a Path> {
+        (self.dir)(controller).ok_or_else(|| self.missing(limit, controller))
+    }
+
+    /// Writes one file, whose name begins with its controller's.
+    fn write(&self, limit: &'static str, file: &str, value: &str) -> Result<()> {
+        let controller = file.split('.').next().unwrap_or(file);
+        let dir = self.controller(limit, controller)?;
+        control::try_write(dir, file, value).map_err(|source| {
+            let is_missing = matches!(
+                source.kind(),
+                ErrorKind::NotFound | ErrorKind::PermissionDenied
+            ) && !dir.join(file).exists();
+            if is_missing && dir.exists() {
+                self.missing(limit, file)
+            } else {
+                Error::Write {
+                    path: dir.join(file),
+                    value: value.to_owned(),
+                    source,
+                }
+            }
+        })
+    }
+
+    fn missing(&self, limit: &'static str, controller: &str) -> Error {
+        Error::MissingController {
+            limit,
+            controller: controller.to_owned(),
+            cgroup: self.path.to_owned(),
+        }
+    }
+}
+
+/// A number of bytes; zero when the file is not there.
+fn read_bytes(dir: &Path, file: &str) -> Result<u64> {
+    Ok(control::read_number(dir, file)?.flatten().unwrap_or(0))
+}
