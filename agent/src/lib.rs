@@ -1,5 +1,7 @@
 //! The node agent, and the `podling` command that runs it and talks to it.
 
 pub mod cli;
+pub mod manifest;
 pub mod network;
 pub mod node;
+pub mod store;

@@ -1,0 +1,3 @@
+//! Manifests: from text to objects.
+
+pub mod quantity;
