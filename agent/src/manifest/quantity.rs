@@ -197,12 +197,17 @@ mod tests {
         assert_eq!(millis("2"), Ok(2000));
         assert_eq!(units("100Mi"), Ok(104_857_600));
         assert_eq!(units("1500m"), Ok(2));
-        assert_eq!(units("0.00000000000000000000000000000000000000000001"), Ok(1));
+        assert_eq!(
+            units("0.00000000000000000000000000000000000000000001"),
+            Ok(1)
+        );
     }
 
     #[test]
     fn what_is_no_quantity_is_refused() {
-        for text in ["", "-", ".", "m", "1.2.3", "1 Mi", "1MB", "1mi", "1e", "0x10", "1,5", "١"] {
+        for text in [
+            "", "-", ".", "m", "1.2.3", "1 Mi", "1MB", "1mi", "1e", "0x10", "1,5", "١",
+        ] {
             assert!(nanos(text).is_err(), "{text}");
         }
         let error = nanos("100Mb").expect_err("no suffix of Kubernetes");

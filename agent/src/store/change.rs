@@ -175,8 +175,15 @@ fn descend(path: String, old: &serde_json::Value, new: &serde_json::Value) -> St
             let field = |map: &serde_json::Map<_, _>, name: &String| -> serde_json::Value {
                 map.get(name).unwrap_or(&null).clone()
             };
-            match names.into_iter().find(|name| old.get(*name) != new.get(*name)) {
-                Some(name) => descend(format!("{path}.{name}"), &field(old, name), &field(new, name)),
+            match names
+                .into_iter()
+                .find(|name| old.get(*name) != new.get(*name))
+            {
+                Some(name) => descend(
+                    format!("{path}.{name}"),
+                    &field(old, name),
+                    &field(new, name),
+                ),
                 None => path,
             }
         }
@@ -194,17 +201,26 @@ fn descend(path: String, old: &serde_json::Value, new: &serde_json::Value) -> St
 /// See "Pod Quality of Service Classes" in the Kubernetes documentation.
 pub fn qos_class(spec: &PodSpec) -> &'static str {
     let containers = spec.containers.iter();
-    let all = || containers.clone().chain(spec.init_containers.iter().flatten());
+    let all = || {
+        containers
+            .clone()
+            .chain(spec.init_containers.iter().flatten())
+    };
     let amount = |container: &Container, limit: bool, name: &str| -> Option<i128> {
         let resources = container.resources.as_ref()?;
-        let list = if limit { &resources.limits } else { &resources.requests };
+        let list = if limit {
+            &resources.limits
+        } else {
+            &resources.requests
+        };
         let quantity = list.as_ref()?.get(name)?;
         let nanos = crate::manifest::quantity::nanos(&quantity.0).ok()?;
         (nanos != 0).then_some(nanos)
     };
     let both = ["cpu", "memory"];
     let none = all().all(|c| {
-        both.iter().all(|name| amount(c, true, name).is_none() && amount(c, false, name).is_none())
+        both.iter()
+            .all(|name| amount(c, true, name).is_none() && amount(c, false, name).is_none())
     });
     let guaranteed = all().all(|c| {
         both.iter().all(|name| {

@@ -122,7 +122,8 @@ impl Disk {
             Ok(opened) => Ok(opened),
             Err(Unusable::Fatal(error)) => Err(error),
             Err(Unusable::Damaged(reason)) => {
-                let aside = path.with_extension(format!("damaged-{}", Timestamp::now().as_second()));
+                let aside =
+                    path.with_extension(format!("damaged-{}", Timestamp::now().as_second()));
                 std::fs::rename(path, &aside).map_err(|source| DiskError::MoveAside {
                     path: path.to_owned(),
                     source,
@@ -179,14 +180,18 @@ impl Disk {
             }));
         }
         loaded.version = read("reserved")?;
-        let objects = transaction.open_table(OBJECTS).map_err(|e| fail(e.into()))?;
+        let objects = transaction
+            .open_table(OBJECTS)
+            .map_err(|e| fail(e.into()))?;
         for row in objects.iter().map_err(|e| fail(e.into()))? {
             let (name, json) = row.map_err(|e| fail(e.into()))?;
             let entry: Entry = serde_json::from_slice(json.value())
                 .map_err(|error| Unusable::Damaged(format!("object {}: {error}", name.value())))?;
             loaded.entries.insert(entry.object.key.clone(), entry);
         }
-        let counters = transaction.open_table(INCARNATIONS).map_err(|e| fail(e.into()))?;
+        let counters = transaction
+            .open_table(INCARNATIONS)
+            .map_err(|e| fail(e.into()))?;
         for row in counters.iter().map_err(|e| fail(e.into()))? {
             let (name, count) = row.map_err(|e| fail(e.into()))?;
             let key = parse_row_name(name.value())
@@ -204,10 +209,11 @@ impl Disk {
                 .map_err(|source| DiskError::Encode((*key).clone(), source))?;
             rows.push((row_name(key), json));
         }
-        self.write(commit, &rows).map_err(|error| DiskError::Commit {
-            path: self.path.clone(),
-            source: Box::new(error),
-        })
+        self.write(commit, &rows)
+            .map_err(|error| DiskError::Commit {
+                path: self.path.clone(),
+                source: Box::new(error),
+            })
     }
 
     fn write(&self, commit: &Commit<'_>, rows: &[(String, Vec<u8>)]) -> Result<(), redb::Error> {

@@ -349,7 +349,10 @@ impl Object {
             let at = jiff::SignedDuration::from_secs(grace);
             // Kubernetes' deletionTimestamp is the end of the grace period.
             metadata.deletion_timestamp = Some(Time(
-                deletion.requested_at.checked_add(at).unwrap_or(Timestamp::MAX),
+                deletion
+                    .requested_at
+                    .checked_add(at)
+                    .unwrap_or(Timestamp::MAX),
             ));
             metadata.deletion_grace_period_seconds = Some(grace);
         }

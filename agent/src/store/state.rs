@@ -240,7 +240,8 @@ impl Store {
             }
         };
         self.commit(&mut disk, vec![(key.clone(), step)])?;
-        self.get(key).ok_or_else(|| StoreError::NotFound(key.clone()))
+        self.get(key)
+            .ok_or_else(|| StoreError::NotFound(key.clone()))
     }
 
     /// Removes a pod that has a deletion and has ended; its successor, if any, appears. False: there is no such
@@ -299,7 +300,8 @@ impl Store {
             }
             drop(state);
             // Once in a million changes. A disk that does not take it must not stop statuses.
-            if let Err(error) = self.commit(disk.get_or_insert_with(|| self.lock_disk()), Vec::new())
+            if let Err(error) =
+                self.commit(disk.get_or_insert_with(|| self.lock_disk()), Vec::new())
             {
                 tracing::warn!(%error, "cannot reserve resource versions");
                 self.write().reserved += VERSION_BLOCK;
@@ -564,9 +566,7 @@ fn update(entry: &Entry, wanted: Wanted) -> Option<Step> {
 fn withdraw(key: &Key, entry: &Entry) -> Option<Step> {
     let object = &entry.object;
     match key.kind {
-        Kind::ConfigMap | Kind::Secret | Kind::Namespace => {
-            Some(Step::Remove { successor: None })
-        }
+        Kind::ConfigMap | Kind::Secret | Kind::Namespace => Some(Step::Remove { successor: None }),
         Kind::Pod if object.deletion.is_some() => entry.successor.is_some().then(|| Step::Put {
             entry: Entry {
                 object: object.clone(),

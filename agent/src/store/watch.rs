@@ -52,7 +52,11 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn new(store: Store, seen: u64, latest: watch::Receiver<u64>) -> Self {
-        Self { store, seen, latest }
+        Self {
+            store,
+            seen,
+            latest,
+        }
     }
 
     /// Waits for the next changes. Cancel-safe.
