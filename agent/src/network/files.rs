@@ -204,11 +204,15 @@ impl ResolvConf {
     /// that resolved keeps with the real ones is used; what is still loopback is left out. A missing file is an empty
     /// one.
     pub fn of_host() -> Result<ResolvConf, Error> {
-        let conf = ResolvConf::parse(&read(Path::new(HOST_RESOLV_CONF))?);
+        Self::of_host_files(Path::new(HOST_RESOLV_CONF), Path::new(RESOLVED_UPSTREAM))
+    }
+
+    fn of_host_files(resolv_conf: &Path, behind_the_stub: &Path) -> Result<ResolvConf, Error> {
+        let conf = ResolvConf::parse(&read(resolv_conf)?);
         if conf.nameservers.iter().any(|server| !is_loopback(server)) {
             return Ok(conf.without_loopback());
         }
-        let upstream = ResolvConf::parse(&read(Path::new(RESOLVED_UPSTREAM))?);
+        let upstream = ResolvConf::parse(&read(behind_the_stub)?);
         Ok(if upstream.nameservers.is_empty() {
             conf
         } else {
@@ -338,5 +342,252 @@ fn read(path: &Path) -> Result<String, Error> {
             path: path.to_path_buf(),
             source,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodDNSConfigOption;
+
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_string()).collect()
+    }
+
+    fn config(
+        nameservers: &[&str],
+        searches: &[&str],
+        options: &[(&str, Option<&str>)],
+    ) -> PodDNSConfig {
+        PodDNSConfig {
+            nameservers: Some(words(nameservers)),
+            searches: Some(words(searches)),
+            options: Some(
+                options
+                    .iter()
+                    .map(|(name, value)| PodDNSConfigOption {
+                        name: Some((*name).to_string()),
+                        value: value.map(str::to_string),
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    fn host() -> ResolvConf {
+        ResolvConf::parse(
+            "# by dhcp\ndomain old.example\nsearch lan example.org\nnameserver 192.0.2.53 \noptions ndots:2 rotate\n",
+        )
+    }
+
+    #[test]
+    fn a_host_name_is_the_pods_name_cut_to_what_the_kernel_takes() {
+        let long = format!("{}-x", "a".repeat(62));
+        let cut = "a".repeat(62);
+        for (pod, hostname, subdomain, short, fqdn) in [
+            ("web", None, None, "web", None),
+            ("web", Some(""), Some(""), "web", None),
+            ("web", Some("front"), None, "front", None),
+            (
+                "web",
+                Some("front"),
+                Some("shop"),
+                "front",
+                Some("front.shop.default.svc.cluster.local"),
+            ),
+            (long.as_str(), None, None, cut.as_str(), None),
+        ] {
+            let name = HostName::of_pod(pod, hostname, subdomain, "default", "cluster.local");
+            assert_eq!(
+                (name.short.as_str(), name.fqdn.as_deref()),
+                (short, fqdn),
+                "{pod}"
+            );
+        }
+        assert_eq!(
+            HostName::of_pod("web", None, None, "default", "cluster.local").file(),
+            "web\n"
+        );
+    }
+
+    #[test]
+    fn a_pods_hosts_file_names_localhost_the_pod_and_its_aliases() {
+        let name = HostName::of_pod("web", None, Some("shop"), "default", "cluster.local");
+        let alias = HostAlias {
+            ip: "192.0.2.9".to_string(),
+            hostnames: Some(words(&["db", "db.lan"])),
+        };
+        let empty = HostAlias {
+            ip: "192.0.2.10".to_string(),
+            hostnames: None,
+        };
+        let text = hosts(
+            &name,
+            &["10.214.0.2".parse().unwrap()],
+            &[alias.clone(), empty],
+        );
+        for line in [
+            "127.0.0.1\tlocalhost",
+            "::1\tlocalhost ip6-localhost ip6-loopback",
+            "10.214.0.2\tweb.shop.default.svc.cluster.local\tweb",
+            "192.0.2.9\tdb\tdb.lan",
+        ] {
+            assert!(
+                text.lines().any(|l| l == line),
+                "{line:?} is not in\n{text}"
+            );
+        }
+        assert!(!text.contains("192.0.2.10"));
+        let plain = HostName {
+            short: "web".to_string(),
+            fqdn: None,
+        };
+        assert!(
+            hosts(&plain, &["10.214.0.2".parse().unwrap()], &[]).ends_with("\n10.214.0.2\tweb\n")
+        );
+        let text = hosts_of_host_network("127.0.0.1 localhost", &[alias]);
+        assert!(
+            text.ends_with("127.0.0.1 localhost\n\n# hostAliases\n192.0.2.9\tdb\tdb.lan\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn policies_choose_where_the_resolver_comes_from() {
+        for (policy, expected) in [
+            (
+                None,
+                "nameserver 192.0.2.53\nsearch lan example.org\noptions ndots:2 rotate\n",
+            ),
+            (
+                Some("Default"),
+                "nameserver 192.0.2.53\nsearch lan example.org\noptions ndots:2 rotate\n",
+            ),
+            (
+                Some("ClusterFirst"),
+                "nameserver 192.0.2.53\nsearch lan example.org\noptions ndots:2 rotate\n",
+            ),
+            (
+                Some("ClusterFirstWithHostNet"),
+                "nameserver 192.0.2.53\nsearch lan example.org\noptions ndots:2 rotate\n",
+            ),
+        ] {
+            let policy = DnsPolicy::parse(policy).unwrap();
+            assert_eq!(
+                ResolvConf::of_pod(policy, &host(), None).unwrap().file(),
+                expected,
+                "{policy:?}"
+            );
+        }
+        assert!(matches!(
+            DnsPolicy::parse(Some("default")),
+            Err(Error::Policy(_))
+        ));
+    }
+
+    #[test]
+    fn what_the_pod_asks_for_is_added_once_and_its_options_win() {
+        let asked = config(
+            &["192.0.2.53", "192.0.2.54"],
+            &["lan", "shop.example"],
+            &[("ndots", Some("5")), ("edns0", None), ("use-vc", Some(""))],
+        );
+        let merged = ResolvConf::of_pod(DnsPolicy::Default, &host(), Some(&asked)).unwrap();
+        assert_eq!(
+            merged.file(),
+            "nameserver 192.0.2.53\nnameserver 192.0.2.54\nsearch lan example.org shop.example\n\
+             options rotate ndots:5 edns0 use-vc\n"
+        );
+        let alone = ResolvConf::of_pod(DnsPolicy::None, &host(), Some(&asked)).unwrap();
+        assert_eq!(
+            alone.file(),
+            "nameserver 192.0.2.53\nnameserver 192.0.2.54\nsearch lan shop.example\noptions ndots:5 edns0 use-vc\n"
+        );
+    }
+
+    #[test]
+    fn too_much_is_refused_from_a_pod_and_cut_from_the_host() {
+        let many: Vec<String> = (0..33).map(|n| format!("d{n}.example")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let long = "x".repeat(2049);
+        let refused = |config: &PodDNSConfig| {
+            ResolvConf::of_pod(DnsPolicy::Default, &host(), Some(config)).unwrap_err()
+        };
+        let four = config(
+            &["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"],
+            &[],
+            &[],
+        );
+        assert!(matches!(refused(&four), Error::TooManyNameservers(4)));
+        assert!(matches!(
+            refused(&config(&["dns.example"], &[], &[])),
+            Error::Nameserver(_)
+        ));
+        assert!(matches!(
+            refused(&config(&[], &many, &[])),
+            Error::TooManySearches(33)
+        ));
+        assert!(matches!(
+            refused(&config(&[], &[&long], &[])),
+            Error::SearchesTooLong(2049)
+        ));
+        let none = ResolvConf::of_pod(DnsPolicy::None, &host(), Some(&config(&[], &["lan"], &[])));
+        assert!(matches!(none, Err(Error::NoNameserver)));
+
+        let rich = ResolvConf {
+            nameservers: words(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]),
+            searches: words(&many),
+            options: Vec::new(),
+        };
+        let cut = ResolvConf::of_pod(DnsPolicy::Default, &rich, None).unwrap();
+        assert_eq!(
+            (cut.nameservers.len(), cut.searches.len()),
+            (MAX_NAMESERVERS, MAX_SEARCHES)
+        );
+    }
+
+    #[test]
+    fn resolvers_on_loopback_are_of_no_use_to_a_pod() {
+        for (server, expected) in [
+            ("127.0.0.53", true),
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("192.0.2.1", false),
+            ("fe80::1%eth0", false),
+        ] {
+            assert_eq!(is_loopback(server), expected, "{server}");
+        }
+        let conf =
+            ResolvConf::parse("nameserver 127.0.0.1\nnameserver 192.0.2.1\n").without_loopback();
+        assert_eq!(conf.nameservers, ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn systemd_resolveds_stub_is_replaced_by_what_is_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stub, upstream) = (dir.path().join("stub"), dir.path().join("upstream"));
+        std::fs::write(&stub, "nameserver 127.0.0.53\noptions edns0\nsearch lan\n").unwrap();
+        let missing = ResolvConf::of_host_files(&stub, &upstream).unwrap();
+        assert_eq!(
+            missing.file(),
+            "search lan\noptions edns0\n",
+            "nothing is behind it"
+        );
+        std::fs::write(&upstream, "nameserver 192.0.2.1\nsearch lan\n").unwrap();
+        assert_eq!(
+            ResolvConf::of_host_files(&stub, &upstream).unwrap().file(),
+            "nameserver 192.0.2.1\nsearch lan\n"
+        );
+        std::fs::write(&stub, "nameserver 192.0.2.7\n").unwrap();
+        assert_eq!(
+            ResolvConf::of_host_files(&stub, &upstream).unwrap().file(),
+            "nameserver 192.0.2.7\n"
+        );
+        let nothing = dir.path().join("nothing");
+        assert_eq!(
+            ResolvConf::of_host_files(&nothing, &nothing).unwrap(),
+            ResolvConf::default()
+        );
     }
 }
