@@ -262,6 +262,11 @@ impl Failure {
         }
     }
 
+    /// The exit code of a child that fails so.
+    pub(super) fn exit_code(&self) -> i32 {
+        128
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut end = self.subject.len().min(SUBJECT_MAX_BYTES);
         while !self.subject.is_char_boundary(end) {

@@ -21,14 +21,39 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{ContainerState, Process, Spec};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Joiner};
 use crate::seccomp::Filter;
+use crate::sys;
 
+mod channel;
+mod child;
+mod devices;
 mod error;
+mod exec;
+pub mod hooks;
+mod init;
+mod inside;
+mod masks;
+mod mount_options;
+mod mounts;
+mod namespaces;
+mod process;
+pub mod protect;
+mod rootfs;
+mod sysctls;
+mod terminal;
+mod validate;
 
+use channel::{Channel, Word};
+use child::Child;
+use init::InitPlan;
+
+pub use devices::with_device_rules;
 pub use error::{Error, Result, Step};
+pub use exec::exec;
+pub use validate::validate;
 
 /// What to create.
 #[derive(Debug)]
@@ -106,20 +131,20 @@ pub struct TerminalSize {
 /// A container that waits for its start. Dropped, it is killed and reaped.
 #[derive(Debug)]
 pub struct Created {
-    pid: i32,
-    pidfd: OwnedFd,
+    child: Child,
     terminal: Option<OwnedFd>,
+    channel: Channel,
 }
 
 impl Created {
     /// The process id in the caller's pid namespace.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.child.pid()
     }
 
     /// The process.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.child.pidfd()
     }
 
     /// The terminal's controlling side, once; none without [`Stdio::Terminal`].
@@ -127,13 +152,49 @@ impl Created {
         self.terminal.take()
     }
 
-    /// Lets the process execute its program, and returns when it has.
+    /// Lets the process execute its program, and returns when it has. Not for a container with a gate.
     ///
     /// # Errors
     /// When it cannot be executed; [`Error::exit_code`] tells a missing program from others. The process is gone
     /// then.
     pub fn start(self) -> Result<Running> {
-        Err(Error::ChildEnded)
+        start_over(&self.channel)?;
+        self.child.release(self.terminal).map_err(Error::Channel)
+    }
+
+    /// Leaves the process waiting at its gate. The caller may end; whoever holds the gate's address starts it with
+    /// [`start_at_gate`].
+    ///
+    /// # Errors
+    /// When there is no descriptor to spare.
+    pub fn leave(self) -> Result<Running> {
+        self.child.release(self.terminal).map_err(Error::Channel)
+    }
+}
+
+/// Starts the container that waits at a gate, and returns when it has executed its program. `connection` is connected
+/// to the gate's address.
+///
+/// # Errors
+/// When it cannot be executed. The process ends then.
+pub fn start_at_gate(connection: OwnedFd) -> Result<()> {
+    start_over(&Channel::connected(connection)?)
+}
+
+fn start_over(channel: &Channel) -> Result<()> {
+    channel.send(b"S", None).map_err(|error| {
+        // The child was killed while it waited.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Error::ChildEnded
+        } else {
+            Error::Channel(error)
+        }
+    })?;
+    match channel.hear()? {
+        Word::End => Ok(()),
+        Word::Hooks | Word::Ready(_) | Word::Terminal(_) => {
+            Err(Error::Channel(std::io::ErrorKind::InvalidData.into()))
+        }
     }
 }
 
@@ -166,27 +227,107 @@ pub struct Exec<'a> {
     pub preserve_fds: u32,
 }
 
-/// Refuses a spec that asks for what [`create`] does not do. [`create`] calls it too.
-///
-/// # Errors
-/// [`Error::Unsupported`] or [`Error::Invalid`] with the first such field.
-pub fn validate(_spec: &Spec) -> Result<()> {
-    Ok(())
-}
-
-/// Makes a container: all but the execution of its program. The calling process must have one thread.
+/// Makes a container: all but the execution of its program. The calling process must have one thread, and have
+/// called [`protect::seal`].
 ///
 /// # Errors
 /// Nothing is left then; the cgroup is the caller's.
-pub fn create(_create: Create<'_>) -> Result<Created> {
-    Err(Error::ChildEnded)
+pub fn create(create: Create<'_>) -> Result<Created> {
+    protect::ensure_sealed()?;
+    validate(create.spec)?;
+    let (id, spec, bundle) = (create.id, create.spec, create.bundle);
+    let (directory, joiner) = cgroup_entry(create.cgroup)?;
+    let mut plan = InitPlan::new(create, joiner)?;
+    let patient = spec.hooks().is_some();
+    let (parent, child_end) = Channel::pair(patient)?;
+    let flags = plan.namespaces.clone_flags;
+
+    let pid_namespace = plan.namespaces.take_pid_namespace();
+    let parent_number = parent.as_raw_fd();
+
+    let mut child_plan = Some((plan, child_end));
+    let child = namespaces::with_pid_namespace(pid_namespace.as_ref(), || {
+        clone_into(flags, directory.as_ref(), || {
+            // The parent's end, inherited: with it open here, the parent's death would go unnoticed.
+            sys::process::close_number(parent_number);
+            match child_plan.take() {
+                Some((plan, channel)) => plan.run(channel),
+                None => 1,
+            }
+        })
+    })?;
+    drop(child_plan);
+
+    let terminal = loop {
+        match parent.hear()? {
+            Word::Hooks => {
+                run_runtime_hooks(id, spec, bundle, child.pid())?;
+                parent.send(b"h", None).map_err(Error::Channel)?;
+            }
+            Word::Ready(terminal) => break terminal,
+            Word::End => return Err(Error::ChildEnded),
+            Word::Terminal(_) => {
+                return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
+            }
+        }
+    };
+    Ok(Created {
+        child,
+        terminal,
+        channel: parent,
+    })
 }
 
-/// Runs a process in a container that runs, and returns when its program has been executed. It is a child of the
-/// caller. The calling process must have one thread.
-///
-/// # Errors
-/// When it cannot be run; [`Error::exit_code`] tells a missing program from others. No process is left then.
-pub fn exec(_exec: Exec<'_>) -> Result<Running> {
-    Err(Error::ChildEnded)
+/// The v2 directory for clone3, or what a child joins a v1 cgroup with.
+fn cgroup_entry(cgroup: Option<&Cgroup>) -> Result<(Option<OwnedFd>, Option<Joiner>)> {
+    let Some(cgroup) = cgroup else {
+        return Ok((None, None));
+    };
+    if let Some(directory) = cgroup.clone_target().map_err(Error::Cgroup)? {
+        return Ok((Some(directory), None));
+    }
+    Ok((None, Some(cgroup.joiner().map_err(Error::Cgroup)?)))
+}
+
+fn clone_into(
+    flags: u64,
+    cgroup: Option<&OwnedFd>,
+    child: impl FnOnce() -> i32,
+) -> Result<Child> {
+    let threads = sys::clone::thread_count().map_err(Error::Clone)?;
+    if threads != 1 {
+        return Err(Error::Threads { threads });
+    }
+    let child =
+        sys::clone::clone_child(flags, cgroup.map(AsFd::as_fd), child).map_err(Error::Clone)?;
+    Ok(Child::new(child))
+}
+
+/// `prestart` (deprecated) and `createRuntime`: in the caller's namespaces, before the container's root is made.
+fn run_runtime_hooks(id: &str, spec: &Spec, bundle: Option<&Path>, pid: i32) -> Result<()> {
+    let Some(list) = spec.hooks() else {
+        return Ok(());
+    };
+    let state = hooks::state_json(id, spec, bundle, ContainerState::Creating, Some(pid));
+    hooks::run_all("prestart", prestart(list), &state)?;
+    hooks::run_all("createRuntime", list.create_runtime().as_ref(), &state)
+}
+
+#[allow(deprecated, reason = "the specification keeps prestart hooks alive")]
+fn prestart(hooks: &oci_spec::runtime::Hooks) -> Option<&Vec<oci_spec::runtime::Hook>> {
+    hooks.prestart().as_ref()
+}
+
+fn has_runtime_hooks(spec: &Spec) -> bool {
+    spec.hooks().as_ref().is_some_and(|hooks| {
+        let some = |list: Option<&Vec<_>>| list.is_some_and(|l| !l.is_empty());
+        some(prestart(hooks)) || some(hooks.create_runtime().as_ref())
+    })
+}
+
+fn process_of(spec: &Spec) -> Result<&Process> {
+    spec.process().as_ref().ok_or_else(|| Error::Invalid {
+        field: "process".to_owned(),
+        reason: "is missing".to_owned(),
+    })
 }

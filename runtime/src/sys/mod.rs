@@ -1,4 +1,21 @@
-//! System calls that no crate wraps, each as a small function that is safe to call.
+//! System calls that no crate wraps safely, each as a small function that is safe to call.
 //!
-//! The only modules with `unsafe` in them. Errors are bare `io::Error`s: the caller names what it worked on.
+//! The only modules of this crate with `unsafe` in them, but for the BPF loaders. Errors are bare `io::Error`s: the
+//! caller names what it worked on.
 #![allow(unsafe_code)]
+
+pub mod clone;
+pub mod mount;
+pub mod pidfd;
+pub mod process;
+
+use std::io;
+
+/// The result of a raw system call.
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

@@ -1,0 +1,221 @@
+//! The socket between parent and child, or between `start` and a child that waits at its gate.
+//!
+//! One packet is one message; its first byte says which. `execve` closes the child's end: end of file is success.
+//!
+//! | byte | from | meaning |
+//! |---|---|---|
+//! | `H` | child | the namespaces are there: run the createRuntime hooks |
+//! | `h` | parent | they have run |
+//! | `R` | child | ready, waits for its start; brings the terminal, if any |
+//! | `T` | child (exec) | brings the terminal; it goes on |
+//! | `S` | parent | start |
+//! | `E` | child | a step failed ([`Failure`]); it ends |
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::retry_on_intr;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+use super::error::{Error, Failure, Result};
+
+/// The longest wait for the child, in seconds. Its steps take milliseconds; a mount of a dead network file system
+/// or a machine that swaps may take long.
+const CHILD_MAX_SECS: u64 = 120;
+
+/// Longer than any message.
+const PACKET_MAX_BYTES: usize = 8192;
+
+/// One end.
+#[derive(Debug)]
+pub(super) struct Channel(OwnedFd);
+
+/// What the child says, as the parent hears it.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// `H`
+    Hooks,
+    /// `R`
+    Ready(Option<OwnedFd>),
+    /// `T`
+    Terminal(OwnedFd),
+    /// The child has executed its program, or has died.
+    End,
+}
+
+impl Channel {
+    /// Two connected ends: the parent's, which waits a bounded time unless `patient`, and the child's.
+    pub(super) fn pair(patient: bool) -> Result<(Self, Self)> {
+        let (parent, child) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|e| Error::Channel(e.into()))?;
+        let parent = Self(parent);
+        if !patient {
+            parent.limit_wait()?;
+        }
+        Ok((parent, Self(child)))
+    }
+
+    /// The parent's end of a connection to a child that waits at its gate.
+    pub(super) fn connected(socket: OwnedFd) -> Result<Self> {
+        let channel = Self(socket);
+        channel.limit_wait()?;
+        Ok(channel)
+    }
+
+    /// The child's end of one.
+    pub(super) fn accept(gate: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self(retry_on_intr(|| {
+            rustix::net::accept_with(gate, SocketFlags::CLOEXEC)
+        })?))
+    }
+
+    fn limit_wait(&self) -> Result<()> {
+        rustix::net::sockopt::set_socket_timeout(
+            &self.0,
+            rustix::net::sockopt::Timeout::Recv,
+            Some(Duration::from_secs(CHILD_MAX_SECS)),
+        )
+        .map_err(|e| Error::Channel(e.into()))
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    pub(super) fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// The same end under another number.
+    pub(super) fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends one message.
+    pub(super) fn send(&self, packet: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        retry_on_intr(|| {
+            rustix::net::sendmsg(
+                &self.0,
+                &[IoSlice::new(packet)],
+                &mut ancillary,
+                SendFlags::NOSIGNAL,
+            )
+        })?;
+        Ok(())
+    }
+
+    fn receive(&self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+        let mut packet = vec![0; PACKET_MAX_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let message = retry_on_intr(|| {
+            rustix::net::recvmsg(
+                self.0.as_fd(),
+                &mut [IoSliceMut::new(&mut packet)],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        })?;
+        packet.truncate(message.bytes);
+        let mut fd = None;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                fd = fds.last().or(fd);
+            }
+        }
+        Ok((packet, fd))
+    }
+
+    /// The child waits for the byte `word`. End of file means that the parent is gone.
+    pub(super) fn await_word(&self, word: u8) -> io::Result<()> {
+        let (packet, _) = self.receive()?;
+        if packet == [word] {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ECONNRESET))
+        }
+    }
+
+    /// What the child says next; its failure is this function's.
+    pub(super) fn hear(&self) -> Result<Word> {
+        let (packet, fd) = match self.receive() {
+            Ok(message) => message,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::Timeout {
+                    secs: CHILD_MAX_SECS,
+                });
+            }
+            // The child died with unread messages in its queue.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Word::End),
+            Err(error) => return Err(Error::Channel(error)),
+        };
+        match (packet.as_slice(), fd) {
+            ([], _) => Ok(Word::End),
+            (b"H", _) => Ok(Word::Hooks),
+            (b"R", terminal) => Ok(Word::Ready(terminal)),
+            (b"T", Some(terminal)) => Ok(Word::Terminal(terminal)),
+            _ => Err(Failure::decode(&packet).unwrap_or_else(|| {
+                Error::Channel(io::Error::from_raw_os_error(libc::EBADMSG))
+            })),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::error::Step;
+
+    #[test]
+    fn words_and_descriptors_arrive_in_order() {
+        let (parent, child) = Channel::pair(false).expect("pair");
+        let file = std::fs::File::open("/dev/null").expect("null");
+        child.send(b"H", None).expect("send");
+        child.send(b"R", Some(file.as_fd())).expect("send");
+        assert!(matches!(parent.hear(), Ok(Word::Hooks)));
+        assert!(matches!(parent.hear(), Ok(Word::Ready(Some(_)))));
+        drop(child);
+        assert!(matches!(parent.hear(), Ok(Word::End)));
+    }
+
+    #[test]
+    fn a_failure_is_an_error() {
+        let (parent, child) = Channel::pair(false).expect("pair");
+        let failure = Failure::new(
+            Step::PivotRoot,
+            "",
+            &io::Error::from_raw_os_error(libc::EINVAL),
+        );
+        child.send(&failure.encode(), None).expect("send");
+        assert!(matches!(
+            parent.hear(),
+            Err(Error::Setup {
+                step: Step::PivotRoot,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_child_whose_parent_is_gone_does_not_start() {
+        let (parent, child) = Channel::pair(false).expect("pair");
+        drop(parent);
+        assert!(child.await_word(b'S').is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! Device nodes and links in the container's `/dev`, and the cgroup rules that belong to them.
+//!
+//! Source: runtime-spec `config-linux.md#default-devices` and `runtime-linux.md#dev-symbolic-links`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec,
+};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use super::error::{At, Error, Failure, Result, Step};
+use super::inside::{Inside, Kind};
+
+/// A device node to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    path: PathBuf,
+    kind: FileType,
+    device: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+/// Name, major and minor number of the default devices.
+const DEFAULT_NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// Links in `/dev` and where they lead.
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// The nodes that a container gets: the default ones and the spec's. None when `/dev` is a bind mount: it is somebody
+/// else's then.
+pub(super) fn plan(spec: &Spec) -> Result<Option<Vec<Node>>> {
+    let dev_is_bound = spec.mounts().iter().flatten().any(|mount| {
+        super::mounts::lexical(mount.destination()) == Path::new("/dev") && super::mounts::is_bind(mount)
+    });
+    let asked = devices(spec);
+    if dev_is_bound {
+        return match asked.first() {
+            None => Ok(None),
+            Some(_) => Err(Error::Unsupported {
+                field: "linux.devices".to_owned(),
+                reason: "devices cannot be made when /dev is a bind mount".to_owned(),
+            }),
+        };
+    }
+    let mut nodes: Vec<Node> = DEFAULT_NODES
+        .iter()
+        .map(|&(name, major, minor)| Node {
+            path: Path::new("/dev").join(name),
+            kind: FileType::CharacterDevice,
+            device: rustix::fs::makedev(major, minor),
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
+        .collect();
+    for device in asked {
+        let node = node(device)?;
+        nodes.retain(|other| other.path != node.path);
+        nodes.push(node);
+    }
+    Ok(Some(nodes))
+}
+
+fn devices(spec: &Spec) -> &[LinuxDevice] {
+    spec.linux()
+        .as_ref()
+        .and_then(|linux| linux.devices().as_deref())
+        .unwrap_or_default()
+}
+
+fn node(device: &LinuxDevice) -> Result<Node> {
+    let invalid = |reason: &str| Error::Invalid {
+        field: format!("linux.devices ({})", device.path().display()),
+        reason: reason.to_owned(),
+    };
+    let kind = match device.typ() {
+        LinuxDeviceType::B => FileType::BlockDevice,
+        LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
+        LinuxDeviceType::P => FileType::Fifo,
+        LinuxDeviceType::A => return Err(invalid("a node cannot be of type a")),
+    };
+    let number = |n: i64| u32::try_from(n).map_err(|_| invalid("a device number is out of range"));
+    let device_number = match kind {
+        FileType::Fifo => 0,
+        _ => rustix::fs::makedev(number(device.major())?, number(device.minor())?),
+    };
+    Ok(Node {
+        path: super::mounts::lexical(device.path()),
+        kind,
+        device: device_number,
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+/// Makes the nodes and links. The umask is 0.
+pub(super) fn make(inside: &Inside, nodes: &[Node]) -> std::result::Result<(), Failure> {
+    for node in nodes {
+        make_node(inside, node).at(Step::MakeDevice, node.path.to_string_lossy())?;
+    }
+    let dev = inside
+        .ensure(Path::new("/dev"), Kind::Directory)
+        .at(Step::MakeLink, "/dev")?;
+    for (name, target) in LINKS {
+        match rustix::fs::symlinkat(target, &dev, name) {
+            // The image has its own.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => {
+                return Err(Failure::new(
+                    Step::MakeLink,
+                    format!("/dev/{name}"),
+                    &error.into(),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn make_node(inside: &Inside, node: &Node) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (node.path.parent(), node.path.file_name()) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    let directory: OwnedFd = inside.ensure(parent, Kind::Directory)?;
+    match rustix::fs::mknodat(
+        &directory,
+        name,
+        node.kind,
+        Mode::from_raw_mode(node.mode),
+        node.device,
+    ) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            // The image has one; it must be the right one, not a file that looks like it.
+            let there = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(there.st_mode) != node.kind || there.st_rdev != node.device {
+                return Err(Errno::EXIST.into());
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if (node.uid, node.gid) != (0, 0) {
+        rustix::fs::chownat(
+            &directory,
+            name,
+            Some(Uid::from_raw(node.uid)),
+            Some(Gid::from_raw(node.gid)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+    }
+    Ok(())
+}
+
+/// Binds the terminal onto `/dev/console`.
+pub(super) fn make_console(inside: &Inside, terminal: &OwnedFd) -> std::result::Result<(), Failure> {
+    let path = Path::new("/dev/console");
+    let target = inside
+        .ensure(path, Kind::File)
+        .at(Step::MakeDevice, "/dev/console")?;
+    let mount = super::mounts::clone_of(terminal.as_fd(), false).at(Step::MakeDevice, "/dev/console")?;
+    super::mounts::attach(mount.as_fd(), target.as_fd()).at(Step::MakeDevice, "/dev/console")
+}
+
+/// Opens the host's `/dev/null` and makes sure that it is that.
+pub(super) fn open_null() -> io::Result<OwnedFd> {
+    let null = rustix::fs::open(
+        "/dev/null",
+        OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?;
+    let stat = super::inside::stat(null.as_fd())?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3)
+    {
+        Ok(null)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENODEV))
+    }
+}
+
+/// The spec's resources with the device rules that every container needs: without any rule of the spec all devices
+/// are forbidden; the default devices, terminals, and the making of nodes, which gives no access, are allowed last.
+/// Give this to [`crate::cgroup::Cgroup::apply`].
+pub fn with_device_rules(spec: &Spec) -> LinuxResources {
+    let given = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    let mut resources = given.unwrap_or_default();
+    let mut rules = resources.devices().clone().unwrap_or_default();
+    if rules.is_empty() {
+        rules.push(rule(false, LinuxDeviceType::A, None, None, "rwm"));
+    }
+    let mut allow = |typ, major, minor, access| rules.push(rule(true, typ, major, minor, access));
+    allow(LinuxDeviceType::C, None, None, "m");
+    allow(LinuxDeviceType::B, None, None, "m");
+    for (_, major, minor) in DEFAULT_NODES {
+        allow(LinuxDeviceType::C, Some(major), Some(minor), "rwm");
+    }
+    // /dev/console, /dev/ptmx and the terminals of devpts.
+    allow(LinuxDeviceType::C, Some(5), Some(1), "rwm");
+    allow(LinuxDeviceType::C, Some(5), Some(2), "rwm");
+    allow(LinuxDeviceType::C, Some(136), None, "rwm");
+    resources.set_devices(Some(rules));
+    resources
+}
+
+fn rule(
+    allow: bool,
+    typ: LinuxDeviceType,
+    major: Option<u32>,
+    minor: Option<u32>,
+    access: &str,
+) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(allow)
+        .set_typ(Some(typ))
+        .set_major(major.map(i64::from))
+        .set_minor(minor.map(i64::from))
+        .set_access(Some(access.to_owned()));
+    rule
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::{LinuxDeviceBuilder, Linux, MountBuilder};
+
+    #[test]
+    fn the_default_devices_are_there() {
+        let nodes = plan(&Spec::default()).expect("plans").expect("nodes");
+        assert_eq!(nodes.len(), 6);
+        assert_eq!(nodes[0].path, Path::new("/dev/null"));
+        assert_eq!(nodes[0].device, rustix::fs::makedev(1, 3));
+    }
+
+    #[test]
+    fn a_bound_dev_is_left_alone() {
+        let mut spec = Spec::default();
+        spec.set_mounts(Some(vec![
+            MountBuilder::default()
+                .destination("/dev/")
+                .typ("bind")
+                .source("/dev")
+                .options(["rbind".to_owned()])
+                .build()
+                .expect("builds"),
+        ]));
+        assert_eq!(plan(&spec).expect("plans"), None);
+    }
+
+    #[test]
+    fn a_device_of_the_spec_replaces_a_default_one() {
+        let mut linux = Linux::default();
+        linux.set_devices(Some(vec![
+            LinuxDeviceBuilder::default()
+                .path("/dev/null")
+                .typ(LinuxDeviceType::C)
+                .major(1)
+                .minor(3)
+                .file_mode(0o600_u32)
+                .build()
+                .expect("builds"),
+        ]));
+        let mut spec = Spec::default();
+        spec.set_linux(Some(linux));
+        let nodes = plan(&spec).expect("plans").expect("nodes");
+        assert_eq!(nodes.len(), 6);
+        assert_eq!(nodes.last().map(|n| n.mode), Some(0o600));
+    }
+}

@@ -1,0 +1,328 @@
+//! The child that becomes a container: one straight list of steps.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use oci_spec::runtime::{ContainerState, Hook, LinuxPersonalityDomain, Spec};
+use rustix::fs::Mode;
+
+use super::channel::Channel;
+use super::error::{At, Failure, Result, Step};
+use super::inside::{Inside, Kind};
+use super::masks::Masks;
+use super::mounts::MountPlan;
+use super::namespaces::Namespaces;
+use super::process::ProcessPlan;
+use super::rootfs::RootfsPlan;
+use super::sysctls::Sysctls;
+use super::terminal::Terminal;
+use super::{Create, Stdio, devices, hooks, mounts, rootfs, terminal};
+use crate::cgroup::Joiner;
+use crate::sys;
+
+type Done = std::result::Result<(), Failure>;
+
+/// `PER_LINUX` and `PER_LINUX32` of linux/personality.h.
+const PERSONALITY_LINUX: u64 = 0;
+const PERSONALITY_LINUX32: u64 = 8;
+
+/// Everything that the child does, parsed; it holds all descriptors that the child needs.
+#[derive(Debug)]
+pub(super) struct InitPlan {
+    /// v1 only: on v2 clone3 has done it.
+    pub(super) cgroup: Option<Joiner>,
+    pub(super) namespaces: Namespaces,
+    /// Tell the parent when the namespaces are there, and wait for its hooks.
+    pub(super) wait_for_hooks: bool,
+    hostname: Option<String>,
+    domainname: Option<String>,
+    sysctls: Sysctls,
+    rootfs: RootfsPlan,
+    readonly_root: bool,
+    root_propagation: Option<(u64, bool)>,
+    mounts: Vec<MountPlan>,
+    devices: Option<Vec<devices::Node>>,
+    masks: Masks,
+    stdio: Stdio,
+    cwd: PathBuf,
+    personality: Option<u64>,
+    process: ProcessPlan,
+    hooks: ContainerHooks,
+    gate: Option<OwnedFd>,
+}
+
+/// The hooks that the child runs, and what they are told.
+#[derive(Debug)]
+struct ContainerHooks {
+    create: Vec<Hook>,
+    start: Vec<Hook>,
+    id: String,
+    bundle: Option<PathBuf>,
+    /// Only its version and annotations are told.
+    spec: Option<Box<Spec>>,
+}
+
+impl InitPlan {
+    pub(super) fn new(create: Create<'_>, cgroup: Option<Joiner>) -> Result<Self> {
+        let Create {
+            id,
+            spec,
+            bundle,
+            rootfs,
+            stdio,
+            cgroup: own_cgroup,
+            seccomp,
+            preserve_fds,
+            gate,
+        } = create;
+        let process = super::process_of(spec)?;
+        let hooks = spec.hooks().as_ref();
+        let list = |hooks: Option<&Vec<Hook>>| hooks.cloned().unwrap_or_default();
+        let create_hooks = list(hooks.and_then(|h| h.create_container().as_ref()));
+        let start_hooks = list(hooks.and_then(|h| h.start_container().as_ref()));
+        let any = !create_hooks.is_empty() || !start_hooks.is_empty();
+        Ok(Self {
+            cgroup,
+            namespaces: Namespaces::open(spec)?,
+            wait_for_hooks: super::has_runtime_hooks(spec),
+            hostname: spec.hostname().clone().filter(|n| !n.is_empty()),
+            domainname: spec.domainname().clone().filter(|n| !n.is_empty()),
+            sysctls: Sysctls::new(spec)?,
+            rootfs: RootfsPlan::new(rootfs)?,
+            readonly_root: spec
+                .root()
+                .as_ref()
+                .is_some_and(|root| root.readonly().unwrap_or(false)),
+            root_propagation: mounts::root_propagation(spec)?,
+            mounts: mounts::plan(spec, bundle, own_cgroup)?,
+            devices: devices::plan(spec)?,
+            masks: Masks::new(spec),
+            stdio,
+            cwd: process.cwd().clone(),
+            personality: personality(spec),
+            process: ProcessPlan::new(process, seccomp, preserve_fds)?,
+            hooks: ContainerHooks {
+                create: create_hooks,
+                start: start_hooks,
+                id: id.to_owned(),
+                bundle: bundle.map(Into::into),
+                spec: any.then(|| Box::new(spec.clone())),
+            },
+            gate,
+        })
+    }
+
+    /// Runs in the child, and returns its exit code if it fails; its parent is told why.
+    pub(super) fn run(mut self, parent: Channel) -> i32 {
+        let (inside, terminal, hook_pid) = match self.build(&parent) {
+            Ok(built) => built,
+            Err(failure) => return report(&parent, &failure),
+        };
+        if let Err(failure) = self.enter(&inside, terminal.as_ref()) {
+            return report(&parent, &failure);
+        }
+        // The controlling side goes with the message, and closes here with all else.
+        let control = terminal
+            .as_ref()
+            .map(|t| rustix::io::fcntl_dupfd_cloexec(&t.control, 3))
+            .transpose();
+        let control = match control.at(Step::OpenTerminal, "") {
+            Ok(control) => control,
+            Err(failure) => return report(&parent, &failure),
+        };
+        let (parent, gate) = match self.process.close_descriptors(
+            parent,
+            [self.gate.as_ref(), control.as_ref()],
+        ) {
+            Ok(kept) => kept,
+            Err(failure) => {
+                // The channel may be gone with the rest.
+                return failure.exit_code();
+            }
+        };
+        // Their numbers are closed, or belong to others now.
+        std::mem::forget((inside, terminal, control));
+        let [gate, control] = gate;
+        self.wait_and_execute(parent, gate, control, hook_pid)
+    }
+
+    /// Steps that the host's file system is needed for.
+    fn build(
+        &mut self,
+        parent: &Channel,
+    ) -> std::result::Result<(Inside, Option<Terminal>, Option<i32>), Failure> {
+        sys::process::reset_signals().at(Step::ResetSignals, "")?;
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.join().at(Step::JoinCgroup, "")?;
+        }
+        self.namespaces.enter()?;
+        rustix::process::setsid().at(Step::NewSession, "")?;
+        sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
+        rustix::process::umask(Mode::empty());
+        if self.wait_for_hooks {
+            parent.send(b"H", None).at(Step::AwaitParent, "")?;
+            parent.await_word(b'h').at(Step::AwaitParent, "")?;
+        }
+        self.set_names()?;
+        self.sysctls.write()?;
+        self.process.write_oom_score_adj()?;
+
+        let sources = mounts::open_sources(&self.mounts)?;
+        rootfs::make_private()?;
+        let inside = rootfs::make(&self.rootfs)?;
+        let devpts = mounts::mount_all(&inside, sources)?;
+        if let Some(nodes) = &self.devices {
+            devices::make(&inside, nodes)?;
+        }
+        let terminal = self.open_terminal(&inside, devpts.as_ref())?;
+        inside
+            .ensure(&self.cwd, Kind::Directory)
+            .at(Step::MakeCwd, self.cwd.to_string_lossy())?;
+        let hook_pid = self.hooks.run_create()?;
+        self.masks.apply(&inside)?;
+        if self.readonly_root {
+            rootfs::make_readonly(&inside)?;
+        }
+        Ok((inside, terminal, hook_pid))
+    }
+
+    /// Steps into the container, with privileges.
+    fn enter(&mut self, inside: &Inside, terminal: Option<&Terminal>) -> Done {
+        rootfs::pivot(inside)?;
+        if let Some(propagation) = self.root_propagation {
+            rootfs::set_propagation(propagation)?;
+        }
+        terminal::set_up(&self.stdio, terminal, self.process.uid())?;
+        if let Some(personality) = self.personality {
+            sys::process::set_personality(personality).at(Step::SetPersonality, "")?;
+        }
+        Ok(())
+    }
+
+    /// Steps without any descriptor of the host: ready, start, privileges, program.
+    fn wait_and_execute(
+        mut self,
+        parent: Channel,
+        gate: Option<OwnedFd>,
+        control: Option<OwnedFd>,
+        hook_pid: Option<i32>,
+    ) -> i32 {
+        self.process.add_home();
+        if let Err(failure) = self.process.find_program() {
+            return report(&parent, &failure);
+        }
+        if parent
+            .send(b"R", control.as_ref().map(AsFd::as_fd))
+            .is_err()
+        {
+            return 1;
+        }
+        drop(control);
+        let starter = match gate {
+            None => parent,
+            Some(gate) => {
+                drop(parent);
+                match Channel::accept(gate.as_fd()) {
+                    Ok(starter) => starter,
+                    Err(_) => return 1,
+                }
+            }
+        };
+        if starter.await_word(b'S').is_err() {
+            // Nobody will start it.
+            return 1;
+        }
+        let hooks = &self.hooks;
+        let ready = self
+            .process
+            .set_limits()
+            .and_then(|()| self.process.give_up_privileges(|| hooks.run_start(hook_pid)));
+        let code = match ready {
+            Ok(()) => report(&starter, &self.process.execute()),
+            Err(failure) => report(&starter, &failure),
+        };
+        // Its descriptors' numbers are closed.
+        std::mem::forget(self);
+        code
+    }
+
+    fn set_names(&self) -> Done {
+        if let Some(name) = &self.hostname {
+            rustix::system::sethostname(name.as_bytes()).at(Step::SetHostname, name)?;
+        }
+        if let Some(name) = &self.domainname {
+            rustix::system::setdomainname(name.as_bytes()).at(Step::SetDomainname, name)?;
+        }
+        Ok(())
+    }
+
+    fn open_terminal(
+        &self,
+        inside: &Inside,
+        devpts: Option<&OwnedFd>,
+    ) -> std::result::Result<Option<Terminal>, Failure> {
+        let Stdio::Terminal { size } = self.stdio else {
+            return Ok(None);
+        };
+        let terminal = Terminal::open(devpts, inside, size, self.process.uid())?;
+        if self.devices.is_some() {
+            devices::make_console(inside, &terminal.user)?;
+        }
+        Ok(Some(terminal))
+    }
+}
+
+impl ContainerHooks {
+    /// Returns this process's id as the host sees it, for the later hooks.
+    fn run_create(&self) -> std::result::Result<Option<i32>, Failure> {
+        if self.spec.is_none() {
+            return Ok(None);
+        }
+        // The host's /proc knows this process by the host's number.
+        let pid = std::fs::read_link("/proc/self")
+            .at(Step::RunHook, "(/proc/self)")?
+            .to_string_lossy()
+            .parse()
+            .ok();
+        self.run("createContainer", &self.create, ContainerState::Creating, pid)?;
+        Ok(pid)
+    }
+
+    fn run_start(&self, pid: Option<i32>) -> Done {
+        self.run("startContainer", &self.start, ContainerState::Created, pid)
+    }
+
+    fn run(&self, kind: &str, list: &[Hook], status: ContainerState, pid: Option<i32>) -> Done {
+        let Some(spec) = &self.spec else {
+            return Ok(());
+        };
+        let state = hooks::state_json(&self.id, spec, self.bundle.as_deref(), status, pid);
+        for hook in list {
+            hooks::run(hook, &state).map_err(|reason| {
+                let subject = format!("{} ({kind}): {reason}", hook.path().display());
+                Failure::new(
+                    Step::RunHook,
+                    subject,
+                    &std::io::Error::from_raw_os_error(libc::ECANCELED),
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn personality(spec: &Spec) -> Option<u64> {
+    let personality = spec.linux().as_ref()?.personality().as_ref()?;
+    Some(match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => PERSONALITY_LINUX,
+        LinuxPersonalityDomain::PerLinux32 => PERSONALITY_LINUX32,
+    })
+}
+
+/// Tells the parent, and gives the child's exit code.
+pub(super) fn report(channel: &Channel, failure: &Failure) -> i32 {
+    // A parent that is gone cannot be told; the process ends either way.
+    match channel.send(&failure.encode(), None) {
+        Ok(()) | Err(_) => failure.exit_code(),
+    }
+}

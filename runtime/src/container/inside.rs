@@ -1,0 +1,231 @@
+//! Paths inside a container's root file system, which its image chose and cannot be trusted.
+//!
+//! Every path is resolved by the kernel with `RESOLVE_IN_ROOT` (openat2(2)): `..` and symbolic links, absolute ones
+//! too, stay below the root. What is missing is made one component at a time, by descriptor. No host path is ever
+//! joined with a container's.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+/// The kernel's own limit on symbolic links in one resolution (`MAXSYMLINKS`).
+const LINKS_MAX: u32 = 40;
+/// openat2 says EAGAIN when a rename or mount raced with `..`; each try is a new race.
+const RACES_MAX: u32 = 128;
+
+/// The root directory of a container.
+#[derive(Debug)]
+pub(super) struct Inside {
+    root: OwnedFd,
+}
+
+/// What a mount target must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Directory,
+    File,
+}
+
+impl Inside {
+    /// `root` is a descriptor of the root directory.
+    pub(super) fn new(root: OwnedFd) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Opens what is at `path`.
+    pub(super) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let mut races = 0;
+        loop {
+            match rustix::fs::openat2(
+                &self.root,
+                path,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            ) {
+                Err(Errno::AGAIN) if races < RACES_MAX => races += 1,
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// A descriptor of the place `path`, made with its parents when it is missing.
+    pub(super) fn ensure(&self, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
+        match self.open(path, OFlags::PATH) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.make(path, kind, &mut 0)?;
+                self.open(path, OFlags::PATH)
+            }
+            result => result,
+        }
+    }
+
+    /// Makes what is missing of `path`. Each prefix is resolved again from the root, so that nothing hangs on what a
+    /// component was a moment ago.
+    fn make(&self, path: &Path, kind: Kind, links: &mut u32) -> io::Result<()> {
+        let mut prefix = PathBuf::from("/");
+        let mut components = path
+            .components()
+            .filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir))
+            .peekable();
+        while let Some(component) = components.next() {
+            let parent = prefix.clone();
+            prefix.push(component);
+            match self.open(&prefix, OFlags::PATH) {
+                Ok(_) => continue,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+            let Component::Normal(name) = component else {
+                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            };
+            let kind = if components.peek().is_some() {
+                Kind::Directory
+            } else {
+                kind
+            };
+            self.make_one(&parent, name, kind, links)?;
+        }
+        Ok(())
+    }
+
+    fn make_one(&self, parent: &Path, name: &OsStr, kind: Kind, links: &mut u32) -> io::Result<()> {
+        let directory = self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        let made = match kind {
+            Kind::Directory => rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)),
+            Kind::File => rustix::fs::mknodat(
+                &directory,
+                name,
+                FileType::RegularFile,
+                Mode::from_raw_mode(0o644),
+                0,
+            ),
+        };
+        match made {
+            Ok(()) => Ok(()),
+            // A symbolic link to what does not exist: make that.
+            Err(Errno::EXIST) => {
+                *links += 1;
+                if *links > LINKS_MAX {
+                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                }
+                let target = rustix::fs::readlinkat(&directory, name, Vec::new())?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                self.make(&parent.join(target), kind, links)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Stats what a descriptor refers to.
+pub(super) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    Ok(rustix::fs::statat(fd, c"", AtFlags::EMPTY_PATH)?)
+}
+
+/// The kind of what a descriptor refers to.
+pub(super) fn kind_of(fd: BorrowedFd<'_>) -> io::Result<Kind> {
+    Ok(match FileType::from_raw_mode(stat(fd)?.st_mode) {
+        FileType::Directory => Kind::Directory,
+        _ => Kind::File,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn inside(directory: &Path) -> Inside {
+        Inside::new(
+            rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+                .expect("opens"),
+        )
+    }
+
+    /// A directory that holds `root` and, beside it, `outside`.
+    fn directories() -> (tempfile::TempDir, Inside) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        fs::create_dir(directory.path().join("root")).expect("root");
+        fs::create_dir(directory.path().join("outside")).expect("outside");
+        let inside = inside(&directory.path().join("root"));
+        (directory, inside)
+    }
+
+    #[test]
+    fn parents_are_made() {
+        let (directory, inside) = directories();
+        inside
+            .ensure(Path::new("/a/b/c"), Kind::File)
+            .expect("makes a file");
+        assert!(directory.path().join("root/a/b/c").is_file());
+        inside
+            .ensure(Path::new("x/y"), Kind::Directory)
+            .expect("makes a directory");
+        assert!(directory.path().join("root/x/y").is_dir());
+    }
+
+    #[test]
+    fn a_link_out_of_the_root_stays_inside() {
+        let (directory, inside) = directories();
+        symlink(
+            directory.path().join("outside"),
+            directory.path().join("root/absolute"),
+        )
+        .expect("link");
+        symlink("../../outside", directory.path().join("root/relative")).expect("link");
+        for path in ["/absolute/secret", "/relative/secret"] {
+            inside
+                .ensure(Path::new(path), Kind::Directory)
+                .expect("makes it inside");
+        }
+        assert_eq!(
+            fs::read_dir(directory.path().join("outside"))
+                .expect("reads")
+                .count(),
+            0
+        );
+        assert!(directory.path().join("root/outside/secret").is_dir());
+    }
+
+    #[test]
+    fn dots_stay_inside() {
+        let (directory, inside) = directories();
+        inside
+            .ensure(Path::new("/../../../outside/x"), Kind::Directory)
+            .expect("makes it inside");
+        assert!(directory.path().join("root/outside/x").is_dir());
+        assert!(!directory.path().join("outside/x").exists());
+    }
+
+    #[test]
+    fn a_link_to_itself_is_an_error() {
+        let (directory, inside) = directories();
+        symlink("loop", directory.path().join("root/loop")).expect("link");
+        let error = inside
+            .ensure(Path::new("/loop/x"), Kind::Directory)
+            .expect_err("loops");
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn a_dangling_link_is_followed_inside() {
+        let (directory, inside) = directories();
+        fs::create_dir(directory.path().join("root/var")).expect("var");
+        symlink("/run", directory.path().join("root/var/run")).expect("link");
+        inside
+            .ensure(Path::new("/var/run/secrets"), Kind::Directory)
+            .expect("makes it");
+        assert!(directory.path().join("root/run/secrets").is_dir());
+    }
+}

@@ -1,0 +1,510 @@
+//! The spec's mounts, in its order, below the container's root.
+//!
+//! A mount is complete, attributes and all, before it is moved onto its target: no moment shows it writable that is
+//! to be read-only. Sources of bind mounts are host paths and are opened before anything else changes; targets are
+//! the image's and are opened by [`Inside`].
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+
+use super::error::{At, Error, Failure, Result, Step};
+use super::inside::{Inside, Kind, kind_of};
+use super::mount_options::{MountOptions, parse_options, propagation};
+use super::namespaces::{Had, how};
+use super::process::{path_c_string, shown};
+use crate::cgroup::{Cgroup, Layout};
+use crate::sys::mount::{Attributes, set_attributes};
+
+type Done = std::result::Result<(), Failure>;
+
+/// One mount, with all parsing done.
+#[derive(Debug)]
+pub(super) struct MountPlan {
+    /// Absolute; what the image makes of it is up to [`Inside`].
+    destination: PathBuf,
+    source: Source,
+    options: MountOptions,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// What is at a host path.
+    Bind { path: CString, recursive: bool },
+    /// A new file system of this type, with its `source`.
+    New { filesystem: String, source: Option<String> },
+    /// The container's own part of the v1 hierarchies: name, host directory, other names.
+    CgroupV1(Vec<CgroupDirectory>),
+}
+
+#[derive(Debug)]
+struct CgroupDirectory {
+    name: String,
+    path: CString,
+    aliases: Vec<String>,
+}
+
+/// A mount whose host source is open.
+#[derive(Debug)]
+pub(super) struct Opened<'a> {
+    plan: &'a MountPlan,
+    sources: Vec<OwnedFd>,
+}
+
+/// True for a bind mount.
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+        || mount
+            .options()
+            .iter()
+            .flatten()
+            .any(|o| o == "bind" || o == "rbind")
+}
+
+/// A path from the root without `.` and `..`, by its letters alone.
+pub(super) fn lexical(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+/// Parses the spec's mounts.
+pub(super) fn plan(
+    spec: &Spec,
+    bundle: Option<&Path>,
+    cgroup: Option<&Cgroup>,
+) -> Result<Vec<MountPlan>> {
+    let default = default_propagation(spec)?;
+    let mut plans = Vec::new();
+    for mount in spec.mounts().iter().flatten() {
+        let mut plan = plan_one(spec, mount, bundle, cgroup)?;
+        if matches!(plan.source, Source::Bind { .. })
+            && plan.options.top.propagation == 0
+            && plan.options.recursive.propagation == 0
+        {
+            plan.options.recursive.propagation = default;
+        }
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+/// Refuses what is not supported.
+pub(super) fn validate(spec: &Spec) -> Result<()> {
+    for mount in spec.mounts().iter().flatten() {
+        let field = field_of(mount);
+        if lexical(mount.destination()) == Path::new("/") {
+            return Err(Error::Invalid {
+                field,
+                reason: "nothing can be mounted over the root directory".to_owned(),
+            });
+        }
+        let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|m| !m.is_empty());
+        if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
+            return Err(Error::Unsupported {
+                field,
+                reason: "id-mapped mounts are not supported".to_owned(),
+            });
+        }
+        options_of(mount)?;
+    }
+    default_propagation(spec).map(drop)
+}
+
+fn field_of(mount: &Mount) -> String {
+    format!("mounts ({})", mount.destination().display())
+}
+
+fn options_of(mount: &Mount) -> Result<MountOptions> {
+    let options = mount.options().as_deref().unwrap_or_default();
+    let parsed = parse_options(options).map_err(|option| Error::Unsupported {
+        field: field_of(mount),
+        reason: format!("option {option} is not supported"),
+    })?;
+    match parsed.data.first() {
+        Some((option, _)) if is_bind(mount) => Err(Error::Invalid {
+            field: field_of(mount),
+            reason: format!("a bind mount has no option {option}"),
+        }),
+        _ => Ok(parsed),
+    }
+}
+
+/// Bind mounts without a propagation of their own are private, unless the whole root is to be a slave of the host's.
+fn default_propagation(spec: &Spec) -> Result<u64> {
+    match root_propagation(spec)? {
+        Some((libc::MS_SLAVE, _)) => Ok(libc::MS_SLAVE),
+        _ => Ok(libc::MS_PRIVATE),
+    }
+}
+
+/// `linux.rootfsPropagation`
+pub(super) fn root_propagation(spec: &Spec) -> Result<Option<(u64, bool)>> {
+    let text = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_deref())
+        .filter(|text| !text.is_empty());
+    text.map(|text| {
+        propagation(text).ok_or_else(|| Error::Invalid {
+            field: "linux.rootfsPropagation".to_owned(),
+            reason: format!("{text} is not a propagation"),
+        })
+    })
+    .transpose()
+}
+
+fn plan_one(
+    spec: &Spec,
+    mount: &Mount,
+    bundle: Option<&Path>,
+    cgroup: Option<&Cgroup>,
+) -> Result<MountPlan> {
+    let options = options_of(mount)?;
+    let filesystem = mount.typ().as_deref().unwrap_or("none");
+    let source = if is_bind(mount) {
+        let recursive = options.bind.unwrap_or(false);
+        bind_source(mount, bundle, recursive)?
+    } else if filesystem == "cgroup" || filesystem == "cgroup2" {
+        cgroup_source(spec, mount, cgroup)?
+    } else {
+        Source::New {
+            filesystem: filesystem.to_owned(),
+            source: mount.source().as_ref().map(|s| s.to_string_lossy().into_owned()),
+        }
+    };
+    Ok(MountPlan {
+        destination: Path::new("/").join(mount.destination()),
+        source,
+        options,
+    })
+}
+
+fn bind_source(mount: &Mount, bundle: Option<&Path>, recursive: bool) -> Result<Source> {
+    let invalid = |reason: &str| Error::Invalid {
+        field: field_of(mount),
+        reason: reason.to_owned(),
+    };
+    let path = mount
+        .source()
+        .as_ref()
+        .filter(|s| !s.as_os_str().is_empty())
+        .ok_or_else(|| invalid("a bind mount needs a source"))?;
+    let path = match bundle {
+        _ if path.is_absolute() => path.clone(),
+        Some(bundle) => bundle.join(path),
+        None => return Err(invalid("a relative source needs a bundle")),
+    };
+    Ok(Source::Bind {
+        path: path_c_string(&field_of(mount), &path)?,
+        recursive,
+    })
+}
+
+/// The container sees its own cgroup only: by its cgroup namespace, or by a bind mount of its directory.
+fn cgroup_source(spec: &Spec, mount: &Mount, cgroup: Option<&Cgroup>) -> Result<Source> {
+    let field = field_of(mount);
+    let layout = Layout::detect().map_err(Error::Cgroup)?;
+    let below = |root: &Path| -> Result<PathBuf> {
+        let cgroup = cgroup.ok_or_else(|| Error::Unsupported {
+            field: field.clone(),
+            reason: "the container has no cgroup of its own to show here; give linux.cgroupsPath"
+                .to_owned(),
+        })?;
+        Ok(root.join(cgroup.path().strip_prefix("/").unwrap_or(cgroup.path())))
+    };
+    match layout {
+        Layout::V2 { .. } if how(spec, LinuxNamespaceType::Cgroup) == Had::Own => Ok(Source::New {
+            filesystem: "cgroup2".to_owned(),
+            source: None,
+        }),
+        Layout::V2 { root } => Ok(Source::Bind {
+            path: path_c_string(&field, &below(&root)?)?,
+            recursive: false,
+        }),
+        Layout::V1 { hierarchies } => hierarchies
+            .iter()
+            .map(|hierarchy| {
+                let name = hierarchy
+                    .root
+                    .file_name()
+                    .map_or_else(|| hierarchy.controllers.join(","), |n| n.to_string_lossy().into_owned());
+                Ok(CgroupDirectory {
+                    path: path_c_string(&field, &below(&hierarchy.root)?)?,
+                    aliases: hierarchy
+                        .controllers
+                        .iter()
+                        .filter(|c| !c.contains('=') && **c != name)
+                        .cloned()
+                        .collect(),
+                    name,
+                })
+            })
+            .collect::<Result<_>>()
+            .map(Source::CgroupV1),
+    }
+}
+
+/// A detached copy of the mount that `fd` is on, with `fd` as its root.
+pub(super) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(fd, c"", flags)?)
+}
+
+/// A detached copy of what is mounted at a host path, and below it if `recursive`.
+pub(super) fn clone_at(path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(CWD, path, flags)?)
+}
+
+/// Moves a detached mount onto a place.
+pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::mount::move_mount(
+        mount,
+        c"",
+        target,
+        c"",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )?;
+    Ok(())
+}
+
+/// Opens the host's side of all mounts, before mounts become private: a shared one stays shared with the host.
+pub(super) fn open_sources(plans: &[MountPlan]) -> std::result::Result<Vec<Opened<'_>>, Failure> {
+    plans
+        .iter()
+        .map(|plan| {
+            let open = |path: &CStr, recursive| {
+                clone_at(path, recursive).at(Step::OpenSource, shown(path))
+            };
+            let sources = match &plan.source {
+                Source::Bind { path, recursive } => vec![open(path, *recursive)?],
+                Source::CgroupV1(directories) => directories
+                    .iter()
+                    .map(|d| open(&d.path, false))
+                    .collect::<std::result::Result<_, _>>()?,
+                Source::New { .. } => Vec::new(),
+            };
+            Ok(Opened { plan, sources })
+        })
+        .collect()
+}
+
+/// Mounts all, in order. Returns the devpts of the container, if one was mounted.
+pub(super) fn mount_all(
+    inside: &Inside,
+    mounts: Vec<Opened<'_>>,
+) -> std::result::Result<Option<OwnedFd>, Failure> {
+    let mut devpts = None;
+    for Opened { plan, sources } in mounts {
+        match &plan.source {
+            Source::Bind { .. } => {
+                for mount in &sources {
+                    finish(inside, plan, mount.as_fd())?;
+                }
+            }
+            Source::New { filesystem, source } => {
+                let mount = make_filesystem(plan, filesystem, source.as_deref())?;
+                finish(inside, plan, mount.as_fd())?;
+                if filesystem == "devpts" {
+                    devpts = Some(mount);
+                }
+            }
+            Source::CgroupV1(directories) => mount_cgroups(inside, plan, directories, &sources)?,
+        }
+    }
+    Ok(devpts)
+}
+
+/// Sets a mount's attributes and moves it onto its target.
+fn finish(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
+    let name = plan.destination.to_string_lossy();
+    let recursive = plan.options.recursive;
+    if !recursive.is_empty() {
+        set_attributes(mount, true, recursive).at(Step::SetMountAttributes, &name)?;
+    }
+    let top = plan.options.top;
+    if !top.is_empty() {
+        set_attributes(mount, false, top).at(Step::SetMountAttributes, &name)?;
+    }
+    let kind = kind_of(mount).at(Step::OpenTarget, &name)?;
+    let target = inside
+        .ensure(&plan.destination, kind)
+        .at(Step::OpenTarget, &name)?;
+    attach(mount, target.as_fd()).at(Step::AttachMount, &name)
+}
+
+fn make_filesystem(
+    plan: &MountPlan,
+    filesystem: &str,
+    source: Option<&str>,
+) -> std::result::Result<OwnedFd, Failure> {
+    new_filesystem(filesystem, source, &plan.options.data).map_err(|(option, error)| {
+        let subject = match option {
+            Some(option) => format!("{} ({filesystem}: {option})", plan.destination.display()),
+            None => format!("{} ({filesystem})", plan.destination.display()),
+        };
+        Failure::new(Step::MakeFilesystem, subject, &error)
+    })
+}
+
+/// Makes a file system and a detached mount of it. The error names the option that was refused.
+fn new_filesystem(
+    filesystem: &str,
+    source: Option<&str>,
+    data: &[(String, Option<String>)],
+) -> std::result::Result<OwnedFd, (Option<String>, io::Error)> {
+    let failed = |error: rustix::io::Errno| (None, error.into());
+    let context =
+        rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+    if let Some(source) = source {
+        rustix::mount::fsconfig_set_string(&context, "source", source).map_err(failed)?;
+    }
+    for (name, value) in data {
+        match value {
+            Some(value) => rustix::mount::fsconfig_set_string(&context, name, value),
+            None => rustix::mount::fsconfig_set_flag(&context, name),
+        }
+        .map_err(|error| (Some(name.clone()), error.into()))?;
+    }
+    rustix::mount::fsconfig_create(&context).map_err(failed)?;
+    rustix::mount::fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
+    .map_err(failed)
+}
+
+/// A small file system of our own with a directory for each hierarchy, as hosts have it at `/sys/fs/cgroup`.
+fn mount_cgroups(
+    inside: &Inside,
+    plan: &MountPlan,
+    directories: &[CgroupDirectory],
+    sources: &[OwnedFd],
+) -> Done {
+    let name = plan.destination.to_string_lossy();
+    let data = [("mode".to_owned(), Some("755".to_owned()))];
+    let tmpfs = new_filesystem("tmpfs", Some("cgroup"), &data)
+        .map_err(|(_, error)| Failure::new(Step::MakeFilesystem, name.as_ref(), &error))?;
+    let target = inside
+        .ensure(&plan.destination, Kind::Directory)
+        .at(Step::OpenTarget, &name)?;
+    attach(tmpfs.as_fd(), target.as_fd()).at(Step::AttachMount, &name)?;
+    for (directory, source) in directories.iter().zip(sources) {
+        mount_cgroup(&tmpfs, directory, source.as_fd(), plan.options.top)
+            .at(Step::AttachMount, format!("{name}/{}", directory.name))?;
+    }
+    set_attributes(tmpfs.as_fd(), false, plan.options.top).at(Step::SetMountAttributes, &name)
+}
+
+fn mount_cgroup(
+    tmpfs: &OwnedFd,
+    directory: &CgroupDirectory,
+    source: BorrowedFd<'_>,
+    attributes: Attributes,
+) -> io::Result<()> {
+    rustix::fs::mkdirat(tmpfs, &directory.name, Mode::from_raw_mode(0o755))?;
+    let target = rustix::fs::openat(
+        tmpfs,
+        &directory.name,
+        OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?;
+    let private = Attributes {
+        propagation: libc::MS_PRIVATE,
+        ..attributes
+    };
+    set_attributes(source, false, private)?;
+    attach(source, target.as_fd())?;
+    for alias in &directory.aliases {
+        rustix::fs::symlinkat(&directory.name, tmpfs, alias)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::MountBuilder;
+
+    fn spec_with(mount: MountBuilder) -> Spec {
+        let mut spec = Spec::default();
+        spec.set_mounts(Some(vec![mount.build().expect("builds")]));
+        spec
+    }
+
+    #[test]
+    fn dots_are_cut_at_the_root() {
+        assert_eq!(lexical(Path::new("/a/../../b/./c")), Path::new("/b/c"));
+        assert_eq!(lexical(Path::new("dev/")), Path::new("/dev"));
+    }
+
+    #[test]
+    fn the_root_is_no_target() {
+        let spec = spec_with(MountBuilder::default().destination("/a/..").typ("tmpfs"));
+        assert!(matches!(validate(&spec), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_bind_mount_is_private_unless_the_spec_says_else() {
+        let bind = || {
+            MountBuilder::default()
+                .destination("/data")
+                .typ("bind")
+                .source("/srv")
+        };
+        let plans = plan(&spec_with(bind()), None, None).expect("plans");
+        assert_eq!(plans[0].options.recursive.propagation, libc::MS_PRIVATE);
+        let shared = spec_with(bind().options(["rbind".to_owned(), "rshared".to_owned()]));
+        let plans = plan(&shared, None, None).expect("plans");
+        assert_eq!(plans[0].options.recursive.propagation, libc::MS_SHARED);
+    }
+
+    #[test]
+    fn a_bind_mount_with_data_is_refused() {
+        let spec = spec_with(
+            MountBuilder::default()
+                .destination("/data")
+                .typ("bind")
+                .source("/srv")
+                .options(["size=1g".to_owned()]),
+        );
+        let error = validate(&spec).expect_err("refused");
+        assert_eq!(error.to_string(), "mounts (/data): a bind mount has no option size");
+    }
+
+    #[test]
+    fn a_relative_source_starts_from_the_bundle() {
+        let spec = spec_with(
+            MountBuilder::default()
+                .destination("/data")
+                .typ("bind")
+                .source("data"),
+        );
+        assert!(plan(&spec, None, None).is_err());
+        let plans = plan(&spec, Some(Path::new("/bundle")), None).expect("plans");
+        assert!(matches!(&plans[0].source, Source::Bind { path, .. } if path.as_c_str() == c"/bundle/data"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Keeps containers away from this program's own file.
+//!
+//! A container can name `/proc/self/exe` as its program, or as the interpreter of a script. The kernel resolves it in
+//! the child that is about to execute, where it still is this program's file; the container would then run this
+//! program, open `/proc/<pid>/exe` of it, and once nobody executes the file any more write to it as the host's root
+//! (CVE-2019-5736). Checks on the program's name cannot help: links change, and scripts name interpreters.
+//!
+//! So this program runs from a read-only mount: [`seal`] clones the file's mount detached (`open_tree`), makes the
+//! clone read-only and executes itself from there once. Whoever opens `/proc/<pid>/exe` gets a file on that mount,
+//! where writing is `EROFS`; nobody can remount it, as it is in no mount namespace. A program whose file is on a
+//! read-only mount already, or that was started from such a clone ([`read_only_clone`]), is not executed again.
+//!
+//! The process also stops being dumpable, which children inherit until they execute: no process of a shared pid
+//! namespace can trace the child or open its descriptors while it is neither here nor there (CVE-2016-9962).
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::mount::OpenTreeFlags;
+use rustix::process::DumpableBehavior;
+
+use super::error::{Error, Result};
+use crate::sys;
+
+const OWN_FILE: &str = "/proc/self/exe";
+
+/// Protects this program's file. Call it first thing in `main`: it may start the program again, with the same
+/// arguments and environment.
+///
+/// # Errors
+/// When the file cannot be protected; then no container may be made.
+pub fn seal() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
+    if is_sealed()? {
+        return name_after_argument();
+    }
+    let clone = read_only_clone(Path::new(OWN_FILE))?;
+    let program = CString::new(format!("/proc/self/fd/{}", clone.as_raw_fd()))
+        .map_err(|e| failed("the path of the clone")(e.into()))?;
+    let argv: Vec<CString> = std::env::args_os()
+        .map(|arg| CString::new(arg.into_vec()))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| failed("the arguments")(e.into()))?;
+    let env: Vec<CString> = std::env::vars_os()
+        .map(|(name, value)| {
+            let mut pair = name.into_vec();
+            pair.push(b'=');
+            pair.extend_from_slice(value.as_bytes());
+            CString::new(pair)
+        })
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| failed("the environment")(e.into()))?;
+    Err(failed("execve")(sys::process::execve(&program, &argv, &env)))
+}
+
+/// A detached read-only mount of one file. A program started from `/proc/self/fd/<it>` need not start itself again
+/// in [`seal`].
+///
+/// # Errors
+/// When the file is not there or the kernel cannot do it.
+pub fn read_only_clone(file: &Path) -> Result<OwnedFd> {
+    let clone = rustix::mount::open_tree(
+        CWD,
+        file,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )
+    .map_err(|e| failed("open_tree")(e.into()))?;
+    let read_only = sys::mount::Attributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        ..Default::default()
+    };
+    sys::mount::set_attributes(clone.as_fd(), false, read_only).map_err(failed("mount_setattr"))?;
+    Ok(clone)
+}
+
+/// True when this program's file is on a read-only mount.
+fn is_sealed() -> Result<bool> {
+    let mount = rustix::fs::statvfs(OWN_FILE).map_err(|e| failed("statvfs")(e.into()))?;
+    Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Fails unless [`seal`] was called.
+pub(super) fn ensure_sealed() -> Result<()> {
+    let dumpable = rustix::process::dumpable_behavior()
+        .map_err(|e| failed("PR_GET_DUMPABLE")(e.into()))?;
+    if dumpable == DumpableBehavior::NotDumpable && is_sealed()? {
+        Ok(())
+    } else {
+        Err(Error::Unprotected)
+    }
+}
+
+/// After the second execution the kernel's name for this process is the number of a descriptor.
+fn name_after_argument() -> Result<()> {
+    let argument = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&argument)
+        .file_name()
+        .unwrap_or(OsStr::new("podling"));
+    let name = CString::new(name.as_bytes()).map_err(|e| failed("the name")(e.into()))?;
+    rustix::thread::set_name(&name).map_err(|e| failed("PR_SET_NAME")(e.into()))
+}
+
+fn failed(attempt: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Protect { attempt, source }
+}

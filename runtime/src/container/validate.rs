@@ -1,0 +1,174 @@
+//! Refuses specs that ask for what is not done, before anything is created.
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+
+use super::error::{Error, Result};
+use super::namespaces::{Had, how};
+use super::sysctls::Sysctls;
+use super::{devices, mounts, namespaces, process};
+
+/// Refuses a spec that asks for what [`super::create`] does not do; that calls it too.
+///
+/// # Errors
+/// [`Error::Unsupported`] or [`Error::Invalid`] with the first such field.
+pub fn validate(spec: &Spec) -> Result<()> {
+    version(spec.version())?;
+    absent("solaris", spec.solaris().is_some())?;
+    absent("windows", spec.windows().is_some())?;
+    absent("vm", spec.vm().is_some())?;
+    absent("zos", spec.zos().is_some())?;
+    absent("uidMappings", given(spec.uid_mappings().as_deref()))?;
+    absent("gidMappings", given(spec.gid_mappings().as_deref()))?;
+    process::validate(super::process_of(spec)?)?;
+    let Some(linux) = spec.linux() else {
+        return Err(Error::Invalid {
+            field: "linux".to_owned(),
+            reason: "is missing".to_owned(),
+        });
+    };
+    self::linux(linux)?;
+    namespaces::validate(spec)?;
+    names(spec)?;
+    mounts::validate(spec)?;
+    devices::plan(spec)?;
+    Sysctls::new(spec).map(drop)
+}
+
+fn linux(linux: &Linux) -> Result<()> {
+    let text = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+    absent("linux.uidMappings", given(linux.uid_mappings().as_deref()))?;
+    absent("linux.gidMappings", given(linux.gid_mappings().as_deref()))?;
+    absent(
+        "linux.netDevices",
+        linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
+    )?;
+    absent("linux.mountLabel", text(linux.mount_label()))?;
+    absent("linux.intelRdt", linux.intel_rdt().is_some())?;
+    absent("linux.memoryPolicy", linux.memory_policy().is_some())?;
+    absent(
+        "linux.timeOffsets",
+        linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()),
+    )?;
+    absent(
+        "linux.personality.flags",
+        linux
+            .personality()
+            .as_ref()
+            .is_some_and(|p| given(p.flags().as_deref())),
+    )
+}
+
+/// The specification's versions 1.x.
+fn version(version: &str) -> Result<()> {
+    if version.split('.').next() == Some("1") {
+        Ok(())
+    } else {
+        Err(Error::Invalid {
+            field: "ociVersion".to_owned(),
+            reason: format!("{version:?} is not a version 1"),
+        })
+    }
+}
+
+fn names(spec: &Spec) -> Result<()> {
+    for (field, name) in [
+        ("hostname", spec.hostname()),
+        ("domainname", spec.domainname()),
+    ] {
+        let named = name.as_ref().is_some_and(|n| !n.is_empty());
+        if named && how(spec, LinuxNamespaceType::Uts) == Had::Shared {
+            return Err(Error::Invalid {
+                field: field.to_owned(),
+                reason: "needs a uts namespace".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn given<T>(list: Option<&[T]>) -> bool {
+    list.is_some_and(|list| !list.is_empty())
+}
+
+fn absent(field: &str, present: bool) -> Result<()> {
+    if present {
+        Err(Error::Unsupported {
+            field: field.to_owned(),
+            reason: "is not supported".to_owned(),
+        })
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::{LinuxIntelRdt, LinuxNamespaceBuilder};
+
+    fn refused(change: impl FnOnce(&mut Spec)) -> String {
+        let mut spec = Spec::default();
+        validate(&spec).expect("the default spec is fine");
+        change(&mut spec);
+        validate(&spec).expect_err("refused").to_string()
+    }
+
+    fn linux(spec: &mut Spec) -> &mut Linux {
+        spec.linux_mut().as_mut().expect("linux")
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused_by_name() {
+        assert_eq!(
+            refused(|s| {
+                linux(s).set_intel_rdt(Some(LinuxIntelRdt::default()));
+            }),
+            "linux.intelRdt: is not supported"
+        );
+        assert_eq!(
+            refused(|s| {
+                linux(s).set_mount_label(Some("x".into()));
+            }),
+            "linux.mountLabel: is not supported"
+        );
+        assert!(refused(|s| { s.set_version("2.0.0".into()); }).starts_with("ociVersion"));
+        assert!(refused(|s| { s.set_process(None); }).starts_with("process"));
+    }
+
+    #[test]
+    fn a_host_name_needs_a_uts_namespace() {
+        let reason = refused(|s| {
+            let own: Vec<_> = linux(s)
+                .namespaces()
+                .iter()
+                .flatten()
+                .filter(|n| n.typ() != LinuxNamespaceType::Uts)
+                .cloned()
+                .collect();
+            linux(s).set_namespaces(Some(own));
+            s.set_hostname(Some("x".into()));
+        });
+        assert_eq!(reason, "hostname: needs a uts namespace");
+    }
+
+    #[test]
+    fn a_user_namespace_is_refused() {
+        let reason = refused(|s| {
+            let user = LinuxNamespaceBuilder::default()
+                .typ(LinuxNamespaceType::User)
+                .build()
+                .expect("builds");
+            linux(s).namespaces_mut().get_or_insert_default().push(user);
+        });
+        assert!(reason.contains("user namespaces"), "{reason}");
+    }
+
+    #[test]
+    fn the_hosts_mount_namespace_is_refused() {
+        let reason = refused(|s| {
+            linux(s).set_namespaces(Some(vec![]));
+            s.set_hostname(None);
+        });
+        assert!(reason.contains("mount namespace"), "{reason}");
+    }
+}

@@ -1,0 +1,168 @@
+//! What a process does to itself: execve(2), close_range(2), signals, limits, keyrings.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use super::check;
+
+/// Ends the process at once: no destructor, no buffer.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: takes no memory and does not return. _exit(2).
+    unsafe { libc::_exit(code) }
+}
+
+/// Becomes another program; returns only when that fails.
+pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    }
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null pointer and point to C strings that outlive the call. execve(2).
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Closes all descriptors from `first` on. Owners of such descriptors must not drop them afterwards: for a process
+/// that is about to execute or exit.
+///
+/// # Errors
+/// What close_range(2) says.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: takes no memory; the caller keeps to the rule above, and a broken rule gives EBADF, not a memory
+    // error, as the process opens nothing that it owns in the meantime. close_range(2).
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// Marks all descriptors from `first` on close-on-exec.
+///
+/// # Errors
+/// What close_range(2) says.
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    // SAFETY: takes no memory and closes nothing. close_range(2).
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    Ok(())
+}
+
+/// Makes `number` a close-on-exec copy of `fd`, replacing what it was. For a process that is about to execute: the
+/// number's former owner, if any, must not be dropped afterwards.
+///
+/// # Errors
+/// What dup3(2) says.
+pub fn duplicate_to(fd: RawFd, number: RawFd) -> io::Result<OwnedFd> {
+    if fd != number {
+        // SAFETY: takes no memory. dup(2).
+        check(unsafe { libc::dup3(fd, number, libc::O_CLOEXEC) }.into())?;
+    }
+    // SAFETY: the descriptor is open; that a former owner is never dropped is the caller's promise above.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Takes over descriptor `number`, which was inherited: from podman's `--preserve-fds` or a socket's activation.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn is_open(number: RawFd) -> io::Result<()> {
+    // SAFETY: takes no memory. fcntl(2).
+    check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
+    Ok(())
+}
+
+/// Gives all signals their default action and unblocks them, as a new program expects.
+///
+/// # Errors
+/// What sigprocmask(2) says.
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is SIG_DFL with no flags and an empty mask; no handler is installed, so that no
+    // code can run in a signal's context. Refusals (SIGKILL, SIGSTOP, glibc's own) leave the default anyway.
+    // sigaction(2).
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
+        }
+    }
+    // SAFETY: the set is initialised by sigemptyset before it is read. sigprocmask(2).
+    check(
+        unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+        }
+        .into(),
+    )?;
+    Ok(())
+}
+
+/// Sets a resource limit, by its `RLIMIT_*` number.
+///
+/// # Errors
+/// `EPERM` when a hard limit is raised without CAP_SYS_RESOURCE.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: `limit` outlives the call, which only reads it. prlimit(2).
+    check(
+        unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) }.into(),
+    )?;
+    Ok(())
+}
+
+/// Joins a new session keyring, so that keys of the caller's are out of reach. A kernel without keys is fine.
+///
+/// # Errors
+/// What keyctl(2) says.
+pub fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring; no memory is passed. keyctl(2).
+    match check(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    }) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the execution domain (`PER_LINUX`, `PER_LINUX32`).
+///
+/// # Errors
+/// What personality(2) says.
+pub fn set_personality(domain: u64) -> io::Result<()> {
+    // SAFETY: takes no memory. personality(2).
+    check(unsafe { libc::personality(domain) }.into())?;
+    Ok(())
+}
+
+/// Makes a cgroup namespace whose root is the current cgroup.
+///
+/// # Errors
+/// What unshare(2) says.
+pub fn new_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: a cgroup namespace changes no descriptor table and no memory. unshare(2).
+    check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }.into())?;
+    Ok(())
+}
+
+/// Closes a descriptor in a child that has inherited it. Its owner must not be dropped in the child afterwards.
+pub fn close_number(number: RawFd) {
+    // SAFETY: takes no memory; the child runs no destructor of the owner, which lives on in the parent. close(2).
+    unsafe { libc::close(number) };
+}
