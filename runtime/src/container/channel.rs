@@ -170,9 +170,8 @@ impl Channel {
             (b"H", _) => Ok(Word::Hooks),
             (b"R", terminal) => Ok(Word::Ready(terminal)),
             (b"T", Some(terminal)) => Ok(Word::Terminal(terminal)),
-            _ => Err(Failure::decode(&packet).unwrap_or_else(|| {
-                Error::Channel(io::Error::from_raw_os_error(libc::EBADMSG))
-            })),
+            _ => Err(Failure::decode(&packet)
+                .unwrap_or_else(|| Error::Channel(io::Error::from_raw_os_error(libc::EBADMSG)))),
         }
     }
 }

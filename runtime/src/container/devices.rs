@@ -6,9 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec,
-};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
@@ -49,7 +47,8 @@ const LINKS: [(&str, &str); 5] = [
 /// else's then.
 pub(super) fn plan(spec: &Spec) -> Result<Option<Vec<Node>>> {
     let dev_is_bound = spec.mounts().iter().flatten().any(|mount| {
-        super::mounts::lexical(mount.destination()) == Path::new("/dev") && super::mounts::is_bind(mount)
+        super::mounts::lexical(mount.destination()) == Path::new("/dev")
+            && super::mounts::is_bind(mount)
     });
     let asked = devices(spec);
     if dev_is_bound {
@@ -172,12 +171,16 @@ fn make_node(inside: &Inside, node: &Node) -> io::Result<()> {
 }
 
 /// Binds the terminal onto `/dev/console`.
-pub(super) fn make_console(inside: &Inside, terminal: &OwnedFd) -> std::result::Result<(), Failure> {
+pub(super) fn make_console(
+    inside: &Inside,
+    terminal: &OwnedFd,
+) -> std::result::Result<(), Failure> {
     let path = Path::new("/dev/console");
     let target = inside
         .ensure(path, Kind::File)
         .at(Step::MakeDevice, "/dev/console")?;
-    let mount = super::mounts::clone_of(terminal.as_fd(), false).at(Step::MakeDevice, "/dev/console")?;
+    let mount =
+        super::mounts::clone_of(terminal.as_fd(), false).at(Step::MakeDevice, "/dev/console")?;
     super::mounts::attach(mount.as_fd(), target.as_fd()).at(Step::MakeDevice, "/dev/console")
 }
 
@@ -202,7 +205,10 @@ pub(super) fn open_null() -> io::Result<OwnedFd> {
 /// are forbidden; the default devices, terminals, and the making of nodes, which gives no access, are allowed last.
 /// Give this to [`crate::cgroup::Cgroup::apply`].
 pub fn with_device_rules(spec: &Spec) -> LinuxResources {
-    let given = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    let given = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().clone());
     let mut resources = given.unwrap_or_default();
     let mut rules = resources.devices().clone().unwrap_or_default();
     if rules.is_empty() {
@@ -241,7 +247,7 @@ fn rule(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxDeviceBuilder, Linux, MountBuilder};
+    use oci_spec::runtime::{Linux, LinuxDeviceBuilder, MountBuilder};
 
     #[test]
     fn the_default_devices_are_there() {

@@ -6,13 +6,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::channel::{Channel, Word};
+use super::child::Child;
 use super::error::{At, Error, Failure, Result, Step};
 use super::init::report;
 use super::inside::Inside;
 use super::namespaces::in_pid_namespace;
 use super::process::ProcessPlan;
 use super::terminal::{self, Terminal};
-use super::child::Child;
 use super::{Exec, Running, Stdio, process, protect};
 use crate::cgroup::Joiner;
 use crate::sys;
@@ -32,7 +32,12 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
     let (parent, child_end) = Channel::pair(false)?;
     let mut child_plan = Some((plan, joiner, exec.stdio, child_end));
     let child = in_pid_namespace(
-        || Ok(move_into_thread_name_spaces(exec.target, ThreadNameSpaceType::PROCESS_ID)?),
+        || {
+            Ok(move_into_thread_name_spaces(
+                exec.target,
+                ThreadNameSpaceType::PROCESS_ID,
+            )?)
+        },
         || {
             let target = exec.target;
             let parent_number = parent.as_raw_fd();
@@ -74,8 +79,7 @@ fn run(
     target: BorrowedFd<'_>,
     channel: Channel,
 ) -> i32 {
-    let entered = enter(&plan, cgroup, target)
-        .and_then(|()| set_up_stdio(&plan, stdio, &channel));
+    let entered = enter(&plan, cgroup, target).and_then(|()| set_up_stdio(&plan, stdio, &channel));
     if let Err(failure) = entered {
         return report(&channel, &failure);
     }

@@ -116,7 +116,9 @@ fn wait(child: &mut Child, timeout: Option<i64>) -> std::result::Result<ExitStat
         let pidfd = sys::pidfd::open(child.id().cast_signed())
             .map_err(|e| format!("cannot watch it: {e}"))?;
         let limit = Timespec {
-            tv_sec: Duration::from_secs(secs.max(0).cast_unsigned()).as_secs().cast_signed(),
+            tv_sec: Duration::from_secs(secs.max(0).cast_unsigned())
+                .as_secs()
+                .cast_signed(),
             tv_nsec: 0,
         };
         let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
@@ -162,8 +164,11 @@ mod tests {
 
     #[test]
     fn a_hook_reads_the_state_and_nothing_of_our_environment() {
-        run(&shell(r#"test "$(cat)" = state && test -z "$CARGO_MANIFEST_DIR""#), b"state")
-            .expect("runs");
+        run(
+            &shell(r#"test "$(cat)" = state && test -z "$CARGO_MANIFEST_DIR""#),
+            b"state",
+        )
+        .expect("runs");
     }
 
     #[test]

@@ -130,10 +130,10 @@ impl InitPlan {
             Ok(control) => control,
             Err(failure) => return report(&parent, &failure),
         };
-        let (parent, gate) = match self.process.close_descriptors(
-            parent,
-            [self.gate.as_ref(), control.as_ref()],
-        ) {
+        let (parent, gate) = match self
+            .process
+            .close_descriptors(parent, [self.gate.as_ref(), control.as_ref()])
+        {
             Ok(kept) => kept,
             Err(failure) => {
                 // The channel may be gone with the rest.
@@ -233,10 +233,10 @@ impl InitPlan {
             return 1;
         }
         let hooks = &self.hooks;
-        let ready = self
-            .process
-            .set_limits()
-            .and_then(|()| self.process.give_up_privileges(|| hooks.run_start(hook_pid)));
+        let ready = self.process.set_limits().and_then(|()| {
+            self.process
+                .give_up_privileges(|| hooks.run_start(hook_pid))
+        });
         let code = match ready {
             Ok(()) => report(&starter, &self.process.execute()),
             Err(failure) => report(&starter, &failure),
@@ -284,7 +284,12 @@ impl ContainerHooks {
             .to_string_lossy()
             .parse()
             .ok();
-        self.run("createContainer", &self.create, ContainerState::Creating, pid)?;
+        self.run(
+            "createContainer",
+            &self.create,
+            ContainerState::Creating,
+            pid,
+        )?;
         Ok(pid)
     }
 

@@ -27,7 +27,11 @@ pub(super) struct Masks {
 impl Masks {
     pub(super) fn new(spec: &Spec) -> Self {
         let paths = |paths: &Option<Vec<String>>| {
-            paths.iter().flatten().map(PathBuf::from).collect::<Vec<_>>()
+            paths
+                .iter()
+                .flatten()
+                .map(PathBuf::from)
+                .collect::<Vec<_>>()
         };
         match spec.linux() {
             Some(linux) => Self {
@@ -56,7 +60,9 @@ impl Masks {
 fn open(inside: &Inside, path: &Path) -> io::Result<Option<OwnedFd>> {
     match inside.open(path, OFlags::PATH) {
         Ok(fd) => Ok(Some(fd)),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -289,11 +289,7 @@ fn cgroup_entry(cgroup: Option<&Cgroup>) -> Result<(Option<OwnedFd>, Option<Join
     Ok((None, Some(cgroup.joiner().map_err(Error::Cgroup)?)))
 }
 
-fn clone_into(
-    flags: u64,
-    cgroup: Option<&OwnedFd>,
-    child: impl FnOnce() -> i32,
-) -> Result<Child> {
+fn clone_into(flags: u64, cgroup: Option<&OwnedFd>, child: impl FnOnce() -> i32) -> Result<Child> {
     let threads = sys::clone::thread_count().map_err(Error::Clone)?;
     if threads != 1 {
         return Err(Error::Threads { threads });

@@ -156,7 +156,10 @@ mod tests {
     #[test]
     fn relatime_is_not_recursive_elatime() {
         let parsed = parse(&["relatime", "rrelatime", "rw", "rrw"]);
-        assert_eq!(parsed.top.clear, libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_RDONLY);
+        assert_eq!(
+            parsed.top.clear,
+            libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_RDONLY
+        );
         assert_eq!(
             parsed.recursive.clear,
             libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_RDONLY

@@ -37,7 +37,10 @@ enum Source {
     /// What is at a host path.
     Bind { path: CString, recursive: bool },
     /// A new file system of this type, with its `source`.
-    New { filesystem: String, source: Option<String> },
+    New {
+        filesystem: String,
+        source: Option<String>,
+    },
     /// The container's own part of the v1 hierarchies: name, host directory, other names.
     CgroupV1(Vec<CgroupDirectory>),
 }
@@ -183,7 +186,10 @@ fn plan_one(
     } else {
         Source::New {
             filesystem: filesystem.to_owned(),
-            source: mount.source().as_ref().map(|s| s.to_string_lossy().into_owned()),
+            source: mount
+                .source()
+                .as_ref()
+                .map(|s| s.to_string_lossy().into_owned()),
         }
     };
     Ok(MountPlan {
@@ -238,10 +244,10 @@ fn cgroup_source(spec: &Spec, mount: &Mount, cgroup: Option<&Cgroup>) -> Result<
         Layout::V1 { hierarchies } => hierarchies
             .iter()
             .map(|hierarchy| {
-                let name = hierarchy
-                    .root
-                    .file_name()
-                    .map_or_else(|| hierarchy.controllers.join(","), |n| n.to_string_lossy().into_owned());
+                let name = hierarchy.root.file_name().map_or_else(
+                    || hierarchy.controllers.join(","),
+                    |n| n.to_string_lossy().into_owned(),
+                );
                 Ok(CgroupDirectory {
                     path: path_c_string(&field, &below(&hierarchy.root)?)?,
                     aliases: hierarchy
@@ -376,8 +382,7 @@ fn new_filesystem(
     data: &[(String, Option<String>)],
 ) -> std::result::Result<OwnedFd, (Option<String>, io::Error)> {
     let failed = |error: rustix::io::Errno| (None, error.into());
-    let context =
-        rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+    let context = rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
     if let Some(source) = source {
         rustix::mount::fsconfig_set_string(&context, "source", source).map_err(failed)?;
     }
@@ -492,7 +497,10 @@ mod tests {
                 .options(["size=1g".to_owned()]),
         );
         let error = validate(&spec).expect_err("refused");
-        assert_eq!(error.to_string(), "mounts (/data): a bind mount has no option size");
+        assert_eq!(
+            error.to_string(),
+            "mounts (/data): a bind mount has no option size"
+        );
     }
 
     #[test]
@@ -505,6 +513,8 @@ mod tests {
         );
         assert!(plan(&spec, None, None).is_err());
         let plans = plan(&spec, Some(Path::new("/bundle")), None).expect("plans");
-        assert!(matches!(&plans[0].source, Source::Bind { path, .. } if path.as_c_str() == c"/bundle/data"));
+        assert!(
+            matches!(&plans[0].source, Source::Bind { path, .. } if path.as_c_str() == c"/bundle/data")
+        );
     }
 }

@@ -123,7 +123,11 @@ impl Namespaces {
                     });
                 }
             };
-            let Some(path) = namespace.path().as_ref().filter(|p| !p.as_os_str().is_empty()) else {
+            let Some(path) = namespace
+                .path()
+                .as_ref()
+                .filter(|p| !p.as_os_str().is_empty())
+            else {
                 if flag == libc::CLONE_NEWCGROUP {
                     opened.new_cgroup = true;
                 } else {

@@ -66,7 +66,11 @@ struct Rlimit {
 }
 
 impl ProcessPlan {
-    pub(super) fn new(process: &Process, seccomp: Option<Filter>, preserve_fds: u32) -> Result<Self> {
+    pub(super) fn new(
+        process: &Process,
+        seccomp: Option<Filter>,
+        preserve_fds: u32,
+    ) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         let Some(program) = args.first().filter(|a| !a.is_empty()) else {
             return Err(invalid("process.args", "there is no program"));
@@ -188,7 +192,10 @@ impl ProcessPlan {
         };
         let channel = Channel::from_fd(place(channel_copy)?);
         let [a, b] = other_copies;
-        let others = [a?.map(&mut place).transpose()?, b?.map(&mut place).transpose()?];
+        let others = [
+            a?.map(&mut place).transpose()?,
+            b?.map(&mut place).transpose()?,
+        ];
         sys::process::close_from(next.cast_unsigned()).at(Step::CloseDescriptors, "")?;
         Ok((channel, others))
     }
@@ -202,10 +209,7 @@ impl ProcessPlan {
                 } else {
                     ""
                 };
-                let subject = format!(
-                    "{} to {}:{}{hint}",
-                    limit.name, limit.soft, limit.hard
-                );
+                let subject = format!("{} to {}:{}{hint}", limit.name, limit.soft, limit.hard);
                 Failure::new(Step::SetRlimit, subject, &error)
             })?;
         }
@@ -396,7 +400,10 @@ fn rlimits(process: &Process) -> Result<Vec<Rlimit>> {
                 .position(|&known| known == name)
                 .ok_or_else(|| invalid("process.rlimits", &format!("unknown limit {name}")))?;
             if seen & (1 << resource) != 0 {
-                return Err(invalid("process.rlimits", &format!("{name} is there twice")));
+                return Err(invalid(
+                    "process.rlimits",
+                    &format!("{name} is there twice"),
+                ));
             }
             seen |= 1 << resource;
             Ok(Rlimit {
@@ -488,7 +495,10 @@ pub(super) fn validate(process: &Process) -> Result<()> {
     unsupported("process.user.username", given(process.user().username()))?;
     unsupported("process.ioPriority", process.io_priority().is_some())?;
     unsupported("process.scheduler", process.scheduler().is_some())?;
-    unsupported("process.execCPUAffinity", process.exec_cpu_affinity().is_some())?;
+    unsupported(
+        "process.execCPUAffinity",
+        process.exec_cpu_affinity().is_some(),
+    )?;
     if !process.cwd().is_absolute() {
         return Err(invalid("process.cwd", "must be absolute"));
     }
@@ -517,13 +527,24 @@ mod tests {
     #[test]
     fn programs_are_looked_for_in_path() {
         let paths = candidates("sh", "/bin::/usr/bin").expect("candidates");
-        assert_eq!(paths, [c"/bin/sh".into(), c"./sh".into(), CString::from(c"/usr/bin/sh")]);
-        assert_eq!(candidates("./sh", "/bin").expect("candidates"), [CString::from(c"./sh")]);
+        assert_eq!(
+            paths,
+            [
+                c"/bin/sh".into(),
+                c"./sh".into(),
+                CString::from(c"/usr/bin/sh")
+            ]
+        );
+        assert_eq!(
+            candidates("./sh", "/bin").expect("candidates"),
+            [CString::from(c"./sh")]
+        );
     }
 
     #[test]
     fn home_is_the_sixth_field() {
-        let passwd = b"root:x:0:0:root:/root:/bin/sh\nbad\nweb:x:33:33::/var/www:/bin/false\nx:x:5:5:::\n";
+        let passwd =
+            b"root:x:0:0:root:/root:/bin/sh\nbad\nweb:x:33:33::/var/www:/bin/false\nx:x:5:5:::\n";
         assert_eq!(home_in(passwd, 33).as_deref(), Some(&b"/var/www"[..]));
         assert_eq!(home_in(passwd, 0).as_deref(), Some(&b"/root"[..]));
         assert_eq!(home_in(passwd, 5), None);

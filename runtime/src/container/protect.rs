@@ -55,7 +55,9 @@ pub fn seal() -> Result<()> {
         })
         .collect::<std::result::Result<_, _>>()
         .map_err(|e| failed("the environment")(e.into()))?;
-    Err(failed("execve")(sys::process::execve(&program, &argv, &env)))
+    Err(failed("execve")(sys::process::execve(
+        &program, &argv, &env,
+    )))
 }
 
 /// A detached read-only mount of one file. A program started from `/proc/self/fd/<it>` need not start itself again
@@ -86,8 +88,8 @@ fn is_sealed() -> Result<bool> {
 
 /// Fails unless [`seal`] was called.
 pub(super) fn ensure_sealed() -> Result<()> {
-    let dumpable = rustix::process::dumpable_behavior()
-        .map_err(|e| failed("PR_GET_DUMPABLE")(e.into()))?;
+    let dumpable =
+        rustix::process::dumpable_behavior().map_err(|e| failed("PR_GET_DUMPABLE")(e.into()))?;
     if dumpable == DumpableBehavior::NotDumpable && is_sealed()? {
         Ok(())
     } else {

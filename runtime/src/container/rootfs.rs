@@ -47,7 +47,11 @@ impl RootfsPlan {
                 }
                 let path = |path: &Path| path_c_string("rootfs", path);
                 Self::Overlay {
-                    layers: layers.iter().rev().map(|l| path(l)).collect::<Result<_>>()?,
+                    layers: layers
+                        .iter()
+                        .rev()
+                        .map(|l| path(l))
+                        .collect::<Result<_>>()?,
                     upper: path(upper)?,
                     work: path(work)?,
                 }
@@ -103,8 +107,8 @@ fn overlay(
         let name = name.to_owned();
         move |error: Errno| (name, io::Error::from(error))
     };
-    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-        .map_err(named("overlay"))?;
+    let context =
+        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(named("overlay"))?;
     let set = |key: &str, value: &CString| {
         rustix::mount::fsconfig_set_string(&context, key, value.as_c_str())
     };
@@ -184,4 +188,3 @@ pub(super) fn pivot(inside: &Inside) -> Done {
     rustix::mount::unmount(c".", UnmountFlags::DETACH).at(Step::DetachHost, "")?;
     rustix::process::chdir(c"/").at(Step::PivotRoot, "")
 }
-

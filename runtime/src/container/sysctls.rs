@@ -33,7 +33,9 @@ impl Sysctls {
             let typ = namespace_of(&path)
                 .ok_or_else(|| refused("is the whole machine's, not a container's".to_owned()))?;
             if how(spec, typ) == Had::Shared || joins_callers(spec, typ) {
-                return Err(refused(format!("needs a {typ} namespace of the container's own")));
+                return Err(refused(format!(
+                    "needs a {typ} namespace of the container's own"
+                )));
             }
             planned.push((path, value.clone()));
         }
@@ -131,13 +133,24 @@ mod tests {
     #[test]
     fn names_become_paths() {
         assert_eq!(path_of("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
-        assert_eq!(path_of("net.ipv4.conf.eth0/100.mtu"), "net/ipv4/conf/eth0.100/mtu");
-        assert_eq!(path_of("net/ipv4/conf/eth0.100/mtu"), "net/ipv4/conf/eth0.100/mtu");
+        assert_eq!(
+            path_of("net.ipv4.conf.eth0/100.mtu"),
+            "net/ipv4/conf/eth0.100/mtu"
+        );
+        assert_eq!(
+            path_of("net/ipv4/conf/eth0.100/mtu"),
+            "net/ipv4/conf/eth0.100/mtu"
+        );
     }
 
     #[test]
     fn a_parameter_of_the_machine_is_refused() {
-        for name in ["vm.swappiness", "kernel.panic", "net/../kernel/panic", "fs.file-max"] {
+        for name in [
+            "vm.swappiness",
+            "kernel.panic",
+            "net/../kernel/panic",
+            "fs.file-max",
+        ] {
             assert!(sysctls(name).is_err(), "{name}");
         }
         for name in ["net.core.somaxconn", "kernel.shmmax", "fs.mqueue.msg_max"] {
@@ -149,7 +162,9 @@ mod tests {
     fn a_parameter_without_its_namespace_is_refused() {
         let mut linux = Linux::default();
         linux.set_namespaces(Some(vec![]));
-        linux.set_sysctl(Some([("net.core.somaxconn".to_owned(), "1".to_owned())].into()));
+        linux.set_sysctl(Some(
+            [("net.core.somaxconn".to_owned(), "1".to_owned())].into(),
+        ));
         let mut spec = Spec::default();
         spec.set_linux(Some(linux));
         assert!(Sysctls::new(&spec).is_err());

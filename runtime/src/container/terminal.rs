@@ -35,7 +35,8 @@ impl Terminal {
         size: Option<TerminalSize>,
         uid: u32,
     ) -> Result<Self, Failure> {
-        Self::try_open(devpts, inside, size, uid).at(Step::OpenTerminal, "in the container's /dev/pts")
+        Self::try_open(devpts, inside, size, uid)
+            .at(Step::OpenTerminal, "in the container's /dev/pts")
     }
 
     fn try_open(
@@ -48,7 +49,8 @@ impl Terminal {
         let control = match devpts {
             Some(devpts) => rustix::fs::openat(devpts, "ptmx", flags, Mode::empty())?,
             None => {
-                let devpts = inside.open(Path::new("/dev/pts"), OFlags::PATH | OFlags::DIRECTORY)?;
+                let devpts =
+                    inside.open(Path::new("/dev/pts"), OFlags::PATH | OFlags::DIRECTORY)?;
                 is_devpts(devpts.as_fd())?;
                 rustix::fs::openat(&devpts, "ptmx", flags, Mode::empty())?
             }

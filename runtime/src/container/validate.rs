@@ -131,8 +131,18 @@ mod tests {
             }),
             "linux.mountLabel: is not supported"
         );
-        assert!(refused(|s| { s.set_version("2.0.0".into()); }).starts_with("ociVersion"));
-        assert!(refused(|s| { s.set_process(None); }).starts_with("process"));
+        assert!(
+            refused(|s| {
+                s.set_version("2.0.0".into());
+            })
+            .starts_with("ociVersion")
+        );
+        assert!(
+            refused(|s| {
+                s.set_process(None);
+            })
+            .starts_with("process")
+        );
     }
 
     #[test]

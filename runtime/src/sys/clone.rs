@@ -28,7 +28,9 @@ pub struct Child {
 /// When `/proc` cannot be read.
 pub fn thread_count() -> io::Result<u64> {
     // The directory's link count is 2 + the number of threads (proc_task_getattr in fs/proc/base.c).
-    Ok(std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+    Ok(std::fs::metadata("/proc/self/task")?
+        .nlink()
+        .saturating_sub(2))
 }
 
 /// Runs `child` in a new process with a copy of this process's memory, in the new namespaces `flags` (`CLONE_NEW*`)

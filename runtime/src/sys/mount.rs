@@ -28,7 +28,11 @@ impl Attributes {
 ///
 /// # Errors
 /// What mount_setattr(2) says.
-pub fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attributes: Attributes) -> io::Result<()> {
+pub fn set_attributes(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: Attributes,
+) -> io::Result<()> {
     call(fd.as_raw_fd(), c"", recursive, attributes)
 }
 

@@ -87,13 +87,13 @@ fn wait_with(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> io::Result<Option
     let status = rustix::io::retry_on_intr(|| {
         rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options)
     })?;
-    Ok(status.map(|status| {
-        match (status.exit_status(), status.terminating_signal()) {
+    Ok(status.map(
+        |status| match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::Code(code as i32),
             (None, Some(signal)) => Exit::Signal(signal as i32),
             (None, None) => Exit::Code(255),
-        }
-    }))
+        },
+    ))
 }
 
 /// The exit of a process that somebody else has reaped, when the kernel keeps it (Linux 6.15) and the pidfd was
