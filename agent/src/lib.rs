@@ -1,5 +1,6 @@
 //! The node agent, and the `podling` command that runs it and talks to it.
 
+pub mod api;
 pub mod cli;
 pub mod manifest;
 pub mod network;

@@ -1,11 +1,15 @@
 //! `podling delete`.
 
+use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::Value;
 
-use super::name::NamespaceArg;
-use super::{CommandError, Directories, Exit};
+use super::client::AgentClient;
+use super::name::{NamespaceArg, PodName};
+use super::{CommandError, Directories, Exit, get};
 
 /// Stop a pod and remove it
 #[derive(Debug, Args)]
@@ -46,6 +50,161 @@ pub struct DeleteArgs {
     pub no_wait: bool,
 }
 
-pub(super) fn run(_args: &DeleteArgs, _directories: &Directories) -> Result<Exit, CommandError> {
-    Err(CommandError::new("not yet"))
+pub(super) fn run(args: &DeleteArgs, directories: &Directories) -> Result<Exit, CommandError> {
+    let pods = if args.files.is_empty() {
+        let names = parse_targets(&args.targets)?;
+        let in_namespace = |name: PodName| (args.namespace.namespace.clone(), name.0);
+        names.into_iter().map(in_namespace).collect()
+    } else {
+        pods_of_files(&args.files, &args.namespace.namespace)?
+    };
+    let client = AgentClient::new(directories);
+    for (namespace, name) in &pods {
+        delete(args, &client, namespace, name, directories)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// `pod a b`, or `pod/a pod/b`.
+fn parse_targets(targets: &[String]) -> Result<Vec<PodName>, CommandError> {
+    let names = match targets {
+        [kind, names @ ..] if matches!(kind.as_str(), "pod" | "pods" | "po") => names,
+        [one, ..] if one.contains('/') => targets,
+        [other, ..] => {
+            return Err(CommandError::usage(format!(
+                "`{other}` is not a kind of object that can be deleted"
+            ))
+            .hint(format!(
+                "to delete a pod of that name: podling delete pod {other}"
+            )));
+        }
+        [] => &[],
+    };
+    if names.is_empty() {
+        return Err(CommandError::usage("no pod is named").hint("podling delete pod NAME"));
+    }
+    let parse = |name: &String| {
+        name.parse()
+            .map_err(|e: String| CommandError::usage(format!("`{name}`: {e}")))
+    };
+    names.iter().map(parse).collect()
+}
+
+/// The namespaces and names of the pods in manifest files.
+fn pods_of_files(
+    files: &[PathBuf],
+    default_namespace: &str,
+) -> Result<Vec<(String, String)>, CommandError> {
+    let mut pods = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file)
+            .map_err(|e| CommandError::new(format!("cannot read {}", file.display())).because(e))?;
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|e| {
+            CommandError::new(format!("{} is not YAML", file.display())).because(e.to_string())
+        })?;
+        for document in &documents {
+            collect_pods(document, default_namespace, &mut pods);
+        }
+    }
+    if pods.is_empty() {
+        return Err(CommandError::new("there is no pod in these files"));
+    }
+    Ok(pods)
+}
+
+fn collect_pods(document: &Value, default_namespace: &str, pods: &mut Vec<(String, String)>) {
+    if let Some(items) = document["items"].as_array() {
+        for item in items {
+            collect_pods(item, default_namespace, pods);
+        }
+    }
+    if document["kind"] == "Pod"
+        && let Some(name) = document["metadata"]["name"].as_str()
+    {
+        let namespace = document["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or(default_namespace);
+        pods.push((namespace.to_owned(), name.to_owned()));
+    }
+}
+
+fn delete(
+    args: &DeleteArgs,
+    client: &AgentClient,
+    namespace: &str,
+    name: &str,
+    directories: &Directories,
+) -> Result<(), CommandError> {
+    // The version before, so that the end is seen however fast it comes.
+    let before = client
+        .pods(Some(namespace))
+        .map_err(|e| e.into_command_error(format!("cannot delete pod {name}")))?;
+    let version = before.metadata.resource_version.unwrap_or_default();
+    let deleted = client.delete_pod(namespace, name, args.grace_period, args.restart);
+    let pod = deleted.map_err(|e| match e {
+        e if e.is_not_found() => get::not_found(namespace, name, directories),
+        e if e.is_conflict() => e
+            .into_command_error(format!("pod {name} is not deleted"))
+            .hint(format!("remove it from its manifest, and it ends; or start it afresh: podling delete pod {name} --restart{}", directories.flags())),
+        e => e.into_command_error(format!("cannot delete pod {name}")),
+    })?;
+    if args.no_wait {
+        println!("pod {name} is being ended");
+        return Ok(());
+    }
+    client
+        .watch_pods(Some(namespace), &version, |event| {
+            let is_it = event.object["metadata"]["uid"].as_str() == pod.metadata.uid.as_deref();
+            // An error means that too much has happened since: then its end may have been missed.
+            if event.kind == "ERROR" || (event.kind == "DELETED" && is_it) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
+        .map_err(|e| e.into_command_error(format!("cannot wait for the end of pod {name}")))?;
+    println!(
+        "pod {name} {}",
+        if args.restart {
+            "has ended; its manifest starts it again"
+        } else {
+            "has ended"
+        }
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_named_as_kubectl_names_them() {
+        let parse = |targets: &[&str]| {
+            let targets: Vec<String> = targets.iter().map(|t| (*t).to_owned()).collect();
+            parse_targets(&targets).map(|names| names.into_iter().map(|n| n.0).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            parse(&["pod", "a", "b"]).ok(),
+            Some(vec!["a".into(), "b".into()])
+        );
+        assert_eq!(parse(&["pod/a"]).ok(), Some(vec!["a".into()]));
+        assert!(parse(&["a"]).is_err());
+        assert!(parse(&["pod"]).is_err());
+    }
+
+    #[test]
+    fn pods_are_found_in_lists_too() {
+        let list = serde_json::json!({ "kind": "List", "items": [
+            { "kind": "Pod", "metadata": { "name": "a", "namespace": "n" } },
+            { "kind": "ConfigMap", "metadata": { "name": "c" } },
+            { "kind": "Pod", "metadata": { "name": "b" } },
+        ] });
+        let mut pods = Vec::new();
+        collect_pods(&list, "default", &mut pods);
+        assert_eq!(
+            pods,
+            [("n".into(), "a".into()), ("default".into(), "b".into())]
+        );
+    }
 }

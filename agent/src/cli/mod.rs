@@ -14,8 +14,10 @@
 
 pub mod demo;
 
+mod age;
 mod agent;
 mod check;
+mod client;
 mod delete;
 mod describe;
 mod dirs;
@@ -26,8 +28,11 @@ mod images;
 mod logs;
 mod manual;
 mod name;
+mod offline;
 mod run;
 mod status;
+mod summary;
+mod table;
 mod version;
 mod why;
 

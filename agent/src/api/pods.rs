@@ -1,0 +1,296 @@
+//! Pods as Kubernetes' API has them: list, get, watch, delete.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use k8s_openapi::List;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::explain::{Reason, explain};
+use super::server::{Api, Refusal};
+use crate::store::{Batch, Key, Kind, Object, Origin, Store, StoreError, What};
+
+/// Where a pod was written: `path:line`, or its key in etcd.
+pub const ORIGIN_ANNOTATION: &str = "podling.io/origin";
+
+/// An event of a watch, one line of JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WatchEvent {
+    /// `ADDED`, `MODIFIED`, `DELETED`, or `ERROR` when the watcher fell behind and must list again.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The pod; for `ERROR` a Status.
+    pub object: Value,
+}
+
+/// What a list may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    watch: Option<String>,
+    #[serde(default)]
+    resource_version: Option<String>,
+    /// Accepted because every Kubernetes client sends them; an answer is small enough to be whole and in time.
+    #[serde(default, rename = "limit")]
+    _limit: Option<u64>,
+    #[serde(default, rename = "timeoutSeconds")]
+    _timeout_seconds: Option<u64>,
+    #[serde(default, rename = "allowWatchBookmarks")]
+    _allow_watch_bookmarks: Option<String>,
+}
+
+/// What a deletion may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct DeleteQuery {
+    #[serde(default)]
+    grace_period_seconds: Option<u64>,
+    /// End a pod although its manifest starts it again.
+    #[serde(default)]
+    restart: bool,
+}
+
+pub(super) async fn list_all(
+    api: State<Arc<Api>>,
+    query: Query<ListQuery>,
+) -> Result<Response, Refusal> {
+    list(&api, None, &query)
+}
+
+pub(super) async fn list_namespace(
+    api: State<Arc<Api>>,
+    Path(namespace): Path<String>,
+    query: Query<ListQuery>,
+) -> Result<Response, Refusal> {
+    list(&api, Some(namespace), &query)
+}
+
+fn list(api: &Api, namespace: Option<String>, query: &ListQuery) -> Result<Response, Refusal> {
+    if matches!(query.watch.as_deref(), Some("1" | "true")) {
+        let version = match query.resource_version.as_deref() {
+            None | Some("" | "0") => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                Refusal::bad_request(format!("resourceVersion `{text}` is not a number"))
+            })?),
+        };
+        return Ok(watch(&api.store, namespace, version));
+    }
+    // Taken before the list: what changes in between is seen again by a watch, never missed.
+    let version = api.store.version();
+    let items = pods(&api.store, namespace.as_deref());
+    Ok(axum::Json(List {
+        items,
+        metadata: ListMeta {
+            resource_version: Some(version.to_string()),
+            ..ListMeta::default()
+        },
+    })
+    .into_response())
+}
+
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    Ok(axum::Json(find(&api.store, &namespace, &name)?.1).into_response())
+}
+
+pub(super) async fn why(
+    State(api): State<Arc<Api>>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    let (_, pod) = find(&api.store, &namespace, &name)?;
+    let mut explanation = explain(&pod);
+    let key = Key::pod(namespace, name);
+    for problem in api.store.problems() {
+        if problem.object.as_ref() == Some(&key) {
+            let field = problem
+                .field
+                .as_deref()
+                .map(|f| format!("{f}: "))
+                .unwrap_or_default();
+            let what = format!(
+                "{}: {field}{}; until it is put right, the version before goes on",
+                problem.origin, problem.message
+            );
+            explanation
+                .reasons
+                .push(Reason::manifest(what, problem.remedy));
+        }
+    }
+    Ok(axum::Json(explanation).into_response())
+}
+
+pub(super) async fn delete(
+    State(api): State<Arc<Api>>,
+    Path((namespace, name)): Path<(String, String)>,
+    query: Query<DeleteQuery>,
+) -> Result<Response, Refusal> {
+    let (object, _) = find(&api.store, &namespace, &name)?;
+    if !query.restart && object.origin != Origin::Api {
+        return Err(Refusal::conflict(format!(
+            "pod {name} belongs to {}, which would bring it back: remove it there; or restart the pod",
+            object.origin
+        )));
+    }
+    let store = api.store.clone();
+    let grace = query.grace_period_seconds;
+    let deleted = tokio::task::spawn_blocking(move || store.delete(&object.key, grace))
+        .await
+        .map_err(|e| Refusal::internal(e.to_string()))?;
+    match deleted {
+        Ok(object) => Ok(axum::Json(pod_of(&api.store, &object)).into_response()),
+        Err(e @ StoreError::NotFound(_)) => Err(Refusal::not_found(e.to_string())),
+        Err(e) => Err(Refusal::internal(e.to_string())),
+    }
+}
+
+/// The pod as an API server shows it, with where it was written.
+pub(super) fn pod_of(store: &Store, object: &Object) -> Option<Pod> {
+    let status = store.status(&object.key);
+    let mut pod = object.to_pod(status.as_deref())?;
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(ORIGIN_ANNOTATION.to_owned(), object.origin.to_string());
+    Some(pod)
+}
+
+fn pods(store: &Store, namespace: Option<&str>) -> Vec<Pod> {
+    let all = store.list(Kind::Pod);
+    let wanted = all
+        .iter()
+        .filter(|o| namespace.is_none_or(|n| n == o.key.namespace));
+    wanted.filter_map(|o| pod_of(store, o)).collect()
+}
+
+fn find(store: &Store, namespace: &str, name: &str) -> Result<(Arc<Object>, Pod), Refusal> {
+    store
+        .get(&Key::pod(namespace, name))
+        .and_then(|object| pod_of(store, &object).map(|pod| (object, pod)))
+        .ok_or_else(|| {
+            Refusal::not_found(format!("there is no pod {name} in namespace {namespace}"))
+        })
+}
+
+/// The state of one watch: which pods the client has been told of, and how they were.
+struct Watching {
+    store: Store,
+    namespace: Option<String>,
+    watch: crate::store::Watch,
+    /// The last version that the client saw of each pod, for the event of its end.
+    told: std::collections::HashMap<Key, Pod>,
+    /// Events of the first list, if the client did not say from which version.
+    first: Option<String>,
+    ended: bool,
+}
+
+/// Without a version: all pods as added, then changes.
+fn watch(store: &Store, namespace: Option<String>, version: Option<u64>) -> Response {
+    let watch = match version {
+        Some(version) => store.watch_from(version),
+        None => store.watch(),
+    };
+    let mut told = std::collections::HashMap::new();
+    let mut first = None;
+    for pod in pods(store, namespace.as_deref()) {
+        if version.is_none() {
+            first
+                .get_or_insert_with(String::new)
+                .push_str(&line("ADDED", &json!(pod)));
+        }
+        told.insert(key_of(&pod), pod);
+    }
+    let state = Watching {
+        store: store.clone(),
+        namespace,
+        watch,
+        told,
+        first,
+        ended: false,
+    };
+    let lines = stream::unfold(state, |mut state| async move {
+        let text = state.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(text)), state))
+    });
+    let json = (header::CONTENT_TYPE, "application/json");
+    (StatusCode::OK, [json], Body::from_stream(lines)).into_response()
+}
+
+impl Watching {
+    /// The next lines; None after an error, which ends a watch.
+    async fn next(&mut self) -> Option<String> {
+        if self.ended {
+            return None;
+        }
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        loop {
+            let text = match self.watch.next().await {
+                Batch::Changes(changes) => changes
+                    .iter()
+                    .filter(|c| c.key.kind == Kind::Pod)
+                    .filter(|c| {
+                        self.namespace
+                            .as_ref()
+                            .is_none_or(|n| *n == c.key.namespace)
+                    })
+                    .map(|c| (c.key.clone(), c.what))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .filter_map(|(key, what)| self.event(&key, what))
+                    .collect(),
+                Batch::Relist => {
+                    self.ended = true;
+                    let status = status_object(410, "Expired", "too old resource version");
+                    line("ERROR", &status)
+                }
+            };
+            if !text.is_empty() {
+                return Some(text);
+            }
+        }
+    }
+
+    fn event(&mut self, key: &Key, what: What) -> Option<String> {
+        if what == What::Removed {
+            let last = self.told.remove(key)?;
+            return Some(line("DELETED", &json!(last)));
+        }
+        // Several changes in one batch show as the state after all of them.
+        let pod = pod_of(&self.store, &*self.store.get(key)?)?;
+        let kind = match self.told.get(key) {
+            Some(before) if *before == pod => return None,
+            Some(_) => "MODIFIED",
+            None => "ADDED",
+        };
+        let text = line(kind, &json!(pod));
+        self.told.insert(key.clone(), pod);
+        Some(text)
+    }
+}
+
+fn key_of(pod: &Pod) -> Key {
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    Key::pod(text(&pod.metadata.namespace), text(&pod.metadata.name))
+}
+
+fn line(kind: &str, object: &Value) -> String {
+    format!("{}\n", json!({ "type": kind, "object": object }))
+}
+
+/// A Kubernetes `Status`.
+pub(super) fn status_object(code: u16, reason: &str, message: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": code,
+    })
+}
