@@ -196,6 +196,30 @@ fn point_8_a_host_port_can_be_bound_to_one_address_of_the_host() {
 }
 
 #[test]
+fn a_udp_sender_reaches_the_next_pod_on_a_host_port() {
+    inside(|sandbox| async move {
+        let outside = sandbox.outside();
+        let network = open(&sandbox).await;
+        let to = SocketAddr::new(outside.host_address, 5353);
+        // One that sends from the same port all the time, as name servers and media do: one flow for the kernel.
+        let sender = sandbox::UdpSender::new(&outside.netns, to);
+        assert!(sender.ask().is_err(), "nobody is there yet");
+        for (uid, before) in [("a", None), ("b", Some("a"))] {
+            if let Some(before) = before {
+                network.detach(before).await.unwrap();
+            }
+            let pod = network
+                .attach(uid, with_port(uid, 5353, Protocol::Udp))
+                .await
+                .unwrap();
+            let server = sandbox::serve_udp(Some(&pod.netns), WEB);
+            assert_eq!(sender.ask().unwrap(), outside.address, "pod {uid}");
+            drop(server);
+        }
+    });
+}
+
+#[test]
 fn a_pod_cannot_reach_what_listens_on_the_hosts_loopback() {
     inside(|sandbox| async move {
         let network = open(&sandbox).await;

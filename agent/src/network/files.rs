@@ -204,7 +204,12 @@ impl ResolvConf {
     /// that resolved keeps with the real ones is used; what is still loopback is left out. A missing file is an empty
     /// one.
     pub fn of_host() -> Result<ResolvConf, Error> {
-        Self::of_host_files(Path::new(HOST_RESOLV_CONF), Path::new(RESOLVED_UPSTREAM))
+        Self::of_host_file(Path::new(HOST_RESOLV_CONF))
+    }
+
+    /// The same from a file that is configured instead of `/etc/resolv.conf`.
+    pub fn of_host_file(resolv_conf: &Path) -> Result<ResolvConf, Error> {
+        Self::of_host_files(resolv_conf, Path::new(RESOLVED_UPSTREAM))
     }
 
     fn of_host_files(resolv_conf: &Path, behind_the_stub: &Path) -> Result<ResolvConf, Error> {

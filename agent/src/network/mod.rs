@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 
 mod cidr;
+mod conntrack;
 mod error;
 pub mod files;
 mod filter;
@@ -50,6 +51,7 @@ pub use error::Error;
 pub use host::host_address;
 
 use cidr::Cidr;
+use conntrack::Targets;
 use filter::Filter;
 use host::Bridge;
 use leases::{Lease, Leases};
@@ -144,9 +146,16 @@ struct Inner {
     filter: Filter,
     warnings: Vec<String>,
     state: Mutex<State>,
-    /// The [`State::version`] that the packet filter shows. Held while it is written.
-    filter_version: tokio::sync::Mutex<u64>,
+    /// What the packet filter shows. Held while it is written.
+    shown: tokio::sync::Mutex<Shown>,
     wiring: Semaphore,
+}
+
+/// What the packet filter shows: the host ports of one [`State::version`].
+#[derive(Debug, Default)]
+struct Shown {
+    version: u64,
+    targets: Targets,
 }
 
 #[derive(Debug)]
@@ -286,14 +295,23 @@ impl Network {
 
     /// Writes the packet filter if host ports have changed since it was written. Many that wait are served by one.
     async fn apply_filter(&self) -> Result<(), Error> {
-        let mut shown = self.inner.filter_version.lock().await;
-        let (version, host_ports) = self.inner.host_ports();
-        if *shown == version {
+        let mut shown = self.inner.shown.lock().await;
+        let (version, targets) = self.inner.targets();
+        if shown.version == version {
             return Ok(());
         }
         let filter = self.inner.filter.clone();
-        blocking(move || filter.apply(&host_ports)).await?;
-        *shown = version;
+        let before = std::mem::take(&mut shown.targets);
+        shown.targets = blocking(move || {
+            filter.apply(&targets)?;
+            // The ports themselves work without it: a kernel may lack nf_conntrack_netlink.
+            if let Err(error) = conntrack::forget_overtaken(&before, &targets) {
+                tracing::warn!(%error, "UDP senders may still reach the pod that had their host port before");
+            }
+            Ok(targets)
+        })
+        .await?;
+        shown.version = version;
         Ok(())
     }
 }
@@ -334,7 +352,7 @@ impl Inner {
                 reserved: HashMap::new(),
                 version: 1,
             }),
-            filter_version: tokio::sync::Mutex::new(0),
+            shown: tokio::sync::Mutex::default(),
             wiring: Semaphore::new(WIRING_AT_ONCE),
         })
     }
@@ -376,7 +394,7 @@ impl Inner {
         Ok(Some(lease))
     }
 
-    fn host_ports(&self) -> (u64, Vec<(HostPort, Ipv4Addr)>) {
+    fn targets(&self) -> (u64, Targets) {
         let state = self.state();
         let of = |lease: &Lease| {
             let address = lease.address;

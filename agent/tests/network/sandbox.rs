@@ -259,18 +259,36 @@ pub(crate) fn ask_tcp<P: AsRef<Path>>(netns: Option<P>, to: SocketAddr) -> io::R
 
 /// The same by a datagram.
 pub(crate) fn ask_udp<P: AsRef<Path>>(netns: Option<P>, to: SocketAddr) -> io::Result<IpAddr> {
-    in_netns(netns.as_ref().map(AsRef::as_ref), move || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect(to)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.send(b"?")?;
+    UdpSender::bind(netns.as_ref().map(AsRef::as_ref), to).ask()
+}
+
+/// One that sends all its datagrams from the same port.
+pub(crate) struct UdpSender(UdpSocket);
+
+impl UdpSender {
+    pub(crate) fn new(netns: &Path, to: SocketAddr) -> Self {
+        Self::bind(Some(netns), to)
+    }
+
+    fn bind(netns: Option<&Path>, to: SocketAddr) -> Self {
+        let socket = in_netns(netns, move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            socket.connect(to).unwrap();
+            socket
+        });
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn ask(&self) -> io::Result<IpAddr> {
+        self.0.send(b"?")?;
         let mut answer = [0; 64];
-        let length = socket.recv(&mut answer)?;
+        let length = self.0.recv(&mut answer)?;
         let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
         answer
             .parse()
             .map_err(|_| io::Error::other(format!("the answer is {answer:?}")))
-    })
+    }
 }
 
 /// Sets whether bridged packets pass the packet filter. False: this kernel cannot do that (and so has only the case 0).

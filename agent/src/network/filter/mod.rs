@@ -53,6 +53,7 @@ use self::expression::{
     masquerade, redirect_by, source_in, to_this_host, was_redirected,
 };
 use super::cidr::Cidr;
+use super::conntrack::Targets;
 use super::netlink::Connection;
 use super::{Error, HostPort, Protocol};
 
@@ -91,11 +92,11 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Replaces the table's content; `host_ports` lead to these pod addresses.
-    pub(super) fn apply(&self, host_ports: &[(HostPort, Ipv4Addr)]) -> Result<(), Error> {
+    /// Replaces the table's content; `targets` are the host ports and the pods that they lead to.
+    pub(super) fn apply(&self, targets: &Targets) -> Result<(), Error> {
         let mut changes = vec![self.table(true), self.table(false), self.table(true)];
-        changes.extend(self.map(HOST_PORTS, false, host_ports));
-        changes.extend(self.map(HOST_IP_PORTS, true, host_ports));
+        changes.extend(self.map(HOST_PORTS, false, targets));
+        changes.extend(self.map(HOST_IP_PORTS, true, targets));
         changes.extend(self.chains());
         send(changes).map_err(|source| Error::Filter {
             what: "write",
@@ -251,12 +252,7 @@ impl Filter {
     }
 
     /// A map and its elements: of the ports that are bound to one address, or of those that are not.
-    fn map(
-        &self,
-        name: &str,
-        with_address: bool,
-        host_ports: &[(HostPort, Ipv4Addr)],
-    ) -> Vec<NfTablesMessage> {
+    fn map(&self, name: &str, with_address: bool, targets: &Targets) -> Vec<NfTablesMessage> {
         let mut key_type = (TYPE_INET_PROTOCOL << 6) | TYPE_INET_SERVICE;
         if with_address {
             key_type |= TYPE_IPADDR << 12;
@@ -273,7 +269,7 @@ impl Filter {
                 SetAttribute::Id(if with_address { 2 } else { 1 }),
             ],
         })];
-        let elements: Vec<_> = host_ports
+        let elements: Vec<_> = targets
             .iter()
             .filter(|(port, _)| port.host_ip.is_some() == with_address)
             .map(|(port, pod)| element(port, *pod))
