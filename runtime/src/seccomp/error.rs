@@ -1,7 +1,6 @@
 //! What can go wrong with a filter.
 
 use std::io;
-use std::path::PathBuf;
 
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -37,14 +36,5 @@ pub enum Error {
     TooLarge {
         /// Its length.
         instructions: usize,
-    },
-    /// The compiled filter could not be kept.
-    #[error("cannot write the compiled seccomp filter to {path}")]
-    Cache {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
     },
 }
