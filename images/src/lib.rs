@@ -16,23 +16,33 @@
 //! of pods or containers, and mounts nothing: it hands out the paths of the layers.
 
 pub mod build;
+mod bundle;
+mod compression;
 pub mod digest;
 pub mod image;
+mod layered;
 pub mod load;
+mod manifest;
 pub mod platform;
 pub mod pull;
 pub mod reference;
 pub mod store;
+mod tar_stream;
+#[cfg(test)]
+mod test_archive;
 pub mod unpack;
 pub mod user;
 
 pub use build::{BuildError, FileSource, ImageFile};
+pub use bundle::BundleError;
 pub use digest::Digest;
 pub use image::Image;
 pub use load::{LoadError, LoadOptions};
+pub use manifest::ManifestError;
 pub use platform::Platform;
 pub use pull::{Credentials, LayerSummary, Progress, PullError, PullOptions, RegistriesConfig};
 pub use reference::{Reference, ReferenceError};
 pub use store::{Collected, ImageStore, Problem, Removed, StoreError};
-pub use unpack::Limits;
+pub use tar_stream::TarError;
+pub use unpack::{Limits, UnpackError};
 pub use user::{User, UserError};

@@ -1,9 +1,38 @@
-//! Images from files: OCI layout, OCI archive, docker-archive.
+//! Images from files: OCI layout directory, OCI archive, docker-archive.
+//!
+//! They are told apart by content: `oci-layout` and `index.json` make an OCI layout, `manifest.json` a docker-archive
+//! (`docker save`, `podman save`). An archive that is both (Docker since 25) is read as an OCI layout, which keeps the
+//! true digest of the manifest. Archives may be compressed.
+//!
+//! Names come from the annotations `io.containerd.image.name` and `org.opencontainers.image.ref.name`, or from
+//! `RepoTags`, or from the caller. A name that is only a tag (as umoci writes it) is not enough.
 
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::bundle::{Bundle, BundleError};
+use crate::compression::Compression;
+use crate::digest::{Algorithm, Digest, HashingReader};
+use crate::image::Image;
+use crate::manifest::{
+    self, CONFIG_MAX_BYTES, Descriptor, Document, INDEX_DEPTH_MAX, MANIFEST_MAX_BYTES, Manifest,
+    ManifestError, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
+};
 use crate::platform::Platform;
-use crate::reference::Reference;
-use crate::store::StoreError;
-use crate::unpack::Limits;
+use crate::reference::{Reference, ReferenceError};
+use crate::store::{Held, ImageStore, Record, Session, StoreError};
+use crate::unpack::{Limits, UnpackError, Unpacked, unpack_layer};
+
+/// A decompressed copy of a compressed archive may hold this many layers of the largest size allowed.
+const ARCHIVE_LAYERS: u64 = 4;
+const NAME_ANNOTATIONS: [&str; 2] = [
+    "io.containerd.image.name",
+    "org.opencontainers.image.ref.name",
+];
 
 /// How to load.
 #[derive(Debug, Clone, Default)]
@@ -22,4 +51,438 @@ pub enum LoadError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The file or directory cannot be read.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// It holds no image that can be used.
+    #[error("cannot use the image in {path}")]
+    Manifest {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ManifestError,
+    },
+    /// It is none of the formats.
+    #[error(
+        "{path} is neither an OCI layout or archive (`oci-layout`, `index.json`) nor a docker-archive (`manifest.json`)"
+    )]
+    UnknownFormat {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// `manifest.json` is malformed.
+    #[error("`manifest.json` in {path} is malformed")]
+    DockerManifest {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file has other content than its name says.
+    #[error("`{name}` in {path} is damaged or forged: its digest is {actual}, not {expected}")]
+    Mismatch {
+        /// The file or directory.
+        path: PathBuf,
+        /// The blob.
+        name: String,
+        /// What the image says.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// A layer cannot be unpacked.
+    #[error("cannot unpack layer {layer} of {path}")]
+    Layer {
+        /// The file or directory.
+        path: PathBuf,
+        /// The layer's diff ID.
+        layer: Digest,
+        /// Why not.
+        #[source]
+        source: UnpackError,
+    },
+    /// The name in the archive is none.
+    #[error("{path} gives the image a name that cannot be used; give one with --name")]
+    Name {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ReferenceError,
+    },
+    /// There is no name.
+    #[error("the image in {path} has no full name{}; give one with --name", note(.tag))]
+    NoName {
+        /// The file or directory.
+        path: PathBuf,
+        /// The tag, where it has one.
+        tag: Option<String>,
+    },
+    /// A name was given for several images.
+    #[error("{path} holds {count} images, and one name was given; load it without a name")]
+    SeveralImages {
+        /// The file or directory.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+    },
+    /// There is nothing in it.
+    #[error("{path} holds no image")]
+    Empty {
+        /// The file or directory.
+        path: PathBuf,
+    },
+}
+
+fn note(tag: &Option<String>) -> String {
+    match tag {
+        Some(tag) => format!(" (only the tag `{tag}`)"),
+        None => String::new(),
+    }
+}
+
+impl ImageStore {
+    /// Loads the images of an OCI layout directory, an OCI archive or a docker-archive, told apart by content.
+    pub fn load(&self, path: &Path, options: &LoadOptions) -> Result<Vec<Image>, LoadError> {
+        let session = Session::begin(self)?;
+        let max_bytes = options.limits.layer_bytes.saturating_mul(ARCHIVE_LAYERS);
+        let bundle = Bundle::open(path, &session.temporary(), max_bytes)?;
+        let load = Load {
+            session: &session,
+            bundle: &bundle,
+            options,
+            platform: options.platform.clone().unwrap_or_else(Platform::current),
+        };
+        let records = if bundle.has("oci-layout") && bundle.has("index.json") {
+            load.oci_layout()?
+        } else if bundle.has("manifest.json") {
+            load.docker_archive()?
+        } else {
+            return Err(LoadError::UnknownFormat {
+                path: path.to_owned(),
+            });
+        };
+        // All images are here and whole before the first becomes visible.
+        for record in &records {
+            session.commit(record)?;
+        }
+        let mut images = Vec::new();
+        for record in &records {
+            let image = self.resolve(&record.reference)?;
+            images.extend(
+                image.filter(|new| images.iter().all(|old: &Image| old.digest != new.digest)),
+            );
+        }
+        Ok(images)
+    }
+}
+
+/// One run of [`ImageStore::load`].
+struct Load<'a> {
+    session: &'a Session,
+    bundle: &'a Bundle,
+    options: &'a LoadOptions,
+    platform: Platform,
+}
+
+/// An entry of docker-archive's `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+impl Load<'_> {
+    fn oci_layout(&self) -> Result<Vec<Record>, LoadError> {
+        let index = self.bundle.read("index.json", MANIFEST_MAX_BYTES)?;
+        let entries = match manifest::parse_document(&index).map_err(self.unusable())? {
+            Document::Index(entries) => entries,
+            Document::Manifest(_) => {
+                let reason = "`index.json` is a manifest instead of an index".to_owned();
+                return Err(self.unusable()(ManifestError::Unusable(reason)));
+            }
+        };
+        // One image may stand there once for each platform, under one name.
+        let mut by_name: BTreeMap<Option<String>, Vec<Descriptor>> = BTreeMap::new();
+        for entry in entries {
+            let name = NAME_ANNOTATIONS
+                .iter()
+                .find_map(|key| entry.annotations.get(*key));
+            by_name.entry(name.cloned()).or_default().push(entry);
+        }
+        self.check_count(by_name.len())?;
+        let mut records = Vec::new();
+        for (name, entries) in by_name {
+            let reference = self.oci_name(name)?;
+            let entry = manifest::choose(&entries, &self.platform).map_err(self.unusable())?;
+            records.push(self.oci_image(&reference, entry)?);
+        }
+        Ok(records)
+    }
+
+    fn check_count(&self, count: usize) -> Result<(), LoadError> {
+        let path = self.bundle.path().to_owned();
+        match count {
+            0 => Err(LoadError::Empty { path }),
+            1 => Ok(()),
+            _ if self.options.reference.is_some() => Err(LoadError::SeveralImages { path, count }),
+            _ => Ok(()),
+        }
+    }
+
+    fn oci_name(&self, name: Option<String>) -> Result<Reference, LoadError> {
+        if let Some(reference) = &self.options.reference {
+            return Ok(reference.clone());
+        }
+        match name {
+            Some(name) if name.contains(['/', ':', '@']) => self.parse_name(&name),
+            tag => Err(LoadError::NoName {
+                path: self.bundle.path().to_owned(),
+                tag,
+            }),
+        }
+    }
+
+    fn parse_name(&self, name: &str) -> Result<Reference, LoadError> {
+        Reference::parse(name).map_err(|source| LoadError::Name {
+            path: self.bundle.path().to_owned(),
+            source,
+        })
+    }
+
+    fn oci_image(&self, reference: &Reference, entry: &Descriptor) -> Result<Record, LoadError> {
+        let (json, manifest, digest, index) = self.find_manifest(entry)?;
+        let config = self.blob(&manifest.config, CONFIG_MAX_BYTES)?;
+        let diff_ids = self.diff_ids(&config, manifest.layers.len())?;
+        self.hold(&diff_ids)?;
+        for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
+            self.add_layer(&blob_name(&layer.digest), Some(&layer.digest), diff_id)?;
+        }
+        self.session.put_blob(&digest, &json)?;
+        self.session.put_blob(&manifest.config.digest, &config)?;
+        Ok(Record::new(
+            reference,
+            digest,
+            index,
+            manifest.config.digest,
+            diff_ids,
+        ))
+    }
+
+    /// Follows indexes down to the manifest for the platform. Gives its JSON, its digest, and that of the first index.
+    fn find_manifest(
+        &self,
+        entry: &Descriptor,
+    ) -> Result<(Vec<u8>, Manifest, Digest, Option<Digest>), LoadError> {
+        let mut entry = entry.clone();
+        let mut index = None;
+        for _ in 0..=INDEX_DEPTH_MAX {
+            let json = self.blob(&entry, MANIFEST_MAX_BYTES)?;
+            match manifest::parse_document(&json).map_err(self.unusable())? {
+                Document::Manifest(manifest) => return Ok((json, manifest, entry.digest, index)),
+                Document::Index(entries) => {
+                    self.session.put_blob(&entry.digest, &json)?;
+                    index.get_or_insert(entry.digest);
+                    entry = manifest::choose(&entries, &self.platform)
+                        .map_err(self.unusable())?
+                        .clone();
+                }
+            }
+        }
+        let reason = "indexes are nested too deep".to_owned();
+        Err(self.unusable()(ManifestError::Unusable(reason)))
+    }
+
+    fn docker_archive(&self) -> Result<Vec<Record>, LoadError> {
+        let json = self.bundle.read("manifest.json", MANIFEST_MAX_BYTES)?;
+        let images: Vec<DockerImage> =
+            serde_json::from_slice(&json).map_err(|source| LoadError::DockerManifest {
+                path: self.bundle.path().to_owned(),
+                source,
+            })?;
+        self.check_count(images.len())?;
+        let mut records = Vec::new();
+        for image in images {
+            let references = match &self.options.reference {
+                Some(reference) => vec![reference.clone()],
+                None => image
+                    .repo_tags
+                    .iter()
+                    .flatten()
+                    .map(|name| self.parse_name(name))
+                    .collect::<Result<_, _>>()?,
+            };
+            let Some(first) = references.first() else {
+                return Err(LoadError::NoName {
+                    path: self.bundle.path().to_owned(),
+                    tag: None,
+                });
+            };
+            let record = self.docker_image(first, &image)?;
+            records.extend(references.iter().map(|name| record.renamed(name)));
+        }
+        Ok(records)
+    }
+
+    /// The format has no manifest: it is written here, of the parts.
+    fn docker_image(
+        &self,
+        reference: &Reference,
+        image: &DockerImage,
+    ) -> Result<Record, LoadError> {
+        let config = self.bundle.read(&image.config, CONFIG_MAX_BYTES)?;
+        let config_digest = Digest::sha256(&config);
+        let file_name = image.config.rsplit('/').next().unwrap_or_default();
+        let stem = file_name.strip_suffix(".json").unwrap_or(file_name);
+        if let Ok(expected) = format!("sha256:{stem}").parse::<Digest>()
+            && expected != config_digest
+        {
+            return Err(self.mismatch(&image.config, expected, config_digest));
+        }
+        let diff_ids = self.diff_ids(&config, image.layers.len())?;
+        self.hold(&diff_ids)?;
+        let mut layers = Vec::new();
+        for (name, diff_id) in image.layers.iter().zip(&diff_ids) {
+            let (digest, size, compression) = self.add_layer(name, None, diff_id)?;
+            let suffix = match compression {
+                Compression::None => "",
+                Compression::Gzip => "+gzip",
+                Compression::Zstd => "+zstd",
+            };
+            layers.push(json!({
+                "mediaType": format!("{OCI_LAYER}{suffix}"),
+                "digest": digest.to_string(),
+                "size": size,
+            }));
+        }
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {
+                "mediaType": OCI_CONFIG,
+                "digest": config_digest.to_string(),
+                "size": config.len(),
+            },
+            "layers": layers,
+        })
+        .to_string();
+        // Checks what the schema asks for, such as the number of layers.
+        manifest::parse_document(manifest.as_bytes()).map_err(self.unusable())?;
+        let digest = Digest::sha256(manifest.as_bytes());
+        self.session.put_blob(&digest, manifest.as_bytes())?;
+        self.session.put_blob(&config_digest, &config)?;
+        Ok(Record::new(
+            reference,
+            digest,
+            None,
+            config_digest,
+            diff_ids,
+        ))
+    }
+
+    fn diff_ids(&self, config: &[u8], layer_count: usize) -> Result<Vec<Digest>, LoadError> {
+        let config = manifest::parse_config(config, layer_count, &self.platform);
+        Ok(config.map_err(self.unusable())?.diff_ids)
+    }
+
+    fn hold(&self, diff_ids: &[Digest]) -> Result<(), LoadError> {
+        let held: Vec<_> = diff_ids.iter().cloned().map(Held::Layer).collect();
+        Ok(self.session.hold(&held)?)
+    }
+
+    /// Reads a small blob and checks it.
+    fn blob(&self, descriptor: &Descriptor, max_bytes: u64) -> Result<Vec<u8>, LoadError> {
+        let name = blob_name(&descriptor.digest);
+        let content = self.bundle.read(&name, max_bytes)?;
+        if descriptor.digest.matches(&content) {
+            return Ok(content);
+        }
+        let actual = Digest::sha256(&content);
+        Err(self.mismatch(&name, descriptor.digest.clone(), actual))
+    }
+
+    /// Adds the layer unless it is here. Gives digest, size and compression of the blob.
+    fn add_layer(
+        &self,
+        name: &str,
+        expected: Option<&Digest>,
+        diff_id: &Digest,
+    ) -> Result<(Digest, u64, Compression), LoadError> {
+        let (file, size) = self.bundle.file(name)?;
+        let mut file = BufReader::with_capacity(128 * 1024, file);
+        let unreadable = |source| BundleError::Io {
+            action: "read",
+            path: self.bundle.path().join(name),
+            source,
+        };
+        let start = std::io::BufRead::fill_buf(&mut file).map_err(unreadable)?;
+        let compression = Compression::detect(start).map_err(unreadable)?;
+        let blob_algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
+        let _lock = self.session.lock_layer(diff_id)?;
+        if self.session.has_layer(diff_id) {
+            if let Some(expected) = expected {
+                return Ok((expected.clone(), size, compression));
+            }
+            // Nothing of it is used but its digest, which goes into the manifest.
+            let hashed = HashingReader::new(file, blob_algorithm).finish();
+            let (digest, size) = hashed.map_err(unreadable)?;
+            return Ok((digest, size, compression));
+        }
+        let unpacked = self.session.put_layer(diff_id, |target| {
+            self.unpack(file, size, target, expected, diff_id, name, blob_algorithm)
+        })?;
+        Ok((unpacked.blob, unpacked.blob_bytes, compression))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, all of them needed")]
+    fn unpack(
+        &self,
+        file: impl Read,
+        size: u64,
+        target: &Path,
+        expected: Option<&Digest>,
+        diff_id: &Digest,
+        name: &str,
+        blob_algorithm: Algorithm,
+    ) -> Result<Unpacked, LoadError> {
+        let algorithms = (blob_algorithm, diff_id.algorithm());
+        let unpacked = unpack_layer(file, size, target, algorithms, &self.options.limits).map_err(
+            |source| LoadError::Layer {
+                path: self.bundle.path().to_owned(),
+                layer: diff_id.clone(),
+                source,
+            },
+        )?;
+        if let Some(expected) = expected
+            && *expected != unpacked.blob
+        {
+            return Err(self.mismatch(name, expected.clone(), unpacked.blob));
+        }
+        if *diff_id != unpacked.diff_id {
+            return Err(self.mismatch(name, diff_id.clone(), unpacked.diff_id));
+        }
+        Ok(unpacked)
+    }
+
+    fn mismatch(&self, name: &str, expected: Digest, actual: Digest) -> LoadError {
+        LoadError::Mismatch {
+            path: self.bundle.path().to_owned(),
+            name: name.to_owned(),
+            expected,
+            actual,
+        }
+    }
+
+    fn unusable(&self) -> impl FnOnce(ManifestError) -> LoadError + use<> {
+        let path = self.bundle.path().to_owned();
+        move |source| LoadError::Manifest { path, source }
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }

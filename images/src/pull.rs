@@ -8,8 +8,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::image::Image;
 use crate::platform::Platform;
-use crate::store::StoreError;
+use crate::reference::Reference;
+use crate::store::{ImageStore, StoreError};
 use crate::unpack::Limits;
 
 /// How to pull.
@@ -115,4 +117,15 @@ pub enum PullError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ImageStore {
+    /// Fetches an image from its registry. Layers that are here are not fetched again.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<Image, PullError> {
+        todo!("{reference} {options:?}")
+    }
 }

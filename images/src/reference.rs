@@ -393,7 +393,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_displayed_parses_to_the_same(
-            text in r"([a-z0-9]{1,5}(\.[a-z0-9]{1,5}){0,2}(:[0-9]{1,4})?/)?[a-z0-9]{1,8}((\.|_|__|-{1,3})[a-z0-9]{1,4}){0,3}(/[a-z0-9]{1,8}){0,3}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?(@sha256:[0-9a-f]{64})?"
+            text in r"([a-z0-9]{1,5}(\.[a-z0-9]{1,5}){0,2}(:[0-9]{1,4})?/)?[a-z0-9]{1,8}((_|__|-{1,3})[a-z0-9]{1,4}){0,3}(/[a-z0-9]{1,8}(\.[a-z0-9]{1,3})?){0,3}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?(@sha256:[0-9a-f]{64})?"
         ) {
             let once = Reference::parse(&text).unwrap();
             let again = Reference::parse(&once.to_string()).unwrap();

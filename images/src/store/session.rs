@@ -1,0 +1,208 @@
+//! A session adds to the store: it owns a directory below `tmp`, and protects from the collector what it relies on.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::FlockOperation;
+
+use super::disk::{self, LayerInfo, failed};
+use super::{ImageStore, Record, StoreError};
+use crate::digest::Digest;
+use crate::unpack::Unpacked;
+
+/// Something that must stay in the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Held {
+    /// A manifest, index or configuration.
+    Blob(Digest),
+    /// An unpacked layer, by diff ID.
+    Layer(Digest),
+}
+
+impl Held {
+    fn to_line(&self) -> String {
+        match self {
+            Self::Blob(digest) => format!("blob {digest}\n"),
+            Self::Layer(digest) => format!("layer {digest}\n"),
+        }
+    }
+
+    fn parse_line(line: &str) -> Option<Self> {
+        match line.split_once(' ')? {
+            ("blob", digest) => Some(Self::Blob(digest.parse().ok()?)),
+            ("layer", digest) => Some(Self::Layer(digest.parse().ok()?)),
+            _ => None,
+        }
+    }
+}
+
+/// One pull, load or build. Dropping it removes what it did not commit.
+#[derive(Debug)]
+pub(crate) struct Session {
+    store: ImageStore,
+    dir: PathBuf,
+    /// Locked as long as the session lives.
+    lease: Mutex<File>,
+    next_file: AtomicU64,
+}
+
+impl Session {
+    pub(crate) fn begin(store: &ImageStore) -> Result<Self, StoreError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let _lock = store.lock_shared()?;
+        let tmp = store.dir().join("tmp");
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let dir = tmp.join(format!("{}-{number}", std::process::id()));
+            match std::fs::create_dir(&dir) {
+                Ok(()) => {}
+                // Of a process in another pid namespace, or of a dead one.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(failed("create", &dir)(e)),
+            }
+            let lease = disk::lock(&dir.join("lease"), FlockOperation::LockExclusive)?;
+            return Ok(Self {
+                store: store.clone(),
+                dir,
+                lease: Mutex::new(lease),
+                next_file: AtomicU64::new(0),
+            });
+        }
+    }
+
+    /// Protects these from the collector, whether they are here yet or not, until the session ends.
+    pub(crate) fn hold(&self, items: &[Held]) -> Result<(), StoreError> {
+        let _lock = self.store.lock_shared()?;
+        let lines: String = items.iter().map(Held::to_line).collect();
+        let mut lease = self.lease.lock().unwrap_or_else(|e| e.into_inner());
+        lease
+            .write_all(lines.as_bytes())
+            .map_err(failed("write", &self.dir.join("lease")))
+    }
+
+    /// A path for a file or directory of this session.
+    pub(crate) fn temporary(&self) -> PathBuf {
+        let number = self.next_file.fetch_add(1, Ordering::Relaxed);
+        self.dir.join(format!("f{number}"))
+    }
+
+    /// Adds a manifest or configuration that was checked against its digest.
+    pub(crate) fn put_blob(&self, digest: &Digest, content: &[u8]) -> Result<(), StoreError> {
+        self.hold(&[Held::Blob(digest.clone())])?;
+        let path = disk::blob_path(self.store.dir(), digest);
+        if disk::read_blob(self.store.dir(), digest).is_ok() {
+            return Ok(());
+        }
+        disk::write_atomically(&path, &self.temporary(), content)
+    }
+
+    /// True when the layer is here. Hold it first.
+    pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
+        disk::read_layer(self.store.dir(), diff_id).is_ok()
+    }
+
+    /// Waits until no other session makes this layer. Then look again whether it is here.
+    pub(crate) fn lock_layer(&self, diff_id: &Digest) -> Result<File, StoreError> {
+        let path = self.store.dir().join("locks").join(diff_id.hex());
+        loop {
+            let file = disk::lock(&path, FlockOperation::LockExclusive)?;
+            // The collector may have removed the file while we waited: then another file has the name.
+            let same = match (rustix::fs::fstat(&file), rustix::fs::stat(&path)) {
+                (Ok(held), Ok(named)) => (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino),
+                _ => false,
+            };
+            if same {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Adds a layer, under its lock: `unpack` fills a directory and compares the digests.
+    pub(crate) fn put_layer<E: From<StoreError>>(
+        &self,
+        diff_id: &Digest,
+        unpack: impl FnOnce(&Path) -> Result<Unpacked, E>,
+    ) -> Result<Unpacked, E> {
+        let temporary = self.temporary();
+        let fs = temporary.join("fs");
+        disk::create_dir(&fs)?;
+        let unpacked = unpack(&fs)?;
+        let info = LayerInfo {
+            file_bytes: unpacked.file_bytes,
+            root_is_opaque: unpacked.root_is_opaque,
+        };
+        let info_path = temporary.join("layer.json");
+        let text = serde_json::to_vec(&info).map_err(|e| failed("write", &info_path)(e.into()))?;
+        std::fs::write(&info_path, text).map_err(failed("write", &info_path))?;
+        File::open(&temporary)
+            .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
+            .map_err(failed("sync", &temporary))?;
+        let path = disk::layer_path(self.store.dir(), diff_id);
+        // Only a damaged one can be there: a whole one was found by `has_layer`.
+        disk::remove(&path)?;
+        disk::rename(&temporary, &path)?;
+        Ok(unpacked)
+    }
+
+    /// Makes the image visible. All it needs must be here, held by this session.
+    pub(crate) fn commit(&self, record: &Record) -> Result<(), StoreError> {
+        let _lock = self.store.lock_shared()?;
+        record.write(self.store.dir(), &self.temporary())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Err(error) = disk::remove(&self.dir) {
+            tracing::warn!(%error, "cannot remove a temporary directory of the image store");
+        }
+    }
+}
+
+impl ImageStore {
+    pub(super) fn lock_shared(&self) -> Result<File, StoreError> {
+        disk::lock(&self.dir().join("lock"), FlockOperation::LockShared)
+    }
+
+    pub(super) fn lock_exclusive(&self) -> Result<File, StoreError> {
+        disk::lock(&self.dir().join("lock"), FlockOperation::LockExclusive)
+    }
+
+    /// What died with the process that made it.
+    pub(super) fn remove_dead_sessions(&self) -> Result<(), StoreError> {
+        let _lock = self.lock_exclusive()?;
+        self.living_leases().map(drop)
+    }
+
+    /// What living sessions hold. Removes dead ones on the way; `lock` must be held exclusively.
+    pub(super) fn living_leases(&self) -> Result<BTreeSet<Held>, StoreError> {
+        let tmp = self.dir().join("tmp");
+        let mut held = BTreeSet::new();
+        for name in disk::names(&tmp)? {
+            let dir = tmp.join(name);
+            let lease = dir.join("lease");
+            match File::open(&lease) {
+                Ok(mut file) => {
+                    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                        Ok(()) => disk::remove(&dir)?,
+                        Err(rustix::io::Errno::WOULDBLOCK) => {
+                            let mut text = String::new();
+                            file.read_to_string(&mut text)
+                                .map_err(failed("read", &lease))?;
+                            held.extend(text.lines().filter_map(Held::parse_line));
+                        }
+                        Err(e) => return Err(failed("lock", &lease)(e.into())),
+                    }
+                }
+                // Made and locked under `lock`: without a lease it died in between, or is being removed.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => disk::remove(&dir)?,
+                Err(e) => return Err(failed("open", &lease)(e)),
+            }
+        }
+        Ok(held)
+    }
+}

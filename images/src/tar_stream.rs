@@ -1,0 +1,619 @@
+//! Reads a tar stream: entries with their long names, PAX records, extended attributes and sparse maps.
+//!
+//! The header fields come from the `tar` crate; the framing is done here, because layers are hostile input and its
+//! reader has no limit on the size of a long name, splits PAX records at newlines (so that a capability with the
+//! byte 0x0a breaks), and trusts the size field of entries that have no data. Where the formats leave a choice, this
+//! follows Go's `archive/tar`, with which nearly all images are made and checked.
+//!
+//! Not supported, and refused: GNU sparse formats 0.0 and 0.1, multi-volume archives, global PAX records other than
+//! comments.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use tar::{EntryType, GnuExtSparseHeader, Header};
+
+const BLOCK: usize = 512;
+/// The longest long name or set of PAX records (`maxSpecialFileSize` of Go's package).
+const RECORDS_MAX_BYTES: u64 = 1 << 20;
+/// The most data pieces of a sparse file: more than 1 GB of alternating 4 KiB pages.
+const SPARSE_PIECES_MAX: usize = 1 << 18;
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A file with `size` bytes of content.
+    File,
+    /// A hard link to `link`.
+    HardLink,
+    /// A symbolic link to `link`.
+    Symlink,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// A directory.
+    Directory,
+    /// A named pipe.
+    Fifo,
+}
+
+/// An entry's header. Its content is read from the [`TarStream`] it came from.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The name as written, unchecked.
+    pub path: Vec<u8>,
+    /// The target of a link as written, unchecked.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits with set-user-ID and the like.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u64,
+    /// Group.
+    pub gid: u64,
+    /// Seconds since 1970 and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// The length of the file, holes included.
+    pub size: u64,
+    /// The pieces (offset, length) that the stream holds, when the file is sparse.
+    pub sparse: Option<Vec<(u64, u64)>>,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// A stream that is not a tar archive, or not one that is supported.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The stream cannot be read: it is corrupt, too large, or its source failed.
+    #[error("cannot read the archive")]
+    Read(#[source] io::Error),
+    /// It ends too early.
+    #[error("the archive ends in the middle of {0}")]
+    Truncated(&'static str),
+    /// A field makes no sense.
+    #[error("the archive's header for `{name}` is corrupt: {what}")]
+    Corrupt {
+        /// The entry, as far as known.
+        name: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A feature that is not supported.
+    #[error("the archive's entry `{name}` uses {what}, which is not supported")]
+    Unsupported {
+        /// The entry.
+        name: String,
+        /// The feature.
+        what: &'static str,
+    },
+}
+
+/// A tar archive, read from front to back.
+pub struct TarStream<R> {
+    inner: R,
+    /// Bytes from the start of the stream.
+    position: u64,
+    /// Content of the current entry that was not read yet.
+    content_left: u64,
+    /// Filling bytes after it.
+    padding_left: u64,
+    ended: bool,
+}
+
+impl<R: Read> TarStream<R> {
+    /// Reads from `inner`.
+    pub fn new(inner: R) -> Self {
+        Self {
+            inner,
+            position: 0,
+            content_left: 0,
+            padding_left: 0,
+            ended: false,
+        }
+    }
+
+    /// The offset in the stream of what is read next.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next entry; what was not read of the one before is skipped.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+        self.skip_content()?;
+        let mut pending = Records::default();
+        loop {
+            let Some(header) = self.next_header()? else {
+                return Ok(None);
+            };
+            let name = lossy(&header.path_bytes());
+            let size = number(&header.as_old().size, &name)?;
+            let size = u64::try_from(size).map_err(|_| corrupt(&name, "its size is negative"))?;
+            match header.entry_type() {
+                EntryType::GNULongName => {
+                    pending.path = Some(until_nul(&self.read_records(size, &name)?));
+                }
+                EntryType::GNULongLink => {
+                    pending.link = Some(until_nul(&self.read_records(size, &name)?));
+                }
+                EntryType::XHeader => {
+                    let records = self.read_records(size, &name)?;
+                    pending.parse_pax(&records, &name)?;
+                }
+                EntryType::XGlobalHeader => {
+                    let records = self.read_records(size, &name)?;
+                    let mut keys = Vec::new();
+                    each_pax_record(&records, &name, |key, _| {
+                        keys.push(key.to_vec());
+                        Ok(())
+                    })?;
+                    if keys.iter().any(|key| key != b"comment") {
+                        return Err(unsupported(&name, "global PAX records"));
+                    }
+                }
+                _ => return self.entry(&header, size, pending).map(Some),
+            }
+        }
+    }
+
+    fn entry(&mut self, header: &Header, size: u64, records: Records) -> Result<Entry, TarError> {
+        let path = records
+            .path
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let name = lossy(&path);
+        let field = |bytes: &[u8]| number(bytes, &name);
+        let unsigned =
+            |bytes: &[u8], what| u64::try_from(field(bytes)?).map_err(|_| corrupt(&name, what));
+        let old = header.as_old();
+        let size = records.size.unwrap_or(size);
+        let kind = match header.entry_type() {
+            // Before POSIX a directory was a file whose name ends in a slash.
+            EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Directory,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
+            EntryType::Link => Kind::HardLink,
+            EntryType::Symlink => Kind::Symlink,
+            EntryType::Char => Kind::CharDevice,
+            EntryType::Block => Kind::BlockDevice,
+            EntryType::Directory => Kind::Directory,
+            EntryType::Fifo => Kind::Fifo,
+            _ => return Err(unsupported(&name, "an unknown type of entry")),
+        };
+        let device = match kind {
+            Kind::CharDevice | Kind::BlockDevice => {
+                let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+                    (Some(h), _) => (&h.dev_major, &h.dev_minor),
+                    (_, Some(h)) => (&h.dev_major, &h.dev_minor),
+                    _ => return Err(corrupt(&name, "a device without numbers")),
+                };
+                let part = |bytes| {
+                    u32::try_from(field(bytes)?)
+                        .map_err(|_| corrupt(&name, "a device number is out of range"))
+                };
+                (part(major)?, part(minor)?)
+            }
+            _ => (0, 0),
+        };
+        let is_old_sparse = header.entry_type() == EntryType::GNUSparse;
+        let stored = if kind == Kind::File { size } else { 0 };
+        let mut entry = Entry {
+            link: records
+                .link
+                .or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
+                .unwrap_or_default(),
+            kind,
+            mode: (field(&old.mode)? & 0o7777) as u32,
+            uid: match records.uid {
+                Some(uid) => uid,
+                None => unsigned(&old.uid, "its owner is negative")?,
+            },
+            gid: match records.gid {
+                Some(gid) => gid,
+                None => unsigned(&old.gid, "its group is negative")?,
+            },
+            mtime: match records.mtime {
+                Some(mtime) => mtime,
+                None => (field(&old.mtime)?, 0),
+            },
+            device,
+            size: stored,
+            sparse: None,
+            xattrs: records.xattrs,
+            path,
+        };
+        let mut content = stored;
+        if is_old_sparse {
+            let (pieces, real_size) = self.old_sparse_map(header, &name)?;
+            entry.size = real_size;
+            entry.sparse = Some(pieces);
+        }
+        self.content_left = content;
+        self.padding_left = content.next_multiple_of(BLOCK as u64) - content;
+        if let Some(real_size) = records.sparse_real_size {
+            if let Some(path) = records.sparse_name {
+                entry.path = path;
+            }
+            entry.sparse = Some(self.pax_sparse_map(&name)?);
+            entry.size = real_size;
+            content = self.content_left;
+        }
+        if let Some(pieces) = &entry.sparse {
+            check_sparse(pieces, entry.size, content, &name)?;
+        }
+        Ok(entry)
+    }
+
+    /// The stream, which may go on after the end of the archive.
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
+
+    fn skip_content(&mut self) -> Result<(), TarError> {
+        let mut left = self.content_left + self.padding_left;
+        let mut buffer = [0; 8192];
+        while left > 0 {
+            let want = left.min(buffer.len() as u64) as usize;
+            self.fill(&mut buffer[..want], "an entry")?;
+            left -= want as u64;
+        }
+        (self.content_left, self.padding_left) = (0, 0);
+        Ok(())
+    }
+
+    /// The next header; none at the two zero blocks that end an archive, or at the end of the stream.
+    fn next_header(&mut self) -> Result<Option<Header>, TarError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut block = [0; BLOCK];
+        if !self.fill_or_end(&mut block)? {
+            self.ended = true;
+            return Ok(None);
+        }
+        if block.iter().all(|b| *b == 0) {
+            self.ended = true;
+            if self.fill_or_end(&mut block)? && block.iter().any(|b| *b != 0) {
+                return Err(corrupt("", "data follows a zero block"));
+            }
+            return Ok(None);
+        }
+        let header = Header::from_byte_slice(&block).clone();
+        let name = lossy(&header.path_bytes());
+        let stated = number(&header.as_old().cksum, &name)?;
+        let sum = |value: fn(u8) -> i64| -> i64 {
+            block
+                .iter()
+                .enumerate()
+                .map(|(i, b)| value(if (148..156).contains(&i) { b' ' } else { *b }))
+                .sum()
+        };
+        // Some old programs summed signed bytes.
+        if stated != sum(i64::from) && stated != sum(|b| i64::from(b.cast_signed())) {
+            return Err(corrupt(&name, "its checksum is wrong"));
+        }
+        Ok(Some(header))
+    }
+
+    fn read_records(&mut self, size: u64, name: &str) -> Result<Vec<u8>, TarError> {
+        if size > RECORDS_MAX_BYTES {
+            return Err(corrupt(name, "a name or set of PAX records exceeds 1 MiB"));
+        }
+        let mut records = vec![0; size.next_multiple_of(BLOCK as u64) as usize];
+        self.fill(&mut records, "a header")?;
+        records.truncate(size as usize);
+        Ok(records)
+    }
+
+    fn old_sparse_map(
+        &mut self,
+        header: &Header,
+        name: &str,
+    ) -> Result<(Vec<(u64, u64)>, u64), TarError> {
+        let gnu = header
+            .as_gnu()
+            .ok_or_else(|| corrupt(name, "a sparse file without a GNU header"))?;
+        let mut pieces = Vec::new();
+        let add = |pieces: &mut Vec<(u64, u64)>, offset: &[u8], len: &[u8]| {
+            if offset[0] == 0 || len[0] == 0 {
+                return Ok(());
+            }
+            pieces.push((unsigned(offset, name)?, unsigned(len, name)?));
+            Ok(())
+        };
+        for s in &gnu.sparse {
+            add(&mut pieces, &s.offset, &s.numbytes)?;
+        }
+        let mut is_extended = gnu.is_extended();
+        while is_extended {
+            let mut ext = GnuExtSparseHeader::new();
+            self.fill(ext.as_mut_bytes(), "a sparse map")?;
+            for s in ext.sparse() {
+                add(&mut pieces, &s.offset, &s.numbytes)?;
+            }
+            if pieces.len() > SPARSE_PIECES_MAX {
+                return Err(corrupt(name, "its sparse map has too many pieces"));
+            }
+            is_extended = ext.is_extended();
+        }
+        Ok((pieces, unsigned(&gnu.realsize, name)?))
+    }
+
+    /// GNU sparse format 1.0: decimal numbers, one a line, at the start of the content, filled up to a block.
+    fn pax_sparse_map(&mut self, name: &str) -> Result<Vec<(u64, u64)>, TarError> {
+        let bad = || corrupt(name, "its sparse map is malformed");
+        let start = self.content_left;
+        let mut next = || -> Result<u64, TarError> {
+            let mut value = None::<u64>;
+            loop {
+                let mut byte = [0];
+                if self.read(&mut byte).map_err(TarError::Read)? == 0 {
+                    return Err(bad());
+                }
+                match byte[0] {
+                    b'\n' => return value.ok_or_else(bad),
+                    digit @ b'0'..=b'9' => {
+                        let digit = u64::from(digit - b'0');
+                        let sum = value
+                            .unwrap_or(0)
+                            .checked_mul(10)
+                            .and_then(|v| v.checked_add(digit));
+                        value = Some(sum.ok_or_else(bad)?);
+                    }
+                    _ => return Err(bad()),
+                }
+            }
+        };
+        let count = next()?;
+        if count > SPARSE_PIECES_MAX as u64 {
+            return Err(corrupt(name, "its sparse map has too many pieces"));
+        }
+        let mut pieces = Vec::new();
+        for _ in 0..count {
+            pieces.push((next()?, next()?));
+        }
+        let used = start - self.content_left;
+        let mut filling = vec![0; (used.next_multiple_of(BLOCK as u64) - used) as usize];
+        if self.content_left < filling.len() as u64 {
+            return Err(bad());
+        }
+        self.fill(&mut filling, "a sparse map")?;
+        self.content_left -= filling.len() as u64;
+        Ok(pieces)
+    }
+
+    fn fill(&mut self, buffer: &mut [u8], what: &'static str) -> Result<(), TarError> {
+        if buffer.is_empty() || self.fill_or_end(buffer)? {
+            Ok(())
+        } else {
+            Err(TarError::Truncated(what))
+        }
+    }
+
+    /// Fills the buffer; false when the stream was at its end.
+    fn fill_or_end(&mut self, buffer: &mut [u8]) -> Result<bool, TarError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.inner.read(&mut buffer[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(TarError::Truncated("a block")),
+                Ok(n) => {
+                    filled += n;
+                    self.position += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(TarError::Read(e)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Reads the current entry's content. A stream that ends within it is an error.
+impl<R: Read> Read for TarStream<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = self.content_left.min(buffer.len() as u64) as usize;
+        if want == 0 {
+            return Ok(0);
+        }
+        let n = self.inner.read(&mut buffer[..want])?;
+        if n == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the archive ends in the middle of a file",
+            ));
+        }
+        self.position += n as u64;
+        self.content_left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// What headers before the entry's own say about it.
+#[derive(Debug, Default)]
+struct Records {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<(i64, u32)>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    sparse_real_size: Option<u64>,
+    sparse_name: Option<Vec<u8>>,
+}
+
+impl Records {
+    fn parse_pax(&mut self, records: &[u8], name: &str) -> Result<(), TarError> {
+        let mut sparse_version = (None, None);
+        each_pax_record(records, name, |key, value| {
+            let decimal = || {
+                std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|text| text.parse::<u64>().ok())
+                    .ok_or_else(|| corrupt(name, "a PAX record is not a number"))
+            };
+            match key {
+                b"path" => self.path = Some(value.to_vec()),
+                b"linkpath" => self.link = Some(value.to_vec()),
+                b"size" => self.size = Some(decimal()?),
+                b"uid" => self.uid = Some(decimal()?),
+                b"gid" => self.gid = Some(decimal()?),
+                b"mtime" => {
+                    self.mtime = Some(
+                        parse_time(value)
+                            .ok_or_else(|| corrupt(name, "a PAX time is malformed"))?,
+                    );
+                }
+                b"GNU.sparse.major" => sparse_version.0 = Some(decimal()?),
+                b"GNU.sparse.minor" => sparse_version.1 = Some(decimal()?),
+                b"GNU.sparse.name" => self.sparse_name = Some(value.to_vec()),
+                b"GNU.sparse.realsize" => self.sparse_real_size = Some(decimal()?),
+                _ if key.starts_with(b"GNU.sparse.") => {
+                    return Err(unsupported(name, "GNU sparse format 0.x"));
+                }
+                _ => {
+                    if let Some(attribute) = key.strip_prefix(b"SCHILY.xattr.") {
+                        self.xattrs.insert(attribute.to_vec(), value.to_vec());
+                    }
+                    // Others (atime, ctime, uname, gname, comment, vendor keys) say nothing that is kept.
+                }
+            }
+            Ok(())
+        })?;
+        match (sparse_version, self.sparse_real_size) {
+            ((Some(1), Some(0)), Some(_)) | ((None, None), None) => Ok(()),
+            _ => Err(unsupported(name, "GNU sparse format 0.x")),
+        }
+    }
+}
+
+/// Calls `each` with key and value of every `<length> <key>=<value>\n`.
+fn each_pax_record(
+    mut records: &[u8],
+    name: &str,
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<(), TarError>,
+) -> Result<(), TarError> {
+    let bad = || corrupt(name, "its PAX records are malformed");
+    while !records.is_empty() {
+        let space = records
+            .iter()
+            .take(8)
+            .position(|b| *b == b' ')
+            .ok_or_else(bad)?;
+        let len: usize = std::str::from_utf8(&records[..space])
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(bad)?;
+        let record = records.get(space + 1..len).ok_or_else(bad)?;
+        let record = record.strip_suffix(b"\n").ok_or_else(bad)?;
+        let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;
+        each(&record[..equals], &record[equals + 1..])?;
+        records = &records[len..];
+    }
+    Ok(())
+}
+
+/// Pieces must be in order, within the file, and fill the stored content exactly.
+fn check_sparse(
+    pieces: &[(u64, u64)],
+    size: u64,
+    content: u64,
+    name: &str,
+) -> Result<(), TarError> {
+    let (mut end, mut sum) = (0_u64, 0_u64);
+    for (offset, len) in pieces {
+        let next = offset.checked_add(*len);
+        if *offset < end || next.is_none_or(|next| next > size) {
+            return Err(corrupt(name, "its sparse map is out of order or range"));
+        }
+        end = offset + len;
+        sum += len;
+    }
+    if sum != content {
+        return Err(corrupt(name, "its sparse map does not fit its content"));
+    }
+    Ok(())
+}
+
+/// A number field: octal digits with blanks around, or base 256 with the top bit set. An empty field is zero.
+fn number(field: &[u8], name: &str) -> Result<i64, TarError> {
+    let bad = || corrupt(name, "a number field is malformed");
+    if field[0] & 0x80 != 0 {
+        let negative = field[0] & 0x40 != 0;
+        let mut value: i128 = if negative { -1 } else { 0 };
+        for (i, byte) in field.iter().enumerate() {
+            let byte = if i == 0 && !negative {
+                byte & 0x7f
+            } else {
+                *byte
+            };
+            value = (value << 8) | i128::from(byte);
+            if i64::try_from(value).is_err() {
+                return Err(bad());
+            }
+        }
+        return i64::try_from(value).map_err(|_| bad());
+    }
+    let text = std::str::from_utf8(field).map_err(|_| bad())?;
+    let digits = text.trim_matches([' ', '\0']);
+    let digits = digits.split(['\0', ' ']).next().unwrap_or_default();
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    if !digits.bytes().all(|b| matches!(b, b'0'..=b'7')) {
+        return Err(bad());
+    }
+    i64::from_str_radix(digits, 8).map_err(|_| bad())
+}
+
+fn unsigned(field: &[u8], name: &str) -> Result<u64, TarError> {
+    u64::try_from(number(field, name)?).map_err(|_| corrupt(name, "a number field is negative"))
+}
+
+/// Seconds with an optional fraction, such as `1700000000.25` or `-1.5`.
+fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let secs: i64 = whole.parse().ok()?;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digits: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
+    let nanos: u32 = digits.parse().ok()?;
+    if whole.starts_with('-') && nanos > 0 {
+        return Some((secs.checked_sub(1)?, 1_000_000_000 - nanos));
+    }
+    Some((secs, nanos))
+}
+
+fn until_nul(bytes: &[u8]) -> Vec<u8> {
+    bytes.split(|b| *b == 0).next().unwrap_or_default().to_vec()
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned()
+}
+
+fn corrupt(name: &str, what: &'static str) -> TarError {
+    TarError::Corrupt {
+        name: name.to_owned(),
+        what,
+    }
+}
+
+fn unsupported(name: &str, what: &'static str) -> TarError {
+    TarError::Unsupported {
+        name: name.to_owned(),
+        what,
+    }
+}
+
+#[cfg(test)]
+#[path = "tar_stream_tests.rs"]
+mod tests;

@@ -1,0 +1,227 @@
+use super::*;
+use proptest::prelude::*;
+
+fn header(name: &str, kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_path(name).unwrap();
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_mtime(99);
+    header.set_cksum();
+    header
+}
+
+fn push(archive: &mut Vec<u8>, header: &Header, content: &[u8]) {
+    archive.extend(header.as_bytes());
+    archive.extend(content);
+    archive.resize(archive.len().next_multiple_of(BLOCK), 0);
+}
+
+fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (key, value) in records {
+        let rest = key.len() + value.len() + 3;
+        let mut len = rest + 1;
+        while len != rest + len.to_string().len() {
+            len = rest + len.to_string().len();
+        }
+        all.extend(format!("{len} {key}=").bytes());
+        all.extend(*value);
+        all.push(b'\n');
+    }
+    all
+}
+
+fn read_all(archive: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, TarError> {
+    let mut stream = TarStream::new(archive);
+    let mut all = Vec::new();
+    while let Some(entry) = stream.next_entry()? {
+        let mut content = Vec::new();
+        stream.read_to_end(&mut content).map_err(TarError::Read)?;
+        all.push((entry, content));
+    }
+    Ok(all)
+}
+
+#[test]
+fn reads_names_attributes_and_content() {
+    let mut archive = Vec::new();
+    let long = "d/".repeat(150) + "f";
+    let records = pax(&[
+        ("path", long.as_bytes()),
+        ("mtime", b"-1.5"),
+        ("uid", b"4000000000"),
+        ("SCHILY.xattr.security.capability", b"\x01\n=\x0a\x00z"),
+    ]);
+    push(
+        &mut archive,
+        &header("x", EntryType::XHeader, records.len() as u64),
+        &records,
+    );
+    push(
+        &mut archive,
+        &header("short", EntryType::Regular, 5),
+        b"hello",
+    );
+    let mut name = long.clone().into_bytes();
+    name.push(0);
+    push(
+        &mut archive,
+        &header("././@LongLink", EntryType::GNULongName, name.len() as u64),
+        &name,
+    );
+    push(&mut archive, &header("short", EntryType::Directory, 5), b"");
+    push(&mut archive, &header("old/", EntryType::Regular, 0), b"");
+    archive.extend([0; 1024]);
+    archive.extend(b"after the end");
+    let all = read_all(&archive).unwrap();
+    assert_eq!(all.len(), 3);
+    let (file, content) = &all[0];
+    assert_eq!(
+        (file.path.as_slice(), content.as_slice()),
+        (long.as_bytes(), &b"hello"[..])
+    );
+    assert_eq!((file.uid, file.gid, file.mode), (4_000_000_000, 8, 0o644));
+    assert_eq!(file.mtime, (-2, 500_000_000));
+    assert_eq!(
+        file.xattrs[&b"security.capability"[..]],
+        b"\x01\n=\x0a\x00z"
+    );
+    // The size of a directory says nothing about the stream.
+    assert_eq!(
+        (&all[1].0.kind, &all[1].0.path),
+        (&Kind::Directory, &long.into_bytes())
+    );
+    assert_eq!(all[2].0.kind, Kind::Directory);
+}
+
+#[test]
+fn reads_sparse_files_of_both_gnu_formats() {
+    let mut archive = Vec::new();
+    let mut old = header("old", EntryType::GNUSparse, 3);
+    {
+        let gnu = old.as_gnu_mut().unwrap();
+        gnu.sparse[0].offset.copy_from_slice(b"00000010000\0");
+        gnu.sparse[0].numbytes.copy_from_slice(b"00000000003\0");
+        gnu.realsize.copy_from_slice(b"00000020000\0");
+    }
+    old.set_cksum();
+    push(&mut archive, &old, b"abc");
+    let records = pax(&[
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"new"),
+        ("GNU.sparse.realsize", b"8192"),
+    ]);
+    push(
+        &mut archive,
+        &header("x", EntryType::XHeader, records.len() as u64),
+        &records,
+    );
+    let mut content = b"1\n4096\n3\n".to_vec();
+    content.resize(512, 0);
+    content.extend(b"xyz");
+    push(
+        &mut archive,
+        &header(
+            "GNUSparseFile.0/new",
+            EntryType::Regular,
+            content.len() as u64,
+        ),
+        &content,
+    );
+    let all = read_all(&archive).unwrap();
+    for ((entry, content), expected) in all.iter().zip([("old", "abc"), ("new", "xyz")]) {
+        assert_eq!(entry.path, expected.0.as_bytes());
+        assert_eq!(content, expected.1.as_bytes());
+        assert_eq!(entry.size, 8192);
+        assert_eq!(entry.sparse, Some(vec![(4096, 3)]));
+    }
+}
+
+#[test]
+fn a_long_name_of_a_gigabyte_is_refused_before_it_is_read() {
+    let archive = header("x", EntryType::GNULongName, 1 << 30);
+    let error = read_all(archive.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("exceeds 1 MiB"), "{error}");
+}
+
+#[test]
+fn a_size_beyond_the_end_of_the_stream_is_an_error() {
+    let mut archive = Vec::new();
+    push(
+        &mut archive,
+        &header("f", EntryType::Regular, 4096),
+        b"short",
+    );
+    assert!(read_all(&archive).is_err());
+    let mut stream = TarStream::new(archive.as_slice());
+    assert!(stream.next_entry().unwrap().is_some());
+    assert!(matches!(stream.next_entry(), Err(TarError::Truncated(_))));
+}
+
+#[test]
+fn lies_in_a_sparse_map_are_refused() {
+    for (offset, len, real) in [
+        (b"00000010000\0", b"00000000004\0", b"00000020000\0"),
+        (b"00000020000\0", b"00000000003\0", b"00000020000\0"),
+    ] {
+        let mut old = header("old", EntryType::GNUSparse, 3);
+        let gnu = old.as_gnu_mut().unwrap();
+        gnu.sparse[0].offset.copy_from_slice(offset);
+        gnu.sparse[0].numbytes.copy_from_slice(len);
+        gnu.realsize.copy_from_slice(real);
+        old.set_cksum();
+        let mut archive = Vec::new();
+        push(&mut archive, &old, b"abc");
+        assert!(matches!(read_all(&archive), Err(TarError::Corrupt { .. })));
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_refused() {
+    let mut archive = header("f", EntryType::Regular, 0).as_bytes().to_vec();
+    archive[0] = b'g';
+    assert!(matches!(read_all(&archive), Err(TarError::Corrupt { .. })));
+}
+
+proptest! {
+    #[test]
+    fn numbers_in_base_256_and_octal_read_back(value in 0_u64..(1 << 62)) {
+        let mut header = Header::new_gnu();
+        header.set_size(value);
+        prop_assert_eq!(number(&header.as_old().size, "").unwrap(), value as i64);
+    }
+
+    /// Any damage to an archive gives entries or an error, and no endless loop or panic.
+    #[test]
+    fn damaged_archives_end_in_peace(
+        damage in proptest::collection::vec((0_usize..4096, any::<u8>()), 0..8),
+        cut in 0_usize..4096,
+        fix in any::<bool>(),
+    ) {
+        let mut archive = Vec::new();
+        let records = pax(&[("path", b"long/name"), ("SCHILY.xattr.user.a", b"b")]);
+        push(&mut archive, &header("x", EntryType::XHeader, records.len() as u64), &records);
+        push(&mut archive, &header("f", EntryType::Regular, 600), &[b'f'; 600]);
+        push(&mut archive, &header("s", EntryType::GNUSparse, 0), b"");
+        archive.extend([0; 1024]);
+        for (at, byte) in damage {
+            let at = at % archive.len();
+            archive[at] = byte;
+        }
+        archive.truncate(cut.max(512));
+        if fix {
+            let first = Header::from_byte_slice(&archive[..512]).clone();
+            let mut first = first;
+            first.set_cksum();
+            archive[..512].copy_from_slice(first.as_bytes());
+        }
+        if let Ok(entries) = read_all(&archive) {
+            prop_assert!(entries.len() <= 8);
+        }
+    }
+}

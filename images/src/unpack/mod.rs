@@ -1,0 +1,293 @@
+//! Turns a layer tar into a directory that overlayfs can stack.
+//!
+//! ```text
+//! blob ─► hash ─► decompress ─► limits ─► hash (diff ID) ─► entries ─► files below one directory descriptor
+//! ```
+//!
+//! A layer is hostile input, unpacked by root. Therefore:
+//! - Names lose leading slashes; one with `..`, too long or too deep is refused.
+//! - Each parent directory is resolved by the kernel with the layer's directory as the root
+//!   (openat2(2), `RESOLVE_IN_ROOT`), so that a symbolic link in the layer leads at most to another place in it.
+//!   The last component is never followed.
+//! - Hard links are made only to what the same layer holds.
+//! - An entry replaces what an earlier one of the same name made, except that directories merge.
+//! - Entries, bytes and the ratio of decompression are limited ([`Limits`]).
+//! - Extended attributes of overlayfs (`trusted.overlay.*`, `user.overlay.*`) and security labels of the machine
+//!   that built the image are left out.
+//!
+//! Whiteouts of the image format (`.wh.name`, `.wh..wh..opq`) become those of overlayfs: a character device 0/0, and
+//! the attribute `trusted.overlay.opaque`. They concern the layers below only, wherever in the tar they stand.
+
+mod metadata;
+mod tree;
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::compression::{LimitedReader, decompress};
+use crate::digest::{Algorithm, Digest, HashingReader};
+use crate::tar_stream::{Entry, Kind, TarError, TarStream};
+use tree::Tree;
+
+pub(crate) use tree::is_whiteout;
+
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
+const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
+/// PATH_MAX with its NUL.
+const PATH_MAX_BYTES: usize = 4095;
+/// Removing a tree holds one descriptor for each level; this stays far below the usual limit of 1024.
+const DEPTH_MAX: usize = 256;
+
+/// What a layer may ask for. The defaults hold for any honest image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Entries in one layer.
+    pub entries: u64,
+    /// Bytes of one layer after decompression, and of its files with their holes.
+    pub layer_bytes: u64,
+    /// Bytes after decompression for each byte before, once a layer exceeds [`ratio_free_bytes`](Self::ratio_free_bytes).
+    pub ratio: u64,
+    /// Up to here the ratio does not matter.
+    pub ratio_free_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 2 million entries, 64 GiB, and 200 to 1 beyond 1 GiB (text compresses 5 to 1, a bomb 1000 to 1).
+    fn default() -> Self {
+        Self {
+            entries: 2_000_000,
+            layer_bytes: 64 << 30,
+            ratio: 200,
+            ratio_free_bytes: 1 << 30,
+        }
+    }
+}
+
+impl Limits {
+    fn decompressed_bytes(&self, compressed_bytes: u64) -> u64 {
+        let by_ratio = compressed_bytes.saturating_mul(self.ratio);
+        by_ratio.max(self.ratio_free_bytes).min(self.layer_bytes)
+    }
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// The digest of the blob as it was read.
+    pub blob: Digest,
+    /// Its size.
+    pub blob_bytes: u64,
+    /// The digest of the tar.
+    pub diff_id: Digest,
+    /// Bytes of all regular files; a hard link counts nothing.
+    pub file_bytes: u64,
+    /// The layer hides all below it.
+    pub root_is_opaque: bool,
+}
+
+/// A layer that cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The stream is no archive, or is corrupt, or too large.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// The blob cannot be read or decompressed.
+    #[error("cannot decompress the layer")]
+    Decompress(#[source] io::Error),
+    /// The directory cannot be opened.
+    #[error("cannot open the directory to unpack to")]
+    Target(#[source] io::Error),
+    /// An entry is refused.
+    #[error("entry `{path}` is refused: {reason}")]
+    Refused {
+        /// Its name.
+        path: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// An entry cannot be made.
+    #[error("cannot {action} for entry `{path}`")]
+    Entry {
+        /// Its name.
+        path: String,
+        /// What was attempted, such as `create the file`.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// More entries or bytes than allowed.
+    #[error("the layer has more than {limit} {what}: raise the limit if you trust it")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Unpacks the layer `blob` of `blob_size` bytes into the empty directory `target`.
+///
+/// The caller compares the digests, and throws the directory away on any error. Ownership, devices and the opaque
+/// attribute need root; without it, only layers whose files belong to the caller can be unpacked.
+pub fn unpack_layer(
+    blob: impl Read,
+    blob_size: u64,
+    target: &Path,
+    algorithms: (Algorithm, Algorithm),
+    limits: &Limits,
+) -> Result<Unpacked, UnpackError> {
+    let root = rustix::fs::open(
+        target,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| UnpackError::Target(e.into()))?;
+    let mut compressed = HashingReader::new(blob, algorithms.0);
+    let allowed = limits.decompressed_bytes(blob_size);
+    let plain = decompress(BufReader::with_capacity(128 * 1024, &mut compressed))
+        .map_err(UnpackError::Decompress)?;
+    let plain = LimitedReader::new(
+        plain,
+        allowed,
+        format!(
+            "the layer of {blob_size} bytes holds more than {allowed} bytes: raise the limit if you trust it"
+        ),
+    );
+    let plain = HashingReader::new(BufReader::with_capacity(128 * 1024, plain), algorithms.1);
+    let (stream, file_bytes, root_is_opaque) = unpack_entries(plain, root, limits)?;
+    let (diff_id, _) = stream.finish().map_err(UnpackError::Decompress)?;
+    let (blob, blob_bytes) = compressed.finish().map_err(UnpackError::Decompress)?;
+    Ok(Unpacked {
+        blob,
+        blob_bytes,
+        diff_id,
+        file_bytes,
+        root_is_opaque,
+    })
+}
+
+fn unpack_entries<R: Read>(
+    tar: R,
+    root: OwnedFd,
+    limits: &Limits,
+) -> Result<(R, u64, bool), UnpackError> {
+    let mut stream = TarStream::new(tar);
+    let mut tree = Tree::new(root);
+    let mut entries = 0_u64;
+    let mut file_bytes = 0_u64;
+    while let Some(entry) = stream.next_entry()? {
+        entries += 1;
+        if entries > limits.entries {
+            return Err(UnpackError::TooLarge {
+                what: "entries",
+                limit: limits.entries,
+            });
+        }
+        if entry.kind == Kind::File {
+            file_bytes = file_bytes.saturating_add(entry.size);
+            if file_bytes > limits.layer_bytes {
+                return Err(UnpackError::TooLarge {
+                    what: "bytes of files",
+                    limit: limits.layer_bytes,
+                });
+            }
+        }
+        unpack_entry(&mut tree, &entry, &mut stream)?;
+    }
+    let root_is_opaque = tree.root_is_opaque();
+    file_bytes = file_bytes.saturating_sub(tree.removed_bytes());
+    tree.finish()?;
+    Ok((stream.into_inner(), file_bytes, root_is_opaque))
+}
+
+fn unpack_entry(
+    tree: &mut Tree,
+    entry: &Entry,
+    content: &mut TarStream<impl Read>,
+) -> Result<(), UnpackError> {
+    let path = clean_path(&entry.path)?;
+    let Some((name, parent)) = path.split_last() else {
+        return match entry.kind {
+            Kind::Directory => tree.set_root(entry),
+            _ => Err(refused(&entry.path, "the layer's root must be a directory")),
+        };
+    };
+    if *name == OPAQUE_MARKER {
+        return tree.make_opaque(parent, &entry.path);
+    }
+    if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
+        if hidden.starts_with(WHITEOUT_PREFIX) {
+            // Bookkeeping of AUFS, such as `.wh..wh.plnk`: not part of the file system.
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(refused(&entry.path, "a whiteout must name a file"));
+        }
+        return tree.whiteout(parent, hidden, &entry.path);
+    }
+    match entry.kind {
+        Kind::Directory => tree.directory(parent, name, entry),
+        Kind::File => tree.file(parent, name, entry, content),
+        Kind::HardLink => {
+            let target = clean_path(&entry.link)
+                .map_err(|_| refused(&entry.path, "its hard link leads out of the layer"))?;
+            tree.hard_link(parent, name, &target, entry)
+        }
+        Kind::Symlink => tree.symlink(parent, name, entry),
+        Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => tree.special(parent, name, entry),
+    }
+}
+
+/// The components of a name. `.` and slashes too many do not count; `..` is refused.
+fn clean_path(path: &[u8]) -> Result<Vec<&[u8]>, UnpackError> {
+    if path.len() > PATH_MAX_BYTES {
+        return Err(refused(path, "its name is longer than 4095 bytes"));
+    }
+    if path.contains(&0) {
+        return Err(refused(path, "its name holds a zero byte"));
+    }
+    let components: Vec<_> = path
+        .split(|b| *b == b'/')
+        .filter(|c| !matches!(*c, b"" | b"."))
+        .collect();
+    if components.contains(&&b".."[..]) {
+        return Err(refused(path, "its name holds `..`"));
+    }
+    if components.len() > DEPTH_MAX {
+        return Err(refused(path, "it is more than 256 directories deep"));
+    }
+    Ok(components)
+}
+
+fn refused(path: &[u8], reason: &'static str) -> UnpackError {
+    UnpackError::Refused {
+        path: shown(path),
+        reason,
+    }
+}
+
+/// A name for people: bounded, and without bytes that are not text.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(&path[..path.len().min(300)]).into_owned()
+}
+
+/// Unpacks a layer from a file of the host.
+pub fn unpack_file(
+    file: File,
+    target: &Path,
+    algorithms: (Algorithm, Algorithm),
+    limits: &Limits,
+) -> Result<Unpacked, UnpackError> {
+    let size = file.metadata().map_err(UnpackError::Decompress)?.len();
+    unpack_layer(file, size, target, algorithms, limits)
+}
+
+#[cfg(test)]
+mod tests;
