@@ -8,7 +8,11 @@
 //! This crate knows nothing of images, manifests or Kubernetes types: a [`plan::Plan`] is fully resolved.
 
 pub mod client;
+pub mod clock;
+pub mod lifecycle;
+pub mod log;
 pub mod packet;
 pub mod plan;
+pub mod probe;
 pub mod protocol;
 pub mod snapshot;

@@ -83,6 +83,17 @@ pub struct CgroupPlan {
     pub resources: LinuxResources,
 }
 
+impl CgroupPlan {
+    /// The cgroup that has the pod's limits and the containers' cgroups below it.
+    pub fn containers_path(&self) -> PathBuf {
+        if self.scope {
+            self.path.join("pod")
+        } else {
+            self.path.clone()
+        }
+    }
+}
+
 /// Where the pod's network namespace is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]

@@ -1,0 +1,214 @@
+//! The sockets of HTTP, HTTPS and TCP tries.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+
+use super::{hosts, http, tls};
+use crate::pod::plan::Handler;
+
+/// A try on its way.
+#[derive(Debug)]
+pub struct SocketTry {
+    stream: TcpStream,
+    /// For messages.
+    target: String,
+    talk: Talk,
+    connected: bool,
+}
+
+#[derive(Debug)]
+enum Talk {
+    /// To connect is all.
+    Connect,
+    Http {
+        tls: Option<Box<ClientConnection>>,
+        request: Vec<u8>,
+        sent: usize,
+        response: Vec<u8>,
+    },
+}
+
+/// What a try has come to.
+pub type Outcome = Result<(), String>;
+
+impl SocketTry {
+    /// Begins a try of an HTTP or TCP handler from the calling thread's network namespace; `pod` is the address for
+    /// handlers without a host. An error is the try's outcome already.
+    pub fn begin(handler: &Handler, pod: IpAddr) -> Result<Self, String> {
+        match handler {
+            Handler::Tcp { host, port } => {
+                let address = SocketAddr::new(address(host.as_deref(), pod)?, *port);
+                Self::connect(address, format!("tcp://{address}"), Talk::Connect)
+            }
+            Handler::Http {
+                tls: encrypted,
+                host,
+                port,
+                path,
+                headers,
+            } => {
+                let address = SocketAddr::new(address(host.as_deref(), pod)?, *port);
+                let scheme = if *encrypted { "https" } else { "http" };
+                let tls = if *encrypted {
+                    Some(Box::new(handshake(host.as_deref(), address.ip())?))
+                } else {
+                    None
+                };
+                let talk = Talk::Http {
+                    tls,
+                    request: http::request(address, path, headers),
+                    sent: 0,
+                    response: Vec::new(),
+                };
+                Self::connect(address, format!("{scheme}://{address}{path}"), talk)
+            }
+            Handler::Exec { .. } | Handler::Grpc { .. } | Handler::Sleep { .. } => {
+                Err("this action needs no socket".to_owned())
+            }
+        }
+    }
+
+    fn connect(address: SocketAddr, target: String, talk: Talk) -> Result<Self, String> {
+        let failed = |e: Errno| format!("cannot connect to {target}: {}", io::Error::from(e));
+        let family = if address.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let socket = socket_with(
+            family,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .map_err(failed)?;
+        match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        Ok(Self {
+            stream: TcpStream::from(socket),
+            target,
+            talk,
+            connected: false,
+        })
+    }
+
+    /// What is tried, for messages.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Goes on as far as it can without waiting; none when it has to wait for the socket (reading or writing, edge
+    /// triggered).
+    pub fn advance(&mut self) -> Option<Outcome> {
+        match self.try_advance() {
+            Ok(outcome) => Some(outcome),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            Err(e) if e.kind() == io::ErrorKind::NotConnected && !self.connected => None,
+            Err(e) if self.connected => {
+                Some(Err(format!("{} broke the connection: {e}", self.target)))
+            }
+            Err(e) => Some(Err(format!("cannot connect to {}: {e}", self.target))),
+        }
+    }
+
+    fn try_advance(&mut self) -> io::Result<Outcome> {
+        if !self.connected {
+            if let Err(e) = sockopt::socket_error(&self.stream)? {
+                return Err(e.into());
+            }
+            self.stream.peer_addr()?;
+            self.connected = true;
+        }
+        let Talk::Http {
+            tls,
+            request,
+            sent,
+            response,
+        } = &mut self.talk
+        else {
+            return Ok(Ok(()));
+        };
+        let mut tls_stream;
+        let stream: &mut dyn ReadWrite = match tls {
+            Some(tls) => {
+                tls_stream = rustls::Stream::new(tls.as_mut(), &mut self.stream);
+                &mut tls_stream
+            }
+            None => &mut self.stream,
+        };
+        while *sent < request.len() {
+            *sent += retry(|| stream.write(&request[*sent..]))?;
+        }
+        let mut chunk = [0; 2048];
+        loop {
+            let n = match retry(|| stream.read(&mut chunk)) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => 0,
+                n => n?,
+            };
+            response.extend_from_slice(&chunk[..n]);
+            match http::parse(response) {
+                http::Response::Status(status) => return Ok(judge(status)),
+                http::Response::Invalid(why) => return Ok(Err(format!("{}: {why}", self.target))),
+                http::Response::Incomplete if n == 0 => {
+                    return Ok(Err(format!(
+                        "{} closed the connection without an answer",
+                        self.target
+                    )));
+                }
+                http::Response::Incomplete => {}
+            }
+        }
+    }
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+fn retry(mut io: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match io() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// In the kubelet's words.
+fn judge(status: u16) -> Outcome {
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {status}"))
+    }
+}
+
+fn address(host: Option<&str>, pod: IpAddr) -> Result<IpAddr, String> {
+    match host {
+        None | Some("") => Ok(pod),
+        Some(host) => hosts::resolve(host).map_err(|e| e.to_string()),
+    }
+}
+
+fn handshake(host: Option<&str>, address: IpAddr) -> Result<ClientConnection, String> {
+    let name = match host {
+        Some(host) if !host.is_empty() && host.parse::<IpAddr>().is_err() => {
+            ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?
+        }
+        _ => ServerName::from(address),
+    };
+    tls::connection(name).map_err(|e| format!("cannot set up TLS: {e}"))
+}
+
+impl AsFd for SocketTry {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
