@@ -154,7 +154,13 @@ impl Container {
     }
 
     /// It has ended and will start again, after its back-off.
-    pub(super) fn back_off(&mut self, rules: &BackOff, termination: Termination, ran_ms: u64, now: Now) {
+    pub(super) fn back_off(
+        &mut self,
+        rules: &BackOff,
+        termination: Termination,
+        ran_ms: u64,
+        now: Now,
+    ) {
         let delay_ms = self.crashes.count(rules, ran_ms);
         let until_ms = now.ms.saturating_add(delay_ms);
         self.last_termination = Some(termination);

@@ -60,7 +60,9 @@ impl Lifecycle {
                     return refuse("it cannot become a container of another kind");
                 }
                 None if self.initialized && planned.kind == ContainerKind::Init => {
-                    return refuse("an init container cannot be added to a pod that is initialised");
+                    return refuse(
+                        "an init container cannot be added to a pod that is initialised",
+                    );
                 }
                 Some(_) | None => {}
             }

@@ -89,10 +89,7 @@ impl PodRules {
     pub(super) fn of(plan: &Plan) -> Self {
         Self {
             uid: plan.pod.uid.clone(),
-            label: format!(
-                "{}_{}({})",
-                plan.pod.name, plan.pod.namespace, plan.pod.uid
-            ),
+            label: format!("{}_{}({})", plan.pod.name, plan.pod.namespace, plan.pod.uid),
             grace_ms: plan.termination_grace_secs.saturating_mul(1_000),
             back_off: plan.back_off,
             active_deadline_ms: plan.active_deadline_secs.map(|s| s.saturating_mul(1_000)),
@@ -221,7 +218,9 @@ fn check_container(container: &ContainerPlan) -> Result<(), PlanError> {
             return value(format!("{what}: its thresholds and period must be above 0"));
         }
         if matches!(probe.handler, Handler::Sleep { .. }) {
-            return value(format!("{what}: sleep is an action of lifecycle hooks only"));
+            return value(format!(
+                "{what}: sleep is an action of lifecycle hooks only"
+            ));
         }
         check_handler(container, what, &probe.handler)?;
     }
@@ -266,9 +265,10 @@ fn check_handler(
                     "the path {path:?} must start with / and hold no spaces or control characters"
                 ));
             }
-            if let Some((name, _)) = headers.iter().find(|(name, value)| {
-                !token(name) || name.contains(':') || has_control(value)
-            }) {
+            if let Some((name, _)) = headers
+                .iter()
+                .find(|(name, value)| !token(name) || name.contains(':') || has_control(value))
+            {
                 return refuse(format!("the header {name:?} is not one"));
             }
             match host {

@@ -302,10 +302,7 @@ fn init_containers_run_one_after_another_and_sidecars_hold_the_next_until_starte
     assert_eq!(world.take_done(), ["start first"]);
     assert_eq!(world.waiting_reason("a"), "PodInitializing");
     world.ends("first", 0);
-    assert_eq!(
-        world.take_done(),
-        ["start proxy", "probe proxy startup"]
-    );
+    assert_eq!(world.take_done(), ["start proxy", "probe proxy startup"]);
     world.probed("proxy", ProbeKind::Startup, true);
     assert_eq!(world.take_done(), ["start second"]);
     assert_eq!(world.snapshot().stage, Stage::Initializing);
@@ -469,10 +466,7 @@ fn the_startup_probe_holds_the_others_back() {
     world.pass(2_500);
     assert_eq!(world.take_done(), ["start a", "probe a startup"]);
     world.probed("a", ProbeKind::Startup, true);
-    assert_eq!(
-        world.take_done(),
-        ["probe a liveness", "probe a readiness"]
-    );
+    assert_eq!(world.take_done(), ["probe a liveness", "probe a readiness"]);
     assert!(world.of("a").started && !world.of("a").ready);
     world.probed("a", ProbeKind::Readiness, true);
     assert!(world.of("a").ready);
@@ -480,10 +474,7 @@ fn the_startup_probe_holds_the_others_back() {
     world.probed("a", ProbeKind::Readiness, false);
     assert!(!world.of("a").ready);
     let failure = world.of("a").probe_failure.expect("it failed");
-    assert_eq!(
-        (failure.probe.as_str(), failure.failures),
-        ("readiness", 1)
-    );
+    assert_eq!((failure.probe.as_str(), failure.failures), ("readiness", 1));
 }
 
 #[test]
@@ -527,10 +518,7 @@ fn after_a_pre_stop_hook_that_took_all_the_grace_two_seconds_are_left() {
     let mut world = World::new(&plan(Always, vec![a]));
     world.terminate(5_000);
     world.pass(5_000);
-    assert_eq!(
-        world.take_done()[2..],
-        ["cancel a PreStop", "signal a 15"]
-    );
+    assert_eq!(world.take_done()[2..], ["cancel a PreStop", "signal a 15"]);
     world.pass(1_999);
     assert_eq!(world.take_done(), [""; 0]);
     world.pass(1);
@@ -594,10 +582,7 @@ fn sidecars_end_when_all_main_containers_have() {
         vec![container("s", Sidecar), container("a", Main)],
     ));
     world.ends("a", 0);
-    assert_eq!(
-        world.take_done(),
-        ["start s", "start a", "signal s 15"]
-    );
+    assert_eq!(world.take_done(), ["start s", "start a", "signal s 15"]);
     assert_eq!(world.snapshot().stage, Stage::Active);
     world.ends("s", 1);
     assert!(matches!(
@@ -682,10 +667,7 @@ fn removed_containers_stop_and_added_ones_start() {
     plan.containers[0] = container("c", Main);
     plan.containers.push(container("debug", Ephemeral));
     world.replan(&plan);
-    assert_eq!(
-        world.take_done(),
-        ["signal a 15", "start c", "start debug"]
-    );
+    assert_eq!(world.take_done(), ["signal a 15", "start c", "start debug"]);
     world.ends("a", 0);
     world.ends("debug", 1);
     assert_eq!(world.take_done(), [""; 0]);

@@ -227,7 +227,10 @@ impl Output {
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
 }
 
 fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {

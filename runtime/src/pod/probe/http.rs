@@ -153,15 +153,9 @@ mod tests {
 
     #[test]
     fn other_protocols_are_told_early() {
-        assert!(matches!(
-            parse(b"SSH-2.0-OpenSSH"),
-            Response::Invalid(_)
-        ));
+        assert!(matches!(parse(b"SSH-2.0-OpenSSH"), Response::Invalid(_)));
         assert!(matches!(parse(b"HTTP/2 200\r\n"), Response::Invalid(_)));
-        assert!(matches!(
-            parse(b"HTTP/1.1 99 No\r\n"),
-            Response::Invalid(_)
-        ));
+        assert!(matches!(parse(b"HTTP/1.1 99 No\r\n"), Response::Invalid(_)));
     }
 
     #[test]
