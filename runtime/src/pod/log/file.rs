@@ -185,7 +185,8 @@ impl Output {
             }
             return Ok(());
         }
-        fs::rename(&self.path, self.rotated_path(now))?;
+        let rotated_path = self.rotated_path(now);
+        fs::rename(&self.path, rotated_path)?;
         self.file = None;
         self.size = 0;
         self.open()?;
