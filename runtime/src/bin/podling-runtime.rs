@@ -1,3 +1,7 @@
 //! The OCI runtime command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    podling_runtime::oci::main()
+}

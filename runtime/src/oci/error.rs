@@ -1,0 +1,145 @@
+//! What can go wrong with a command.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::{cgroup, container, seccomp};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name that could leave the state directory, or confuse people.
+    #[error(
+        "container id {id:?} must start with a letter or digit and hold only letters, digits and _ + - ."
+    )]
+    Id {
+        /// What was given.
+        id: String,
+    },
+    /// There is one of that name.
+    #[error("container {id} exists already")]
+    Exists {
+        /// Its name.
+        id: String,
+    },
+    /// There is none of that name.
+    #[error("container {id} does not exist")]
+    Missing {
+        /// The name.
+        id: String,
+    },
+    /// The container's status does not allow the command.
+    #[error("container {id} is {status}; to {command} it must be {wanted}")]
+    Status {
+        /// Its name.
+        id: String,
+        /// What it is.
+        status: &'static str,
+        /// What was asked.
+        command: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// A file or directory.
+    #[error("cannot {attempt} {}", path.display())]
+    File {
+        /// `read`, `write`, …
+        attempt: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A JSON file.
+    #[error("{} is not what it should be", path.display())]
+    Json {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// An argument.
+    #[error("{argument}: {reason}")]
+    Argument {
+        /// Its name.
+        argument: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The cgroup.
+    #[error("cannot {attempt} the cgroup of container {id}")]
+    Cgroup {
+        /// `make`, …
+        attempt: &'static str,
+        /// The container.
+        id: String,
+        /// Why.
+        source: cgroup::Error,
+    },
+    /// The cgroup is in use by others, who would be limited and killed with the container.
+    #[error("cgroup {} has processes already", path.display())]
+    CgroupInUse {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The seccomp profile.
+    #[error("cannot compile linux.seccomp")]
+    Seccomp(#[source] seccomp::Error),
+    /// The container.
+    #[error(transparent)]
+    Container(#[from] container::Error),
+    /// A process.
+    #[error("cannot {attempt} process {pid}")]
+    Process {
+        /// `signal`, `wait for`, …
+        attempt: &'static str,
+        /// Which.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A terminal.
+    #[error("cannot {attempt}")]
+    Terminal {
+        /// What was tried.
+        attempt: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A killed container does not end.
+    #[error("container {id} has not ended {secs} s after SIGKILL")]
+    DoesNotEnd {
+        /// Its name.
+        id: String,
+        /// How long was waited.
+        secs: u64,
+    },
+}
+
+/// This module's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Names the attempt and the file.
+pub(super) fn file(
+    attempt: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> Error {
+    let path = path.into();
+    move |source| Error::File {
+        attempt,
+        path,
+        source,
+    }
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

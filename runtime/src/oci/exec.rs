@@ -1,0 +1,194 @@
+//! `exec`: another process in a container.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::str::FromStr;
+
+use oci_spec::runtime::{Capability, ContainerState, LinuxCapabilities, Process, User};
+
+use super::cli;
+use super::create::{hand_out, kill, stdio_of};
+use super::delete::cgroup_of;
+use super::error::{Error, Result};
+use super::foreground::{self, Signals};
+use super::store::{Entry, Store, parse_file};
+use crate::container::{self, Exec};
+use crate::seccomp;
+
+/// Runs the process, and unless detached waits for it and gives its exit code.
+pub(super) fn exec(store: &Store, options: &cli::Exec) -> Result<u8> {
+    let entry = store.entry(&options.id)?;
+    let record = entry.load()?;
+    let (status, target) = entry.status(&record)?;
+    let Some(target) = target.filter(|_| status == ContainerState::Running) else {
+        return Err(Error::Status {
+            id: options.id.clone(),
+            status: super::status_name(status),
+            command: "exec",
+            wanted: "running",
+        });
+    };
+    let (process, seccomp) = plan(store, &entry, options)?;
+    let signals = Signals::catch()?;
+    let cgroup = cgroup_of(&record)?;
+    let mut running = container::exec(Exec {
+        target: target.as_fd(),
+        process: &process,
+        stdio: stdio_of(Some(&process)),
+        cgroup: Some(&cgroup),
+        seccomp,
+        preserve_fds: options.preserve_fds,
+    })?;
+    let handed = hand_out(
+        &mut running,
+        options.console_socket.as_deref(),
+        options.pid_file.as_deref(),
+    );
+    if let Err(error) = handed {
+        kill(&running);
+        return Err(error);
+    }
+    if options.detach {
+        return Ok(0);
+    }
+    let exit = foreground::wait(running, &signals)?;
+    Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX))
+}
+
+/// The process to run and its filter: the file's, or the container's own with changes.
+fn plan(
+    store: &Store,
+    entry: &Entry,
+    options: &cli::Exec,
+) -> Result<(Process, Option<seccomp::Filter>)> {
+    let spec = entry.spec()?;
+    let mut process = match &options.process {
+        Some(path) => parse_file(path)?,
+        None => {
+            if options.command.is_empty() {
+                return Err(argument("COMMAND", "a program or --process must be given"));
+            }
+            let mut process = spec.process().clone().unwrap_or_default();
+            process.set_terminal(Some(false)).set_console_size(None);
+            change(&mut process, options)?;
+            process
+        }
+    };
+    if options.tty {
+        process.set_terminal(Some(true));
+    }
+    if options.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if process.terminal().unwrap_or(false) && options.detach && options.console_socket.is_none() {
+        return Err(argument(
+            "--console-socket",
+            "a detached process with a terminal needs one",
+        ));
+    }
+    let profile = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile
+        .map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache())))
+        .transpose()
+        .map_err(Error::Seccomp)?;
+    Ok((process, filter))
+}
+
+/// Applies the command line to the container's own process.
+fn change(process: &mut Process, options: &cli::Exec) -> Result<()> {
+    process.set_args(Some(options.command.clone()));
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend(options.env.iter().cloned());
+    process.set_env(Some(env));
+    if let Some(cwd) = &options.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    if let Some(user) = &options.user {
+        let (uid, gid) = parse_user(user)?;
+        let mut user = User::default();
+        user.set_uid(uid).set_gid(gid);
+        process.set_user(user);
+    }
+    if !options.cap.is_empty() {
+        let added = options
+            .cap
+            .iter()
+            .map(|name| parse_capability(name))
+            .collect::<Result<HashSet<_>>>()?;
+        process.set_capabilities(Some(with_capabilities(
+            process.capabilities().clone(),
+            &added,
+        )));
+    }
+    Ok(())
+}
+
+fn with_capabilities(
+    sets: Option<LinuxCapabilities>,
+    added: &HashSet<Capability>,
+) -> LinuxCapabilities {
+    let mut sets = sets.unwrap_or_default();
+    let with = |set: &Option<HashSet<Capability>>| {
+        let mut set = set.clone().unwrap_or_default();
+        set.extend(added);
+        Some(set)
+    };
+    let (bounding, effective, permitted) = (
+        with(sets.bounding()),
+        with(sets.effective()),
+        with(sets.permitted()),
+    );
+    sets.set_bounding(bounding)
+        .set_effective(effective)
+        .set_permitted(permitted);
+    sets
+}
+
+fn parse_user(text: &str) -> Result<(u32, u32)> {
+    let number = |text: &str| {
+        text.parse()
+            .map_err(|_| argument("--user", "must be UID or UID:GID, in numbers"))
+    };
+    match text.split_once(':') {
+        Some((uid, gid)) => Ok((number(uid)?, number(gid)?)),
+        None => Ok((number(text)?, 0)),
+    }
+}
+
+fn parse_capability(name: &str) -> Result<Capability> {
+    let upper = name.to_ascii_uppercase();
+    Capability::from_str(upper.strip_prefix("CAP_").unwrap_or(&upper))
+        .map_err(|_| argument("--cap", &format!("{name} is not a capability")))
+}
+
+fn argument(argument: &'static str, reason: &str) -> Error {
+    Error::Argument {
+        argument,
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers() {
+        assert_eq!(parse_user("7").expect("a user"), (7, 0));
+        assert_eq!(parse_user("7:8").expect("a user"), (7, 8));
+        assert!(parse_user("root").is_err());
+    }
+
+    #[test]
+    fn capabilities_have_two_spellings() {
+        assert_eq!(parse_capability("CAP_KILL").expect("one"), Capability::Kill);
+        assert_eq!(
+            parse_capability("net_raw").expect("one"),
+            Capability::NetRaw
+        );
+        assert!(parse_capability("CAP_FLY").is_err());
+    }
+}

@@ -1,0 +1,382 @@
+//! Containers on disk: one directory each below the state directory (`--root`).
+//!
+//! ```text
+//! <root>/                mode 0700
+//!     .seccomp/          compiled filters
+//!     <id>/
+//!         config.json    the bundle's, as it was at create
+//!         state.json     a Record; written last, by rename: a directory without it is an unfinished create
+//!         start.sock     the gate; there from create to start
+//! ```
+//!
+//! A process is known by its pid and start time, as pids are used again. The status is derived, not stored: the
+//! process has ended (stopped), waits at its gate (created) or runs.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use oci_spec::runtime::{ContainerState, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result, file};
+use crate::sys;
+
+/// What is known of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Of the spec.
+    pub oci_version: String,
+    /// Its name.
+    pub id: String,
+    /// Its bundle, absolute.
+    pub bundle: PathBuf,
+    /// Its first process.
+    pub pid: i32,
+    /// That process's start, in clock ticks since boot.
+    pub start_time: u64,
+    /// Below the root of each hierarchy.
+    pub cgroup: PathBuf,
+    /// When it was created.
+    pub created: Timestamp,
+    /// The user who created it.
+    pub owner: u32,
+}
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// One container's directory.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    id: String,
+    directory: PathBuf,
+}
+
+impl Store {
+    /// Names the state directory. Does no I/O.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where compiled filters are kept.
+    pub fn seccomp_cache(&self) -> PathBuf {
+        self.root.join(".seccomp")
+    }
+
+    /// Makes the directory of a new container.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when there is one of that name.
+    pub fn reserve(&self, id: &str) -> Result<Entry> {
+        let entry = self.entry(id)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .map_err(file("make", &self.root))?;
+        match DirBuilder::new().mode(0o700).create(&entry.directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::Exists { id: id.to_owned() })
+            }
+            result => {
+                result.map_err(file("make", &entry.directory))?;
+                Ok(entry)
+            }
+        }
+    }
+
+    /// Names the directory of a container that may or may not be there.
+    ///
+    /// # Errors
+    /// [`Error::Id`]
+    pub fn entry(&self, id: &str) -> Result<Entry> {
+        if !is_valid_id(id) {
+            return Err(Error::Id { id: id.to_owned() });
+        }
+        Ok(Entry {
+            id: id.to_owned(),
+            directory: self.root.join(id),
+        })
+    }
+
+    /// All containers that were created, by name.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read; one that is not there is empty.
+    pub fn list(&self) -> Result<Vec<Record>> {
+        let directory = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            result => result.map_err(file("read", &self.root))?,
+        };
+        let mut records = Vec::new();
+        for item in directory {
+            let item = item.map_err(file("read", &self.root))?;
+            let Some(id) = item.file_name().to_str().map(str::to_owned) else {
+                continue;
+            };
+            if !is_valid_id(&id) {
+                continue;
+            }
+            match self.entry(&id)?.load() {
+                // Being created, or just deleted.
+                Err(Error::Missing { .. }) => {}
+                result => records.push(result?),
+            }
+        }
+        records.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(records)
+    }
+}
+
+impl Entry {
+    /// The gate's socket.
+    pub fn gate(&self) -> PathBuf {
+        self.directory.join("start.sock")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.join("config.json")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.join("state.json")
+    }
+
+    /// Keeps the spec's text.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_spec(&self, text: &[u8]) -> Result<()> {
+        fs::write(self.config(), text).map_err(file("write", self.config()))
+    }
+
+    /// The spec as it was at create.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn spec(&self) -> Result<Spec> {
+        parse_file(&self.config())
+    }
+
+    /// Writes the record; from then on the container exists.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, record: &Record) -> Result<()> {
+        let path = self.state();
+        let text = serde_json::to_vec(record).map_err(|source| Error::Json {
+            path: path.clone(),
+            source,
+        })?;
+        replace_file(&path, &text)
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is none.
+    pub fn load(&self) -> Result<Record> {
+        match parse_file(&self.state()) {
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(Error::Missing {
+                    id: self.id.clone(),
+                })
+            }
+            result => result,
+        }
+    }
+
+    /// Removes all of it.
+    ///
+    /// # Errors
+    /// When it cannot be removed; one that is gone is fine.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(file("remove", &self.directory)),
+        }
+    }
+
+    /// What the container is now, and its process while it lives.
+    ///
+    /// # Errors
+    /// When the process cannot be looked at.
+    pub fn status(&self, record: &Record) -> Result<(ContainerState, Option<OwnedFd>)> {
+        let Some(pidfd) = open_process(record.pid, record.start_time)? else {
+            return Ok((ContainerState::Stopped, None));
+        };
+        let status = if self.gate().exists() {
+            ContainerState::Created
+        } else {
+            ContainerState::Running
+        };
+        Ok((status, Some(pidfd)))
+    }
+}
+
+/// The process with this pid and start time, if it has not ended.
+fn open_process(pid: i32, start_time: u64) -> Result<Option<OwnedFd>> {
+    let failed = |source| Error::Process {
+        attempt: "open",
+        pid,
+        source,
+    };
+    let pidfd = match sys::pidfd::open(pid) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        result => result.map_err(failed)?,
+    };
+    // Read after the descriptor was opened: what it tells is of the same process, or of none.
+    Ok(match start_time_of(pid).map_err(failed)? {
+        Some(time) if time == start_time => Some(pidfd),
+        _ => None,
+    })
+}
+
+/// When a process was started, in clock ticks since boot; none when it has ended.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn start_time_of(pid: i32) -> io::Result<Option<u64>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse_start_time(&stat)),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(libc::ESRCH) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// proc_pid_stat(5): the name is in parentheses and may hold any; field 3 is the state, 22 the start time.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+fn is_valid_id(id: &str) -> bool {
+    id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.len() <= 255
+        && id
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.'))
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// When it cannot be read, or is something else.
+pub fn parse_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).map_err(file("read", path))?;
+    serde_json::from_slice(&text).map_err(|source| Error::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes a file so that readers see the old one or the new one.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn replace_file(path: &Path, text: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&new)
+        .and_then(|mut f| f.write_all(text))
+        .map_err(file("write", &new))?;
+    fs::rename(&new, path).map_err(file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record {
+            oci_version: "1.2.0".into(),
+            id: id.into(),
+            bundle: "/bundle".into(),
+            pid: std::process::id().cast_signed(),
+            start_time: start_time_of(std::process::id().cast_signed())
+                .expect("reads")
+                .expect("runs"),
+            cgroup: "/x".into(),
+            created: Timestamp::UNIX_EPOCH,
+            owner: 0,
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_leave_the_state_directory() {
+        let store = Store::new("/nowhere".into());
+        for id in ["", ".", "..", "a/b", "../x", ".hidden", "ä", "a b"] {
+            assert!(matches!(store.entry(id), Err(Error::Id { .. })), "{id}");
+        }
+        assert!(store.entry("a_B-1.2+3").is_ok());
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let root = tempfile::tempdir().expect("directory");
+        let store = Store::new(root.path().join("state"));
+        let entry = store.reserve("a").expect("reserves");
+        assert!(matches!(store.reserve("a"), Err(Error::Exists { .. })));
+        entry.remove().expect("removes");
+        store.reserve("a").expect("reserves again");
+    }
+
+    #[test]
+    fn an_unfinished_container_is_not_listed() {
+        let root = tempfile::tempdir().expect("directory");
+        let store = Store::new(root.path().to_owned());
+        store.reserve("unfinished").expect("reserves");
+        let entry = store.reserve("a").expect("reserves");
+        entry.save(&record("a")).expect("saves");
+        assert_eq!(store.list().expect("lists"), [record("a")]);
+    }
+
+    #[test]
+    fn another_process_with_the_same_pid_is_not_the_container() {
+        let root = tempfile::tempdir().expect("directory");
+        let entry = Store::new(root.path().to_owned())
+            .reserve("a")
+            .expect("reserves");
+        let mut record = record("a");
+        assert_eq!(
+            entry.status(&record).expect("status").0,
+            ContainerState::Running
+        );
+        record.start_time += 1;
+        assert_eq!(
+            entry.status(&record).expect("status").0,
+            ContainerState::Stopped
+        );
+    }
+
+    #[test]
+    fn the_start_time_is_found_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+        assert_eq!(parse_start_time(stat), Some(4711));
+        assert_eq!(parse_start_time(&stat.replace(" S ", " Z ")), None);
+        assert_eq!(parse_start_time("nonsense"), None);
+    }
+}
