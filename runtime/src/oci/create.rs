@@ -34,10 +34,7 @@ struct Made {
 /// `create`: the container waits at its gate, and this process ends.
 pub(super) fn create(store: &Store, options: &cli::Create) -> Result<()> {
     let made = make(store, options, true)?;
-    let running = settle(
-        made.created.leave().map_err(Error::from),
-        options,
-    );
+    let running = settle(made.created.leave().map_err(Error::from), options);
     undo_on_error(running, &made.entry, &made.record).map(drop)
 }
 
@@ -199,7 +196,7 @@ fn start_time(pid: i32) -> Result<u64> {
 }
 
 /// Hands the terminal and the pid to who asked for them.
-fn settle(_entry: &Entry, running: Result<Running>, options: &cli::Create) -> Result<Running> {
+fn settle(running: Result<Running>, options: &cli::Create) -> Result<Running> {
     let mut running = running?;
     let told = hand_out(
         &mut running,
