@@ -221,10 +221,12 @@ fn remedy_of(pod: &Pod, container: &ContainerStatus, word: &str) -> Option<Strin
         Some(namespace) => format!(" -n {namespace}"),
     };
     let text = match word {
-        "CrashLoopBackOff" => {
-            format!("podling logs --previous{namespace} {name} -c {} shows what it said", container.name)
+        "CrashLoopBackOff" | "Error" => {
+            format!(
+                "podling logs{namespace} {name} -c {} shows what it said",
+                container.name
+            )
         }
-        "Error" => format!("podling logs{namespace} {name} -c {} shows what it said", container.name),
         "OOMKilled" => "raise its memory limit, or make it need less".to_owned(),
         "ErrImagePull" | "ImagePullBackOff" => {
             "check the image's name; `podling images load FILE` adds an image without a registry".to_owned()
@@ -348,7 +350,7 @@ mod tests {
         );
         assert_eq!(
             reason.remedy.as_deref(),
-            Some("podling logs --previous p -c a shows what it said")
+            Some("podling logs p -c a shows what it said")
         );
     }
 

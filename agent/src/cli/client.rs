@@ -109,15 +109,6 @@ impl AgentClient {
         self.get(&pods_path(namespace))
     }
 
-    /// One pod; None if there is no such pod.
-    pub(super) fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, AgentError> {
-        match self.get(&format!("{}/{name}", pods_path(Some(namespace)))) {
-            Ok(pod) => Ok(Some(pod)),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
     /// Any GET of a JSON answer.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AgentError> {
         self.request(Method::GET, path)

@@ -1,9 +1,21 @@
 //! `podling exec`: talks to the pod's supervisor, so that it works with the agent dead.
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::thread;
+
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use podling_runtime::pod::client::Client;
+use podling_runtime::pod::plan::{ContainerKind, Plan};
+use podling_runtime::pod::protocol::{Reply, Request};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::termios::{OptionalActions, Termios};
 
 use super::name::{NamespaceArg, PodName};
-use super::{CommandError, Directories, Exit};
+use super::{CommandError, Directories, Exit, offline};
 
 /// Run a command in a container
 #[derive(Debug, Args)]
@@ -35,6 +47,243 @@ pub struct ExecArgs {
     pub command: Vec<String>,
 }
 
-pub(super) fn run(_args: &ExecArgs, _directories: &Directories) -> Result<Exit, CommandError> {
-    Err(CommandError::new("not yet"))
+pub(super) fn run(args: &ExecArgs, directories: &Directories) -> Result<Exit, CommandError> {
+    let (dir, plan) = offline::find(directories, &args.namespace.namespace, &args.pod.0)?;
+    let container = choose(args, &plan)?;
+    let failed = || {
+        CommandError::new(format!(
+            "cannot run {} in container {container} of pod {}",
+            args.command[0], args.pod
+        ))
+    };
+    let client = Client::connect(&dir).map_err(|e| {
+        if e.is_gone() {
+            failed()
+                .because(e)
+                .hint("the agent starts a pod's supervisor again; is it running?")
+        } else {
+            failed().because(e).hint("be root")
+        }
+    })?;
+    let stdin = rustix::stdio::stdin();
+    let on_terminal = args.tty && rustix::termios::isatty(stdin);
+    if args.tty && args.stdin && !on_terminal {
+        eprintln!("note: standard input is not a terminal; the command gets one all the same");
+    }
+    let size = on_terminal
+        .then(|| rustix::termios::tcgetwinsize(stdin).ok())
+        .flatten();
+    let request = Request::Exec {
+        container: container.clone(),
+        command: args.command.clone(),
+        tty: args.tty,
+        stdin: args.stdin,
+        size: size.map(|s| (s.ws_col, s.ws_row)),
+    };
+    let fds = match client.request(&request) {
+        Ok((Reply::ExecStarted, fds)) => fds,
+        Ok((other, _)) => return Err(failed().because(format!("the supervisor answers {other:?}"))),
+        Err(e) => return Err(failed().because(e)),
+    };
+    let streams = Streams::new(fds, args)
+        .ok_or_else(|| failed().because("the supervisor did not send the command's streams"))?;
+    let raw = if on_terminal && args.stdin {
+        Some(RawTerminal::enter().map_err(|e| failed().because(e))?)
+    } else {
+        None
+    };
+    let code = streams.relay(&client, on_terminal);
+    drop(raw);
+    let code = code.map_err(|e| failed().because(e))?;
+    Ok(Exit::Code(u8::try_from(code & 0xff).unwrap_or(1)))
+}
+
+/// The container named, else the pod's first that is not an init container.
+fn choose(args: &ExecArgs, plan: &Plan) -> Result<String, CommandError> {
+    let names: Vec<&str> = plan.containers.iter().map(|c| c.name.as_str()).collect();
+    if let Some(wanted) = &args.container {
+        return if names.contains(&wanted.as_str()) {
+            Ok(wanted.clone())
+        } else {
+            Err(
+                CommandError::new(format!("pod {} has no container {wanted}", args.pod))
+                    .hint(format!("it has {}", names.join(", "))),
+            )
+        };
+    }
+    let first = plan
+        .containers
+        .iter()
+        .find(|c| c.kind == ContainerKind::Main)
+        .map(|c| c.name.clone());
+    first.ok_or_else(|| CommandError::new(format!("pod {} has no containers", args.pod)))
+}
+
+/// What goes to the command and comes from it.
+struct Streams {
+    stdin: Option<OwnedFd>,
+    outputs: Vec<Output>,
+    /// The controlling side of the command's terminal.
+    terminal: Option<OwnedFd>,
+}
+
+struct Output {
+    from: OwnedFd,
+    to_stderr: bool,
+    open: bool,
+}
+
+impl Streams {
+    /// In the order of the protocol; None if there are too few.
+    fn new(fds: Vec<OwnedFd>, args: &ExecArgs) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        let output = |from: OwnedFd, to_stderr| Output {
+            from,
+            to_stderr,
+            open: true,
+        };
+        if args.tty {
+            let terminal = fds.next()?;
+            let stdin = args.stdin.then(|| terminal.try_clone()).transpose().ok()?;
+            return Some(Self {
+                stdin,
+                outputs: vec![output(terminal.try_clone().ok()?, false)],
+                terminal: Some(terminal),
+            });
+        }
+        let stdin = if args.stdin { Some(fds.next()?) } else { None };
+        Some(Self {
+            stdin,
+            outputs: vec![output(fds.next()?, false), output(fds.next()?, true)],
+            terminal: None,
+        })
+    }
+
+    /// Copies until the command has ended, and gives its exit code. What a process that it left behind says later is
+    /// not waited for.
+    fn relay(mut self, client: &Client, on_terminal: bool) -> io::Result<i32> {
+        // Before the thread, which inherits the mask: only the descriptor gets the signal.
+        let resized = if on_terminal {
+            Some(resize_signals()?)
+        } else {
+            None
+        };
+        if let Some(stdin) = self.stdin.take() {
+            let tty = self.terminal.is_some();
+            thread::spawn(move || send_stdin(stdin, tty));
+        }
+        let mut code = None;
+        while code.is_none() {
+            let mut poll = vec![PollFd::new(client, PollFlags::IN)];
+            if let Some(signals) = &resized {
+                poll.push(PollFd::new(signals, PollFlags::IN));
+            }
+            for output in self.outputs.iter().filter(|o| o.open) {
+                poll.push(PollFd::new(&output.from, PollFlags::IN));
+            }
+            match rustix::event::poll(&mut poll, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            drop(poll);
+            if let (Some(signals), Some(terminal)) = (&resized, &self.terminal)
+                && signals.read_signal().map_err(io::Error::from)?.is_some()
+            {
+                let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin())?;
+                rustix::termios::tcsetwinsize(terminal, size)?;
+            }
+            if let Some((reply, _)) = client.try_recv().map_err(io::Error::other)? {
+                match reply {
+                    Reply::ExecExited { exit_code } => code = Some(exit_code),
+                    Reply::Error { message } => return Err(io::Error::other(message)),
+                    Reply::Ok | Reply::Snapshot(_) | Reply::ExecStarted | Reply::Attached => {}
+                }
+            }
+            // After the exit was seen, all that the command wrote is there to be read.
+            for output in &mut self.outputs {
+                output.copy()?;
+            }
+        }
+        Ok(code.unwrap_or_default())
+    }
+}
+
+impl Output {
+    /// Copies what is there.
+    fn copy(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 32 << 10];
+        while self.open && self.is_readable()? {
+            match rustix::io::read(&self.from, &mut buffer) {
+                // A terminal whose other side is closed says EIO.
+                Ok(0) | Err(rustix::io::Errno::IO) => self.open = false,
+                Ok(n) if self.to_stderr => io::stderr().write_all(&buffer[..n])?,
+                Ok(n) => {
+                    let mut out = io::stdout();
+                    out.write_all(&buffer[..n])?;
+                    out.flush()?;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Output {
+    /// Asked before each read: `O_NONBLOCK` would also change the writing side of a terminal.
+    fn is_readable(&self) -> io::Result<bool> {
+        let mut poll = [PollFd::new(&self.from, PollFlags::IN)];
+        Ok(rustix::event::poll(&mut poll, Some(&Timespec::default()))? > 0)
+    }
+}
+
+/// Copies standard input until either end is closed.
+fn send_stdin(to: OwnedFd, tty: bool) {
+    let mut to = File::from(to);
+    let copied = io::copy(&mut io::stdin().lock(), &mut to);
+    if tty && copied.is_ok() {
+        // A terminal has no end of its own: the character that means it. A command that is gone does not mind.
+        drop(to.write_all(&[END_OF_TRANSMISSION]));
+    }
+}
+
+/// Control-D.
+const END_OF_TRANSMISSION: u8 = 4;
+
+/// A descriptor that becomes readable when the terminal's size changes.
+fn resize_signals() -> io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGWINCH);
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
+}
+
+/// The user's terminal passing every key to the command; as it was when this is dropped.
+struct RawTerminal {
+    before: Termios,
+}
+
+impl RawTerminal {
+    fn enter() -> io::Result<Self> {
+        let stdin = rustix::stdio::stdin();
+        let before = rustix::termios::tcgetattr(stdin)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        let stdin = rustix::stdio::stdin();
+        if let Err(e) = rustix::termios::tcsetattr(stdin, OptionalActions::Now, &self.before) {
+            eprintln!("cannot restore the terminal ({e}); `reset` does");
+        }
+    }
 }

@@ -1,11 +1,27 @@
 //! `podling logs`: reads the CRI log files themselves, so that it works with the agent dead.
 
+mod files;
+mod follow;
+mod print;
+mod record;
+
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
+use podling_runtime::pod::plan::ContainerKind;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify;
 
+use super::error::written;
 use super::name::{NamespaceArg, PodName, parse_duration};
-use super::{CommandError, Directories, Exit};
+use super::{CommandError, Directories, Exit, offline};
+use follow::{Found, Reader};
+use print::Printer;
 
 /// Show what a container printed
 #[derive(Debug, Args)]
@@ -24,7 +40,7 @@ pub struct LogsArgs {
     pub pod: PodName,
     #[command(flatten)]
     pub namespace: NamespaceArg,
-    /// The container; needed if the pod has several
+    /// The container; the pod's first if not given
     #[arg(short, long, value_name = "NAME")]
     pub container: Option<String>,
     /// Every container, with its name before each line
@@ -47,6 +63,241 @@ pub struct LogsArgs {
     pub timestamps: bool,
 }
 
-pub(super) fn run(_args: &LogsArgs, _directories: &Directories) -> Result<Exit, CommandError> {
-    Err(CommandError::new("not yet"))
+pub(super) fn run(args: &LogsArgs, directories: &Directories) -> Result<Exit, CommandError> {
+    let pod = PodLogs::find(args, directories)?;
+    let containers = pod.choose(args)?;
+    let since = args.since.map(|ago| {
+        let ago = jiff::SignedDuration::try_from(ago).unwrap_or(jiff::SignedDuration::MAX);
+        Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN)
+    });
+    let mut streams = Vec::new();
+    for name in containers {
+        let prefix = if args.all_containers {
+            format!("{name}: ")
+        } else {
+            String::new()
+        };
+        let printer = Printer::new(prefix, args.timestamps, since);
+        streams.push(
+            Stream::start(pod.dir.join(&name), args, printer).map_err(|e| e.of(&name, args))?,
+        );
+    }
+    written(print(&mut streams, args.follow, &pod.dir))
+}
+
+/// Where the logs of a pod are.
+struct PodLogs {
+    dir: PathBuf,
+    /// As in the plan; empty if the pod is gone.
+    planned: Vec<(String, ContainerKind)>,
+}
+
+impl PodLogs {
+    /// The pod that runs, else the last one of that name whose logs are still there.
+    fn find(args: &LogsArgs, directories: &Directories) -> Result<Self, CommandError> {
+        let (namespace, name) = (&args.namespace.namespace, &args.pod.0);
+        let running = offline::find(directories, namespace, name);
+        if let Ok((_, plan)) = &running
+            && let Some(dir) = plan.containers.first().and_then(|c| c.log.dir.parent())
+        {
+            let planned = plan
+                .containers
+                .iter()
+                .map(|c| (c.name.clone(), c.kind))
+                .collect();
+            return Ok(Self {
+                dir: dir.to_owned(),
+                planned,
+            });
+        }
+        let prefix = format!("{namespace}_{name}_");
+        let mut dirs: Vec<_> = fs::read_dir(&directories.log)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+            .collect();
+        dirs.sort_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok());
+        match (dirs.pop(), running) {
+            (Some(entry), _) => Ok(Self {
+                dir: entry.path(),
+                planned: Vec::new(),
+            }),
+            (None, Err(e)) => Err(e.hint(format!(
+                "its logs would be in {}",
+                directories.log.display()
+            ))),
+            (None, Ok(_)) => Err(CommandError::new(format!("pod {name} has no logs yet"))),
+        }
+    }
+
+    /// The containers to print: the one named, all, or the first that is not an init container.
+    fn choose(&self, args: &LogsArgs) -> Result<Vec<String>, CommandError> {
+        let mut names: Vec<String> = self.planned.iter().map(|(name, _)| name.clone()).collect();
+        if names.is_empty() {
+            let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+            names = entries
+                .filter_map(|e| e.file_name().into_string().ok())
+                .collect();
+            names.sort();
+        }
+        let list = names.join(", ");
+        if args.all_containers {
+            return Ok(names);
+        }
+        if let Some(wanted) = &args.container {
+            return if names.contains(wanted) {
+                Ok(vec![wanted.clone()])
+            } else {
+                Err(
+                    CommandError::new(format!("pod {} has no container {wanted}", args.pod))
+                        .hint(format!("it has {list}")),
+                )
+            };
+        }
+        let first_main = self
+            .planned
+            .iter()
+            .find(|(_, kind)| *kind == ContainerKind::Main);
+        let first = first_main.map(|(name, _)| name).or(names.first());
+        let Some(first) = first else {
+            return Err(CommandError::new(format!(
+                "pod {} has no logs yet",
+                args.pod
+            )));
+        };
+        if names.len() > 1 {
+            eprintln!("note: container {first} of {list}; -c chooses, --all-containers shows all");
+        }
+        Ok(vec![first.clone()])
+    }
+}
+
+/// The log of one container, and how it is printed.
+struct Stream {
+    reader: Reader,
+    printer: Printer,
+}
+
+/// Why a container's log cannot be shown.
+enum StreamError {
+    NoPrevious,
+    Io(io::Error),
+}
+
+impl StreamError {
+    fn of(self, container: &str, args: &LogsArgs) -> CommandError {
+        let what = format!(
+            "cannot show the log of container {container} of pod {}",
+            args.pod
+        );
+        match self {
+            Self::NoPrevious => CommandError::new(what)
+                .because("it has not been restarted, or the log of that run is gone"),
+            Self::Io(e) => CommandError::new(what).because(e),
+        }
+    }
+}
+
+impl Stream {
+    fn start(dir: PathBuf, args: &LogsArgs, mut printer: Printer) -> Result<Self, StreamError> {
+        let runs = files::runs(&dir).map_err(StreamError::Io)?;
+        let last = runs.last().copied();
+        let run = match (args.previous, last) {
+            (false, last) => last.unwrap_or(0),
+            (true, _) => *runs.iter().nth_back(1).ok_or(StreamError::NoPrevious)?,
+        };
+        if let Some(tail) = args.tail {
+            let mut lines = 0_usize;
+            let mut counter = Printer::new(String::new(), false, printer.since);
+            Reader::new(dir.clone(), run, args.follow)
+                .read(&mut |found| {
+                    if let Found::Line(line) = found {
+                        lines += usize::from(counter.record(line, &mut io::sink())?);
+                    }
+                    Ok(())
+                })
+                .map_err(StreamError::Io)?;
+            printer.skip = lines.saturating_sub(tail);
+        }
+        Ok(Self {
+            reader: Reader::new(dir, run, args.follow),
+            printer,
+        })
+    }
+
+    fn print(&mut self, out: &mut impl Write) -> io::Result<()> {
+        let printer = &mut self.printer;
+        self.reader.read(&mut |found| match found {
+            Found::Line(line) => printer.record(line, out).map(drop),
+            Found::Restart => printer.restart(out),
+        })
+    }
+}
+
+/// Prints what is there; with `follow` waits for more until the pod's logs are removed.
+fn print(streams: &mut [Stream], follow: bool, dir: &Path) -> io::Result<()> {
+    // Watched before the first look, so that nothing falls between.
+    let watch = if follow { Some(Watch::new(dir)?) } else { None };
+    let mut out = BufWriter::new(io::stdout().lock());
+    loop {
+        for stream in &mut *streams {
+            stream.print(&mut out)?;
+        }
+        out.flush()?;
+        match &watch {
+            Some(watch) if dir.is_dir() => watch.wait(dir)?,
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Tells when something changes below a pod's log directory.
+struct Watch {
+    inotify: OwnedFd,
+}
+
+impl Watch {
+    fn new(dir: &Path) -> io::Result<Self> {
+        let inotify =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let watch = Self { inotify };
+        watch.add(dir)?;
+        Ok(watch)
+    }
+
+    /// Watches the pod's directory and each container's; those that are watched already are no loss.
+    fn add(&self, dir: &Path) -> io::Result<()> {
+        let flags = inotify::WatchFlags::MODIFY
+            | inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MOVED_TO
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::ONLYDIR;
+        let below = fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path());
+        for path in below.filter(|p| p.is_dir()).chain([dir.to_owned()]) {
+            match inotify::add_watch(&self.inotify, &path, flags) {
+                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns after the next change.
+    fn wait(&self, dir: &Path) -> io::Result<()> {
+        let mut poll = [PollFd::new(&self.inotify, PollFlags::IN)];
+        match rustix::event::poll(&mut poll, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        // What changed does not matter: every stream is looked at anyway.
+        let mut events = [0_u8; 8192];
+        while rustix::io::read(&self.inotify, &mut events).is_ok_and(|n| n > 0) {}
+        // A container that is new has a directory now.
+        self.add(dir)
+    }
 }
