@@ -9,6 +9,11 @@ use sha2::{Digest, Sha256};
 
 /// An OCI archive with one layer: Debian's static busybox and a link for each of its applets.
 pub fn busybox_archive(archive: &Path, reference: &str) {
+    busybox_archive_with(archive, reference, &["sh"]);
+}
+
+/// The same with another command.
+pub fn busybox_archive_with(archive: &Path, reference: &str, command: &[&str]) {
     let busybox = fs::read("/bin/busybox").expect("Debian's busybox-static");
     let mut layer = tar::Builder::new(Vec::new());
     for dir in ["bin", "etc", "tmp", "root", "data", "proc", "sys", "dev"] {
@@ -61,7 +66,7 @@ pub fn busybox_archive(archive: &Path, reference: &str) {
         b"root:x:0:\nweb:x:1000:\nextra:x:2000:web\n",
         None,
     );
-    let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
+    let config = json!({ "Env": ["PATH=/bin"], "Cmd": command });
     write_archive(archive, reference, &[layer.into_inner().unwrap()], config);
 }
 
