@@ -7,6 +7,9 @@ use clap::Args;
 use super::dirs::DirectoryArgs;
 use super::{CommandError, Exit};
 
+/// Read if it is there and none is named.
+pub(super) const DEFAULT_CONFIG: &str = "/etc/podling/config.yaml";
+
 /// Run the node: take manifests from a directory or etcd, and keep what they say running
 #[derive(Debug, Args)]
 #[command(after_help = "\

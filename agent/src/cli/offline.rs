@@ -1,8 +1,11 @@
 //! Pods without the agent: from the plans in the run directory and what their supervisors say. Less is known this
 //! way (no manifest, no conditions), but it is the truth about what runs.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -11,7 +14,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use podling_runtime::pod::client::Client;
-use podling_runtime::pod::plan::{ContainerKind, ContainerPlan, NetworkPlan, Plan, RestartPolicy};
+use podling_runtime::pod::plan::{
+    ContainerKind, ContainerPlan, ContainerSource, NetworkPlan, Plan, RestartPolicy,
+};
 use podling_runtime::pod::protocol::{PLAN_FILE, Reply, Request};
 use podling_runtime::pod::snapshot::{
     ContainerSnapshot, ContainerState as State, Snapshot, Stage, Termination,
@@ -38,7 +43,7 @@ pub(super) fn find(
     directories: &Directories,
     namespace: &str,
     name: &str,
-) -> Result<(std::path::PathBuf, Plan), CommandError> {
+) -> Result<(PathBuf, Plan), CommandError> {
     let mut found: Vec<_> = plans(directories)?
         .into_iter()
         .filter(|(_, plan)| plan.pod.namespace == namespace && plan.pod.name == name)
@@ -59,7 +64,40 @@ pub(super) fn find(
     })
 }
 
-fn plans(directories: &Directories) -> Result<Vec<(std::path::PathBuf, Plan)>, CommandError> {
+/// The layers that pods of any node on this machine use, by their true paths: from the plans of this run directory
+/// and from those of all supervisors that run.
+pub(super) fn layers_in_use(directories: &Directories) -> HashSet<PathBuf> {
+    let below = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|e| e.path()).collect::<Vec<_>>()
+    };
+    let running = below(Path::new("/proc"))
+        .into_iter()
+        .filter_map(|process| supervised(&process));
+    below(&directories.pods())
+        .into_iter()
+        .chain(running)
+        .filter_map(|dir| read_plan(&dir))
+        .flat_map(|plan| plan.containers)
+        .flat_map(|container| match container.source {
+            ContainerSource::Ready { rootfs, .. } => rootfs.layers,
+            ContainerSource::Waiting { .. } => Vec::new(),
+        })
+        .map(|layer| layer.canonicalize().unwrap_or(layer))
+        .collect()
+}
+
+/// The pod directory that a process is the supervisor of.
+fn supervised(process: &Path) -> Option<PathBuf> {
+    let command = fs::read(process.join("cmdline")).ok()?;
+    let mut arguments = command.split(|b| *b == 0);
+    if !arguments.next()?.ends_with(b"podling-pod") {
+        return None;
+    }
+    Some(PathBuf::from(OsStr::from_bytes(arguments.next()?)))
+}
+
+fn plans(directories: &Directories) -> Result<Vec<(PathBuf, Plan)>, CommandError> {
     let dir = directories.pods();
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
