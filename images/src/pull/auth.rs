@@ -1,0 +1,225 @@
+//! Who we are to a registry: credentials, challenges and tokens (distribution's "Token Authentication Specification").
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+
+use super::{Credentials, PullError, PullOptions};
+
+/// What Docker's own registry is called in Docker's configuration.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+
+/// What a registry asks for in `WWW-Authenticate`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// Name and password with each request.
+    Basic,
+    /// A token from `realm`.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
+}
+
+impl Challenge {
+    /// The first challenge of the header that is known (RFC 9110, section 11.6.1).
+    pub(super) fn parse(header: &str) -> Option<Self> {
+        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
+        if scheme.eq_ignore_ascii_case("basic") {
+            return Some(Self::Basic);
+        }
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let parameters = parse_parameters(rest);
+        let get = |key: &str| {
+            let found = parameters.iter().find(|(k, _)| k.eq_ignore_ascii_case(key));
+            found.map(|(_, value)| value.clone())
+        };
+        Some(Self::Bearer {
+            realm: get("realm")?,
+            service: get("service"),
+            scope: get("scope"),
+        })
+    }
+}
+
+/// `key="value", key=value`, with backslashes in quoted values.
+fn parse_parameters(text: &str) -> Vec<(String, String)> {
+    let mut parameters = Vec::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        let key: String = std::iter::from_fn(|| chars.next_if(|c| *c != '=')).collect();
+        if chars.next().is_none() {
+            return parameters;
+        }
+        let mut value = String::new();
+        if chars.next_if_eq(&'"').is_some() {
+            while let Some(c) = chars.next() {
+                match c {
+                    '"' => break,
+                    '\\' => value.extend(chars.next()),
+                    c => value.push(c),
+                }
+            }
+            while chars.next_if(|c| *c != ',').is_some() {}
+        } else {
+            value.extend(std::iter::from_fn(|| chars.next_if(|c| *c != ',')));
+        }
+        parameters.push((key.trim().to_owned(), value));
+        chars.next();
+        while chars.next_if(|c| c.is_whitespace() || *c == ',').is_some() {}
+    }
+}
+
+/// What a token server answers.
+#[derive(Deserialize)]
+pub(super) struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl TokenAnswer {
+    pub(super) fn into_header(self) -> Option<HeaderValue> {
+        bearer(&self.token.or(self.access_token)?)
+    }
+}
+
+pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
+    secret(format!("Bearer {token}"))
+}
+
+pub(super) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let pair = format!("{username}:{password}");
+    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+    secret(format!("Basic {encoded}"))
+}
+
+fn secret(text: String) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The credentials for a registry: those of the caller, else those of the Docker configuration.
+pub(super) async fn find(
+    registry: &str,
+    options: &PullOptions,
+) -> Result<Option<Credentials>, PullError> {
+    if let Some(credentials) = &options.credentials {
+        return Ok(Some(credentials.clone()));
+    }
+    let Some(path) = options.docker_config.clone().or_else(docker_config) else {
+        return Ok(None);
+    };
+    let registry = registry.to_owned();
+    // A credential helper is another program, which may take its time.
+    super::blocking(move || read_docker_config(&path, &registry)).await
+}
+
+fn docker_config() -> Option<PathBuf> {
+    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let dir = dir.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
+    Some(dir.join("config.json"))
+}
+
+fn read_docker_config(path: &Path, registry: &str) -> Result<Option<Credentials>, PullError> {
+    let failed = |reason: String| PullError::Credentials {
+        registry: registry.to_owned(),
+        path: path.to_owned(),
+        reason,
+    };
+    let keys: &[&str] = match registry {
+        "docker.io" => &[DOCKER_HUB_KEY, "docker.io", "index.docker.io"],
+        other => &[other],
+    };
+    for key in keys {
+        let file = match File::open(path) {
+            Ok(file) => BufReader::new(file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e.to_string())),
+        };
+        match docker_credential::get_credential_from_reader(file, key) {
+            Ok(DockerCredential::UsernamePassword(username, password)) => {
+                return Ok(Some(Credentials::Basic { username, password }));
+            }
+            Ok(DockerCredential::IdentityToken(token)) => {
+                return Ok(Some(Credentials::IdentityToken(token)));
+            }
+            Err(CredentialRetrievalError::NoCredentialConfigured) => {}
+            Err(e) => return Err(failed(e.to_string())),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_parse() {
+        assert_eq!(
+            Challenge::parse("Basic realm=\"x\""),
+            Some(Challenge::Basic)
+        );
+        assert_eq!(Challenge::parse("Digest realm=\"x\""), None);
+        assert_eq!(Challenge::parse("Bearer service=\"x\""), None);
+        let header = r#"Bearer realm="https://auth.example/token",service="reg,\"istry", scope="repository:a/b:pull,push",error=invalid"#;
+        assert_eq!(
+            Challenge::parse(header),
+            Some(Challenge::Bearer {
+                realm: "https://auth.example/token".to_owned(),
+                service: Some("reg,\"istry".to_owned()),
+                scope: Some("repository:a/b:pull,push".to_owned()),
+            })
+        );
+    }
+
+    #[test]
+    fn odd_headers_end_in_peace() {
+        for header in [
+            "",
+            "Bearer",
+            "Bearer =",
+            "Bearer a",
+            "bearer realm=\"",
+            "Bearer realm=,=",
+        ] {
+            drop(Challenge::parse(header));
+        }
+    }
+
+    #[test]
+    fn docker_configurations_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        assert!(read_docker_config(&path, "docker.io").unwrap().is_none());
+        let auth = base64::engine::general_purpose::STANDARD.encode("me:pass:word");
+        let text = format!(
+            r#"{{"auths": {{"{DOCKER_HUB_KEY}": {{"auth": "{auth}"}}, "host.example:5000": {{"auth": "{auth}"}}}}}}"#
+        );
+        std::fs::write(&path, text).unwrap();
+        for registry in ["docker.io", "host.example:5000"] {
+            let found = read_docker_config(&path, registry).unwrap();
+            let expected = Credentials::Basic {
+                username: "me".to_owned(),
+                password: "pass:word".to_owned(),
+            };
+            assert!(found == Some(expected), "{registry}");
+        }
+        assert!(
+            read_docker_config(&path, "other.example")
+                .unwrap()
+                .is_none()
+        );
+        std::fs::write(&path, "{").unwrap();
+        assert!(read_docker_config(&path, "docker.io").is_err());
+    }
+}

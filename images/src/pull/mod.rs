@@ -1,0 +1,526 @@
+//! Images from registries, by the OCI Distribution API.
+//!
+//! ```text
+//! mirrors, registry ─► manifest or index ─► manifest for the platform ─► configuration ─► layers, 3 at a time ─► record
+//!                                                        each layer: download ─► digest ─► unpack ─► diff ID ─► store
+//! ```
+//! A layer is downloaded to a temporary file, and unpacked only when its digest is right. A download that breaks goes on
+//! where it stopped, if the registry can. Nothing is fetched that is in the store. Another pull of the same layer, in
+//! this process or another, is waited for.
+//!
+//! Dropping the future stops the downloads; an unpacking that has begun ends on its own thread, and leaves nothing
+//! visible but a whole layer.
+//!
+//! Deliberately absent: registries of schema 1, layers at foreign URLs (`urls` of a descriptor), and any HTTP without
+//! TLS except to registries that are configured so.
+
+mod auth;
+mod client;
+mod endpoint;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::image::Image;
+use crate::manifest::{
+    self, CONFIG_MAX_BYTES, Descriptor, Document, INDEX_DEPTH_MAX, Manifest, ManifestError,
+};
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::store::{Held, ImageStore, Record, Session, StoreError};
+use crate::unpack::{Limits, UnpackError, unpack_file};
+use endpoint::Endpoint;
+
+/// As many as Docker and containerd fetch at once.
+const PARALLEL_LAYERS: usize = 3;
+
+/// How to pull.
+#[derive(Clone, Default)]
+pub struct PullOptions {
+    /// Credentials for the registry; without them, those of the Docker configuration.
+    pub credentials: Option<Credentials>,
+    /// The Docker configuration; without it `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
+    pub docker_config: Option<PathBuf>,
+    /// Which registries are spoken to how.
+    pub registries: RegistriesConfig,
+    /// Take the image of this platform instead of this machine's.
+    pub platform: Option<Platform>,
+    /// Told how the pull goes on. Called often, from several threads: it should return at once.
+    pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    /// What a layer may ask for.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for PullOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PullOptions")
+            .field("credentials", &self.credentials.is_some())
+            .field("registries", &self.registries)
+            .field("platform", &self.platform)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who we are to a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// Name and password, used with basic authentication or to get a token.
+    Basic {
+        /// The name.
+        username: String,
+        /// The password or access token.
+        password: String,
+    },
+    /// A refresh token, as `docker login` stores it (`identitytoken`).
+    IdentityToken(String),
+    /// A token that the registry takes as it is.
+    Bearer(String),
+}
+
+/// Which registries are spoken to how. Registries are named as in references, such as `localhost:5000`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistriesConfig {
+    /// Spoken to by HTTP without TLS. No other registry ever is.
+    pub plain_http: BTreeSet<String>,
+    /// Tried before the registry itself, in order: registry to hosts with the same repositories.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// PEM files with certificate authorities to trust besides the system's.
+    pub ca_files: Vec<PathBuf>,
+}
+
+/// How a pull goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The manifest is here.
+    Resolved {
+        /// Its digest.
+        digest: Digest,
+        /// The layers, the lowest first.
+        layers: Vec<LayerSummary>,
+    },
+    /// A layer is coming in.
+    Downloading {
+        /// The layer's blob.
+        layer: Digest,
+        /// Bytes so far.
+        bytes: u64,
+        /// Bytes of the whole.
+        total_bytes: u64,
+    },
+    /// A layer is verified and is being unpacked.
+    Unpacking {
+        /// The layer's blob.
+        layer: Digest,
+    },
+    /// A layer is in the store.
+    Done {
+        /// The layer's blob.
+        layer: Digest,
+    },
+}
+
+/// A layer, before it is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerSummary {
+    /// The layer's blob.
+    pub digest: Digest,
+    /// Its compressed size.
+    pub size_bytes: u64,
+    /// It is in the store already.
+    pub present: bool,
+}
+
+/// An image that cannot be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No HTTP client can be made.
+    #[error("cannot prepare a connection to {registry}: {reason}")]
+    Client {
+        /// The registry.
+        registry: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The registry does not answer, or stops answering.
+    #[error(
+        "cannot reach the registry {registry} by {scheme}{}",
+        if *.scheme == "https" { " (one without TLS must be listed in `plain_http`)" } else { "" }
+    )]
+    Connect {
+        /// The registry.
+        registry: String,
+        /// `https` or `http`.
+        scheme: &'static str,
+        /// Why not.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The registry wants to know who we are, or does not like who we are.
+    #[error(
+        "{registry} refuses {reference} {}: check the name, and the credentials for {registry} (`docker login {registry}`)",
+        if *.with_credentials { "with the credentials given" } else { "without credentials" }
+    )]
+    Unauthorized {
+        /// What was asked for.
+        reference: Reference,
+        /// The registry.
+        registry: String,
+        /// Credentials were given.
+        with_credentials: bool,
+    },
+    /// There is no such image.
+    #[error("{registry} has no image {reference}: check the name and the tag")]
+    NotFound {
+        /// What was asked for.
+        reference: Reference,
+        /// The registry.
+        registry: String,
+    },
+    /// The registry answers with another error.
+    #[error("{registry} answers {status} to the request for {what}: {message}")]
+    Status {
+        /// The registry.
+        registry: String,
+        /// The HTTP status.
+        status: u16,
+        /// What was asked for.
+        what: String,
+        /// What the registry says.
+        message: String,
+    },
+    /// The registry's answer is not what the protocol says.
+    #[error("{registry} does not keep to the protocol: {what}")]
+    Protocol {
+        /// The registry.
+        registry: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Credentials were found and cannot be used.
+    #[error("cannot use the credentials for {registry} in {path}: {reason}")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Content has another digest than it should.
+    #[error("{registry} sent {what} with the digest {actual} instead of {expected}")]
+    Mismatch {
+        /// The registry.
+        registry: String,
+        /// Manifest, configuration or layer.
+        what: &'static str,
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// The image cannot be used.
+    #[error("cannot use the image {reference}")]
+    Manifest {
+        /// The image.
+        reference: Reference,
+        /// Why not.
+        #[source]
+        source: ManifestError,
+    },
+    /// A layer cannot be unpacked.
+    #[error("cannot unpack layer {layer} of {reference}")]
+    Layer {
+        /// The image.
+        reference: Reference,
+        /// The layer's blob.
+        layer: Digest,
+        /// Why not.
+        #[source]
+        source: UnpackError,
+    },
+    /// A file of the download cannot be written.
+    #[error("cannot write the download to {path}")]
+    Write {
+        /// The temporary file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runtime is shutting down.
+    #[error("the pull was cancelled")]
+    Cancelled,
+    /// The image was pulled, and removed at once by another.
+    #[error("the image {0} vanished from the store while it was being pulled")]
+    Vanished(Reference),
+}
+
+impl PullError {
+    /// True when trying again later may help, without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Cancelled => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500..),
+            _ => false,
+        }
+    }
+}
+
+impl ImageStore {
+    /// Fetches an image from its registry. Layers that are here are not fetched again.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<Image, PullError> {
+        let store = self.clone();
+        let session = blocking(move || Ok(Session::begin(&store)?)).await?;
+        let platform = options.platform.clone().unwrap_or_else(Platform::current);
+        let (endpoint, document) = find_manifest(reference, options).await?;
+        let pull = Pull {
+            reference,
+            options,
+            platform,
+            session: Arc::new(session),
+            endpoint: Arc::new(endpoint),
+        };
+        let record = pull.run(document).await?;
+        let store = self.clone();
+        let session = Arc::clone(&pull.session);
+        let resolved = blocking(move || {
+            session.commit(&record)?;
+            Ok(store.resolve(&record.reference)?)
+        });
+        let image = resolved.await?;
+        image.ok_or_else(|| PullError::Vanished(reference.clone()))
+    }
+}
+
+/// Asks the mirrors, then the registry, for what the reference names. Gives who answered, and the answer.
+async fn find_manifest(
+    reference: &Reference,
+    options: &PullOptions,
+) -> Result<(Endpoint, (Digest, Vec<u8>)), PullError> {
+    let mirrors = options.registries.mirrors.get(reference.registry());
+    for mirror in mirrors.into_iter().flatten() {
+        match try_endpoint(mirror, reference, options).await {
+            Ok(found) => return Ok(found),
+            Err(error) => {
+                tracing::debug!(%mirror, %reference, %error, "the mirror does not help");
+            }
+        }
+    }
+    try_endpoint(reference.registry(), reference, options).await
+}
+
+async fn try_endpoint(
+    registry: &str,
+    reference: &Reference,
+    options: &PullOptions,
+) -> Result<(Endpoint, (Digest, Vec<u8>)), PullError> {
+    let endpoint = Endpoint::new(registry, reference, options).await?;
+    let found = endpoint.manifest(reference.digest()).await?;
+    Ok((endpoint, found))
+}
+
+/// One run of [`ImageStore::pull`].
+struct Pull<'a> {
+    reference: &'a Reference,
+    options: &'a PullOptions,
+    platform: Platform,
+    session: Arc<Session>,
+    endpoint: Arc<Endpoint>,
+}
+
+impl Pull<'_> {
+    /// Brings all parts of the image into the store.
+    async fn run(&self, document: (Digest, Vec<u8>)) -> Result<Record, PullError> {
+        let (digest, manifest, index) = self.manifest_for_platform(document).await?;
+        let config = self.config(&manifest.config).await?;
+        let layer_count = manifest.layers.len();
+        let config = manifest::parse_config(&config, layer_count, &self.platform)
+            .map_err(self.unusable())?;
+        let held: Vec<_> = config.diff_ids.iter().cloned().map(Held::Layer).collect();
+        let session = Arc::clone(&self.session);
+        blocking(move || Ok(session.hold(&held)?)).await?;
+        let layers: Vec<_> = manifest.layers.iter().zip(&config.diff_ids).collect();
+        self.report(|| Progress::Resolved {
+            digest: digest.clone(),
+            layers: layers
+                .iter()
+                .map(|(layer, diff_id)| LayerSummary {
+                    digest: layer.digest.clone(),
+                    size_bytes: layer.size,
+                    present: self.session.has_layer(diff_id),
+                })
+                .collect(),
+        });
+        // An image may have the same layer twice.
+        let mut seen = HashSet::new();
+        let unique = layers
+            .into_iter()
+            .filter(|(_, diff_id)| seen.insert(*diff_id));
+        let unique: Vec<_> = unique.collect();
+        stream::iter(unique)
+            .map(|(layer, diff_id)| self.layer(layer, diff_id))
+            .buffer_unordered(PARALLEL_LAYERS)
+            .try_collect::<()>()
+            .await?;
+        Ok(Record::new(
+            self.reference,
+            digest,
+            index,
+            manifest.config.digest,
+            config.diff_ids,
+        ))
+    }
+
+    /// Follows indexes down to the manifest. Gives its digest and that of the first index.
+    async fn manifest_for_platform(
+        &self,
+        (mut digest, mut json): (Digest, Vec<u8>),
+    ) -> Result<(Digest, Manifest, Option<Digest>), PullError> {
+        let mut index = None;
+        for _ in 0..=INDEX_DEPTH_MAX {
+            self.put_blob(&digest, &json).await?;
+            match manifest::parse_document(&json).map_err(self.unusable())? {
+                Document::Manifest(manifest) => return Ok((digest, manifest, index)),
+                Document::Index(entries) => {
+                    index.get_or_insert(digest);
+                    let entry =
+                        manifest::choose(&entries, &self.platform).map_err(self.unusable())?;
+                    (digest, json) = self.endpoint.manifest(Some(&entry.digest)).await?;
+                }
+            }
+        }
+        let reason = "indexes are nested too deep".to_owned();
+        Err(self.unusable()(ManifestError::Unusable(reason)))
+    }
+
+    async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
+        let json = self
+            .endpoint
+            .small_blob(descriptor, CONFIG_MAX_BYTES)
+            .await?;
+        self.put_blob(&descriptor.digest, &json).await?;
+        Ok(json)
+    }
+
+    async fn put_blob(&self, digest: &Digest, content: &[u8]) -> Result<(), PullError> {
+        let session = Arc::clone(&self.session);
+        let (digest, content) = (digest.clone(), content.to_vec());
+        blocking(move || Ok(session.put_blob(&digest, &content)?)).await
+    }
+
+    /// Brings one layer into the store, unless it is there.
+    async fn layer(&self, layer: &Descriptor, diff_id: &Digest) -> Result<(), PullError> {
+        let session = Arc::clone(&self.session);
+        let wanted = diff_id.clone();
+        // May wait for another pull that is making this layer.
+        let lock = blocking(move || {
+            let lock = session.lock_layer(&wanted)?;
+            Ok((!session.has_layer(&wanted)).then_some(lock))
+        });
+        if let Some(lock) = lock.await? {
+            let path = self.session.temporary();
+            let report = |bytes| {
+                self.report(|| Progress::Downloading {
+                    layer: layer.digest.clone(),
+                    bytes,
+                    total_bytes: layer.size,
+                });
+            };
+            self.endpoint.download(layer, &path, report).await?;
+            self.report(|| Progress::Unpacking {
+                layer: layer.digest.clone(),
+            });
+            self.unpack(layer, diff_id, path, lock).await?;
+        }
+        self.report(|| Progress::Done {
+            layer: layer.digest.clone(),
+        });
+        Ok(())
+    }
+
+    /// Unpacks a blob that was verified, under the layer's lock.
+    async fn unpack(
+        &self,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        path: PathBuf,
+        lock: std::fs::File,
+    ) -> Result<(), PullError> {
+        let session = Arc::clone(&self.session);
+        let reference = self.reference.clone();
+        let registry = self.endpoint.registry().to_owned();
+        let limits = self.options.limits.clone();
+        let (layer, diff_id) = (layer.clone(), diff_id.clone());
+        blocking(move || {
+            let _lock = lock;
+            session.put_layer(&diff_id, |target| {
+                let file = open(&path)?;
+                let algorithms = (layer.digest.algorithm(), diff_id.algorithm());
+                let unpacked =
+                    unpack_file(file, target, algorithms, &limits).map_err(|source| {
+                        PullError::Layer {
+                            reference,
+                            layer: layer.digest,
+                            source,
+                        }
+                    })?;
+                if unpacked.diff_id != diff_id {
+                    return Err(PullError::Mismatch {
+                        registry,
+                        what: "a layer",
+                        expected: diff_id.clone(),
+                        actual: unpacked.diff_id,
+                    });
+                }
+                Ok(unpacked)
+            })?;
+            std::fs::remove_file(&path).map_err(|source| PullError::Write { path, source })
+        })
+        .await
+    }
+
+    fn report(&self, progress: impl FnOnce() -> Progress) {
+        if let Some(listener) = &self.options.progress {
+            listener(progress());
+        }
+    }
+
+    fn unusable(&self) -> impl FnOnce(ManifestError) -> PullError + use<> {
+        let reference = self.reference.clone();
+        move |source| PullError::Manifest { reference, source }
+    }
+}
+
+fn open(path: &Path) -> Result<std::fs::File, PullError> {
+    std::fs::File::open(path).map_err(|source| PullError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Runs what blocks on a thread for that.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
+) -> Result<T, PullError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(PullError::Cancelled),
+        },
+    }
+}
