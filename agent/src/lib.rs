@@ -5,4 +5,5 @@ pub mod cli;
 pub mod manifest;
 pub mod network;
 pub mod node;
+pub mod pod;
 pub mod store;

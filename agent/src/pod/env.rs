@@ -67,7 +67,9 @@ pub enum EnvError {
         key: String,
     },
     /// The value is not text, so it cannot be a variable.
-    #[error("the value of key {key} in {object} is not UTF-8, or holds a NUL: it cannot be an environment variable")]
+    #[error(
+        "the value of key {key} in {object} is not UTF-8, or holds a NUL: it cannot be an environment variable"
+    )]
     NotText {
         /// The ConfigMap or Secret.
         object: String,
@@ -196,7 +198,11 @@ fn value_from(
     if let Some(key) = &source.config_map_key_ref {
         let optional = key.optional == Some(true);
         let Some(map) = objects.config_map(&key.name) else {
-            return if optional { Ok(None) } else { Err(EnvError::NoConfigMap(key.name.clone())) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(EnvError::NoConfigMap(key.name.clone()))
+            };
         };
         return match map.data.as_ref().and_then(|data| data.get(&key.key)) {
             Some(value) => Ok(Some(value.clone())),
@@ -210,10 +216,16 @@ fn value_from(
     if let Some(key) = &source.secret_key_ref {
         let optional = key.optional == Some(true);
         let Some(secret) = objects.secret(&key.name) else {
-            return if optional { Ok(None) } else { Err(EnvError::NoSecret(key.name.clone())) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(EnvError::NoSecret(key.name.clone()))
+            };
         };
         return match secret.data.as_ref().and_then(|data| data.get(&key.key)) {
-            Some(value) => text(&value.0, "Secret", &key.name, &key.key).map(|v| Some(v.to_owned())),
+            Some(value) => {
+                text(&value.0, "Secret", &key.name, &key.key).map(|v| Some(v.to_owned()))
+            }
             None if optional => Ok(None),
             None => Err(EnvError::NoSecretKey {
                 name: key.name.clone(),
@@ -266,7 +278,11 @@ pub fn field_value(field: &ObjectFieldSelector, facts: &PodFacts<'_>) -> Result<
         "spec.nodeName" => facts.node_name.to_owned(),
         "spec.serviceAccountName" => facts.service_account.to_owned(),
         "status.hostIP" | "status.hostIPs" => facts.host_ip.to_string(),
-        "status.podIP" => facts.pod_ips.first().map(IpAddr::to_string).unwrap_or_default(),
+        "status.podIP" => facts
+            .pod_ips
+            .first()
+            .map(IpAddr::to_string)
+            .unwrap_or_default(),
         "status.podIPs" => joined(facts.pod_ips),
         other => return Err(EnvError::Field(other.to_owned())),
     })
@@ -298,7 +314,11 @@ pub fn resource_value(
     capacity: &Capacity,
 ) -> Result<String, EnvError> {
     let needs = resources::needs(container.resources.as_ref())?;
-    let divisor = selector.divisor.as_ref().map(|q| q.0.as_str()).filter(|q| *q != "0");
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .map(|q| q.0.as_str())
+        .filter(|q| *q != "0");
     let cpu = |millis: i64| -> Result<String, EnvError> {
         let divisor = quantity::millis(divisor.unwrap_or("1"))?.max(1);
         Ok(ceil_div(millis, divisor).to_string())
@@ -325,7 +345,10 @@ fn ceil_div(value: i64, divisor: i64) -> i64 {
 /// Printable ASCII without `=` (Kubernetes' `IsRelaxedEnvVarName`).
 #[must_use]
 pub fn is_variable_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| matches!(byte, 0x20..=0x7e) && byte != b'=')
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, 0x20..=0x7e) && byte != b'=')
 }
 
 /// Replaces `$(NAME)` by the variable's value; one that is not there stays as it is, and `$$` is a `$`.

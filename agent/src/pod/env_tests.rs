@@ -10,14 +10,17 @@ impl Objects for Fixed {
     fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {
         (name == "cm").then(|| {
             Arc::new(
-                serde_saphyr::from_str("data: { a: one, B_b: two, 'x=y': bad }").expect("a ConfigMap"),
+                serde_saphyr::from_str("data: { a: one, B_b: two, 'x=y': bad }")
+                    .expect("a ConfigMap"),
             )
         })
     }
 
     fn secret(&self, name: &str) -> Option<Arc<Secret>> {
         (name == "s").then(|| {
-            Arc::new(serde_saphyr::from_str("data: { key: c2VjcmV0, raw: /w== }").expect("a Secret"))
+            Arc::new(
+                serde_saphyr::from_str("data: { key: c2VjcmV0, raw: /w== }").expect("a Secret"),
+            )
         })
     }
 }
@@ -28,7 +31,10 @@ fn of(container: &str) -> Result<Vec<String>, EnvError> {
         name: Some("web".to_owned()),
         namespace: Some("ns".to_owned()),
         uid: Some("u-1".to_owned()),
-        labels: Some(BTreeMap::from([("app.kubernetes.io/name".to_owned(), "x".to_owned())])),
+        labels: Some(BTreeMap::from([(
+            "app.kubernetes.io/name".to_owned(),
+            "x".to_owned(),
+        )])),
         ..ObjectMeta::default()
     };
     let facts = PodFacts {
@@ -37,42 +43,83 @@ fn of(container: &str) -> Result<Vec<String>, EnvError> {
         node_name: "node",
         host_ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         pod_ips: &[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))],
-        capacity: Capacity { cpu_millis: 3500, memory_bytes: 1 << 30, swap: false },
+        capacity: Capacity {
+            cpu_millis: 3500,
+            memory_bytes: 1 << 30,
+            swap: false,
+        },
     };
     variables(&container, &facts, &Fixed).map(|variables| variables.to_strings())
 }
 
 #[test]
 fn references_see_what_is_above() {
-    let env = of("name: c\nenv:\n- { name: A, value: '1' }\n- { name: B, value: '$(A)$(C)$$(A)' }\n- { name: C, value: x }\n- { name: A, value: '$(A)2' }\n");
+    let env = of(
+        "name: c\nenv:\n- { name: A, value: '1' }\n- { name: B, value: '$(A)$(C)$$(A)' }\n- { name: C, value: x }\n- { name: A, value: '$(A)2' }\n",
+    );
     assert_eq!(env.expect("env"), ["A=12", "B=1$(C)$(A)", "C=x"]);
 }
 
 #[test]
 fn env_from_takes_a_prefix_and_leaves_out_bad_names() {
-    let env = of("name: c\nenvFrom:\n- { prefix: P_, configMapRef: { name: cm } }\n- { configMapRef: { name: no, optional: true } }\nenv: [{ name: X, value: $(P_a) }]\n");
+    let env = of(
+        "name: c\nenvFrom:\n- { prefix: P_, configMapRef: { name: cm } }\n- { configMapRef: { name: no, optional: true } }\nenv: [{ name: X, value: $(P_a) }]\n",
+    );
     assert_eq!(env.expect("env"), ["P_B_b=two", "P_a=one", "X=one"]);
 }
 
 #[test]
 fn missing_objects_and_keys() {
-    let one = |source: &str| of(&format!("name: c\nenv: [{{ name: X, valueFrom: {{ {source} }} }}]"));
-    assert_eq!(one("configMapKeyRef: { name: cm, key: a }").expect("env"), ["X=one"]);
-    assert_eq!(one("configMapKeyRef: { name: no, key: a }"), Err(EnvError::NoConfigMap("no".to_owned())));
-    assert!(matches!(one("configMapKeyRef: { name: cm, key: z }"), Err(EnvError::NoConfigMapKey { .. })));
-    assert_eq!(one("configMapKeyRef: { name: cm, key: z, optional: true }").expect("env"), [""; 0]);
-    assert_eq!(one("secretKeyRef: { name: s, key: key }").expect("env"), ["X=secret"]);
-    assert!(matches!(one("secretKeyRef: { name: s, key: raw }"), Err(EnvError::NotText { .. })));
-    assert!(matches!(one("secretKeyRef: { name: s, key: z }"), Err(EnvError::NoSecretKey { .. })));
-    assert_eq!(one("secretKeyRef: { name: no, key: z }"), Err(EnvError::NoSecret("no".to_owned())));
-    assert_eq!(of("name: c\nenvFrom: [{ secretRef: { name: no } }]"), Err(EnvError::NoSecret("no".to_owned())));
+    let one = |source: &str| {
+        of(&format!(
+            "name: c\nenv: [{{ name: X, valueFrom: {{ {source} }} }}]"
+        ))
+    };
+    assert_eq!(
+        one("configMapKeyRef: { name: cm, key: a }").expect("env"),
+        ["X=one"]
+    );
+    assert_eq!(
+        one("configMapKeyRef: { name: no, key: a }"),
+        Err(EnvError::NoConfigMap("no".to_owned()))
+    );
+    assert!(matches!(
+        one("configMapKeyRef: { name: cm, key: z }"),
+        Err(EnvError::NoConfigMapKey { .. })
+    ));
+    assert_eq!(
+        one("configMapKeyRef: { name: cm, key: z, optional: true }").expect("env"),
+        [""; 0]
+    );
+    assert_eq!(
+        one("secretKeyRef: { name: s, key: key }").expect("env"),
+        ["X=secret"]
+    );
+    assert!(matches!(
+        one("secretKeyRef: { name: s, key: raw }"),
+        Err(EnvError::NotText { .. })
+    ));
+    assert!(matches!(
+        one("secretKeyRef: { name: s, key: z }"),
+        Err(EnvError::NoSecretKey { .. })
+    ));
+    assert_eq!(
+        one("secretKeyRef: { name: no, key: z }"),
+        Err(EnvError::NoSecret("no".to_owned()))
+    );
+    assert_eq!(
+        of("name: c\nenvFrom: [{ secretRef: { name: no } }]"),
+        Err(EnvError::NoSecret("no".to_owned()))
+    );
 }
 
 #[test]
 fn downward_fields() {
     let field = |path: &str| {
-        of(&format!("name: c\nenv: [{{ name: X, valueFrom: {{ fieldRef: {{ fieldPath: \"{path}\" }} }} }}]"))
-            .map(|env| env[0].clone())
+        of(&format!(
+            "name: c\nenv: [{{ name: X, valueFrom: {{ fieldRef: {{ fieldPath: \"{path}\" }} }} }}]"
+        ))
+        .map(|env| env[0].clone())
     };
     for (path, expected) in [
         ("metadata.name", "X=web"),
@@ -100,10 +147,26 @@ fn downward_resources_fall_back_to_the_machine() {
         .map(|env| env[0].clone())
     };
     assert_eq!(resource("resource: limits.cpu", "{}").as_deref(), Ok("X=4"));
-    assert_eq!(resource("resource: limits.cpu, divisor: 1m", "{}").as_deref(), Ok("X=3500"));
-    assert_eq!(resource("resource: limits.memory, divisor: 1Mi", "{ limits: { memory: 100Mi } }").as_deref(), Ok("X=100"));
-    assert_eq!(resource("resource: requests.memory", "{}").as_deref(), Ok("X=0"));
-    assert_eq!(resource("resource: requests.cpu", "{ requests: { cpu: 250m } }").as_deref(), Ok("X=1"));
+    assert_eq!(
+        resource("resource: limits.cpu, divisor: 1m", "{}").as_deref(),
+        Ok("X=3500")
+    );
+    assert_eq!(
+        resource(
+            "resource: limits.memory, divisor: 1Mi",
+            "{ limits: { memory: 100Mi } }"
+        )
+        .as_deref(),
+        Ok("X=100")
+    );
+    assert_eq!(
+        resource("resource: requests.memory", "{}").as_deref(),
+        Ok("X=0")
+    );
+    assert_eq!(
+        resource("resource: requests.cpu", "{ requests: { cpu: 250m } }").as_deref(),
+        Ok("X=1")
+    );
     assert!(resource("resource: limits.hugepages-2Mi", "{}").is_err());
 }
 

@@ -15,3 +15,4 @@ pub mod env;
 pub mod quantity;
 pub mod resources;
 pub mod security;
+pub mod volumes;

@@ -5,7 +5,9 @@
 
 /// A text that is not a quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a quantity: use a number with one of n, u, m, k, M, G, T, P, E, Ki, Mi, Gi, Ti, Pi, Ei")]
+#[error(
+    "`{0}` is not a quantity: use a number with one of n, u, m, k, M, G, T, P, E, Ki, Mi, Gi, Ti, Pi, Ei"
+)]
 pub struct QuantityError(pub String);
 
 /// The whole units in a quantity, rounded up: bytes of a memory size.
@@ -81,7 +83,11 @@ fn multiplier(suffix: &str) -> Option<(i128, i128)> {
         "Ei" => (binary(6), 1),
         exponent => {
             let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let size = decimal(u32::try_from(power.unsigned_abs()).ok().filter(|p| *p <= 18)?);
+            let size = decimal(
+                u32::try_from(power.unsigned_abs())
+                    .ok()
+                    .filter(|p| *p <= 18)?,
+            );
             if power < 0 { (1, size) } else { (size, 1) }
         }
     })
@@ -110,14 +116,22 @@ mod tests {
         ] {
             assert_eq!(units(text), Ok(expected), "{text}");
         }
-        for (text, expected) in [("100m", 100), ("0.1", 100), ("2", 2000), ("1500u", 2), ("1n", 1)] {
+        for (text, expected) in [
+            ("100m", 100),
+            ("0.1", 100),
+            ("2", 2000),
+            ("1500u", 2),
+            ("1n", 1),
+        ] {
             assert_eq!(millis(text), Ok(expected), "{text}");
         }
     }
 
     #[test]
     fn not_quantities() {
-        for text in ["", "m", "1.2.3", "1 Gi", "1gi", "0x10", "1e", "1e99", "16Ei", "--1", "1mm", "é"] {
+        for text in [
+            "", "m", "1.2.3", "1 Gi", "1gi", "0x10", "1e", "1e99", "16Ei", "--1", "1mm", "é",
+        ] {
             assert!(units(text).is_err(), "{text}");
         }
     }

@@ -130,7 +130,10 @@ pub fn needs(resources: Option<&ResourceRequirements>) -> Result<Needs, Quantity
 }
 
 fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers)
+    spec.init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
 }
 
 /// True for an init container that goes on beside the others.
@@ -157,8 +160,14 @@ pub fn qos(spec: &PodSpec) -> Result<Qos, QuantityError> {
         // Zero counts as nothing said.
         let said = |amount: Option<i64>| amount.filter(|amount| *amount > 0);
         let pairs = [
-            (said(needs.requests.cpu_millis), said(needs.limits.cpu_millis)),
-            (said(needs.requests.memory_bytes), said(needs.limits.memory_bytes)),
+            (
+                said(needs.requests.cpu_millis),
+                said(needs.limits.cpu_millis),
+            ),
+            (
+                said(needs.requests.memory_bytes),
+                said(needs.limits.memory_bytes),
+            ),
         ];
         for (request, limit) in pairs {
             best_effort &= request.is_none() && limit.is_none();
@@ -271,7 +280,10 @@ fn linux(
 ///
 /// # Errors
 /// When the OCI builder refuses, which it has no reason to.
-pub fn container_resources(needs: &Needs, capacity: &Capacity) -> Result<LinuxResources, OciSpecError> {
+pub fn container_resources(
+    needs: &Needs,
+    capacity: &Capacity,
+) -> Result<LinuxResources, OciSpecError> {
     linux(
         needs.requests.cpu_millis,
         needs.limits.cpu_millis,
@@ -389,7 +401,9 @@ mod tests {
     }
 
     fn one(resources: &str) -> PodSpec {
-        spec(&format!("containers: [{{ name: a, resources: {resources} }}]"))
+        spec(&format!(
+            "containers: [{{ name: a, resources: {resources} }}]"
+        ))
     }
 
     #[test]
@@ -400,8 +414,14 @@ mod tests {
             ("{ requests: { cpu: 1 } }", Qos::Burstable),
             ("{ limits: { cpu: 1 } }", Qos::Burstable),
             ("{ limits: { cpu: 1, memory: 1Gi } }", Qos::Guaranteed),
-            ("{ limits: { cpu: 1, memory: 1Gi }, requests: { cpu: 1000m, memory: 1024Mi } }", Qos::Guaranteed),
-            ("{ limits: { cpu: 1, memory: 1Gi }, requests: { cpu: 500m } }", Qos::Burstable),
+            (
+                "{ limits: { cpu: 1, memory: 1Gi }, requests: { cpu: 1000m, memory: 1024Mi } }",
+                Qos::Guaranteed,
+            ),
+            (
+                "{ limits: { cpu: 1, memory: 1Gi }, requests: { cpu: 500m } }",
+                Qos::Burstable,
+            ),
         ] {
             assert_eq!(qos(&one(resources)), Ok(expected), "{resources}");
         }
@@ -458,9 +478,18 @@ mod tests {
              { name: b, resources: { limits: { cpu: 1 } } }] }",
         );
         let resources = pod_resources(&spec, 100, &CAPACITY).expect("resources");
-        assert_eq!(resources.cpu().as_ref().and_then(|cpu| cpu.quota()), Some(200_000));
+        assert_eq!(
+            resources.cpu().as_ref().and_then(|cpu| cpu.quota()),
+            Some(200_000)
+        );
         assert!(resources.memory().is_none());
-        assert_eq!(resources.pids().as_ref().map(oci_spec::runtime::LinuxPids::limit), Some(100));
+        assert_eq!(
+            resources
+                .pids()
+                .as_ref()
+                .map(oci_spec::runtime::LinuxPids::limit),
+            Some(100)
+        );
     }
 
     #[test]
@@ -487,7 +516,13 @@ mod tests {
     #[test]
     fn cgroup_paths() {
         let parent = Path::new("/podling");
-        assert_eq!(Qos::Guaranteed.pod_cgroup(parent, "1"), Path::new("/podling/pod1"));
-        assert_eq!(Qos::BestEffort.pod_cgroup(parent, "1"), Path::new("/podling/besteffort/pod1"));
+        assert_eq!(
+            Qos::Guaranteed.pod_cgroup(parent, "1"),
+            Path::new("/podling/pod1")
+        );
+        assert_eq!(
+            Qos::BestEffort.pod_cgroup(parent, "1"),
+            Path::new("/podling/besteffort/pod1")
+        );
     }
 }

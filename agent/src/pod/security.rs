@@ -139,10 +139,21 @@ pub fn effective(spec: &PodSpec, container: &Container) -> Result<Security, Secu
     if let Some(group) = pod.fs_group {
         groups.insert(id("fsGroup", group)?);
     }
-    let profile = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
+    let profile = own
+        .seccomp_profile
+        .as_ref()
+        .or(pod.seccomp_profile.as_ref());
     Ok(Security {
-        user: own.run_as_user.or(pod.run_as_user).map(|v| id("runAsUser", v)).transpose()?,
-        group: own.run_as_group.or(pod.run_as_group).map(|v| id("runAsGroup", v)).transpose()?,
+        user: own
+            .run_as_user
+            .or(pod.run_as_user)
+            .map(|v| id("runAsUser", v))
+            .transpose()?,
+        group: own
+            .run_as_group
+            .or(pod.run_as_group)
+            .map(|v| id("runAsGroup", v))
+            .transpose()?,
         non_root: own.run_as_non_root.or(pod.run_as_non_root) == Some(true),
         groups,
         strict_groups: pod.supplemental_groups_policy.as_deref() == Some("Strict"),
@@ -151,7 +162,11 @@ pub fn effective(spec: &PodSpec, container: &Container) -> Result<Security, Secu
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
         capabilities: capabilities(own.capabilities.as_ref(), privileged)?,
-        seccomp: if privileged { SeccompPlan::Unconfined } else { seccomp(profile)? },
+        seccomp: if privileged {
+            SeccompPlan::Unconfined
+        } else {
+            seccomp(profile)?
+        },
     })
 }
 
@@ -167,7 +182,10 @@ pub fn id(field: &'static str, value: i64) -> Result<u32, SecurityError> {
         .ok_or(SecurityError::Id { field, value })
 }
 
-fn capabilities(wanted: Option<&Wanted>, privileged: bool) -> Result<HashSet<Capability>, SecurityError> {
+fn capabilities(
+    wanted: Option<&Wanted>,
+    privileged: bool,
+) -> Result<HashSet<Capability>, SecurityError> {
     let is_all = |names: Option<&Vec<String>>| {
         names.is_some_and(|names| names.iter().any(|name| name.eq_ignore_ascii_case("ALL")))
     };
@@ -263,7 +281,8 @@ mod tests {
 
     #[test]
     fn capability_lists() {
-        let caps = |text: &str| of("{}", &format!("{{ capabilities: {text} }}")).map(|s| s.capabilities);
+        let caps =
+            |text: &str| of("{}", &format!("{{ capabilities: {text} }}")).map(|s| s.capabilities);
         assert_eq!(caps("{ drop: [ALL] }"), Ok(HashSet::new()));
         assert_eq!(
             caps("{ drop: [all], add: [NET_ADMIN, cap_kill] }"),
@@ -272,19 +291,27 @@ mod tests {
         let all_but = caps("{ add: [ALL], drop: [SYS_ADMIN] }").expect("caps");
         assert_eq!(all_but.len(), ALL_CAPABILITIES.len() - 1);
         assert!(!all_but.contains(&Capability::SysAdmin));
-        assert_eq!(caps("{ add: [FLY] }"), Err(SecurityError::Capability("FLY".to_owned())));
+        assert_eq!(
+            caps("{ add: [FLY] }"),
+            Err(SecurityError::Capability("FLY".to_owned()))
+        );
     }
 
     #[test]
     fn privileged_has_everything() {
-        let security = of("{ seccompProfile: { type: RuntimeDefault } }", "{ privileged: true }").expect("security");
+        let security = of(
+            "{ seccompProfile: { type: RuntimeDefault } }",
+            "{ privileged: true }",
+        )
+        .expect("security");
         assert_eq!(security.capabilities.len(), ALL_CAPABILITIES.len());
         assert_eq!(security.seccomp, SeccompPlan::Unconfined);
     }
 
     #[test]
     fn seccomp_profiles() {
-        let profile = |text: &str| of("{}", &format!("{{ seccompProfile: {text} }}")).map(|s| s.seccomp);
+        let profile =
+            |text: &str| of("{}", &format!("{{ seccompProfile: {text} }}")).map(|s| s.seccomp);
         assert_eq!(profile("{ type: Unconfined }"), Ok(SeccompPlan::Unconfined));
         assert!(matches!(
             profile("{ type: Localhost, localhostProfile: a/b.json }"),

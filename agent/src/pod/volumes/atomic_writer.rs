@@ -40,7 +40,9 @@ pub(super) fn write(
         return remove_stale(dir, files, Some(current));
     }
 
-    let name = Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string();
+    let name = Timestamp::now()
+        .strftime("..%Y_%m_%d_%H_%M_%S.%9f")
+        .to_string();
     let payload = dir.join(&name);
     fs::create_dir(&payload).map_err(VolumeError::io("create", &payload))?;
     fs::set_permissions(&payload, fs::Permissions::from_mode(0o755))
@@ -58,7 +60,8 @@ pub(super) fn write(
     for first in first_components(files) {
         let link = dir.join(first);
         if fs::symlink_metadata(&link).is_err() {
-            symlink(Path::new(DATA).join(first), &link).map_err(VolumeError::io("create", &link))?;
+            symlink(Path::new(DATA).join(first), &link)
+                .map_err(VolumeError::io("create", &link))?;
         }
     }
     remove_stale(dir, files, Some(Path::new(&name)))
@@ -83,7 +86,8 @@ fn write_file(
         .mode(file.mode)
         .open(&target)
         .map_err(VolumeError::io("create", &target))?;
-    out.write_all(&file.content).map_err(VolumeError::io("write", &target))?;
+    out.write_all(&file.content)
+        .map_err(VolumeError::io("write", &target))?;
     // The mode given to open is cut by the umask.
     out.set_permissions(fs::Permissions::from_mode(file.mode))
         .map_err(VolumeError::io("set the mode of", &target))?;
@@ -98,7 +102,11 @@ fn give(path: &Path, fs_group: Option<u32>) -> Result<(), VolumeError> {
 fn holds(payload: &Path, files: &BTreeMap<String, ProjectedFile>, fs_group: Option<u32>) -> bool {
     let same = |(path, file): (&String, &ProjectedFile)| {
         let target = payload.join(path);
-        let mode = if fs_group.is_some() { file.mode | 0o440 } else { file.mode };
+        let mode = if fs_group.is_some() {
+            file.mode | 0o440
+        } else {
+            file.mode
+        };
         fs::metadata(&target).is_ok_and(|m| {
             m.is_file() && m.mode() & 0o777 == mode && fs_group.is_none_or(|group| m.gid() == group)
         }) && fs::read(&target).is_ok_and(|content| content == file.content)
@@ -110,7 +118,11 @@ fn count_files(dir: &Path) -> io::Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        count += if entry.file_type()?.is_dir() { count_files(&entry.path())? } else { 1 };
+        count += if entry.file_type()?.is_dir() {
+            count_files(&entry.path())?
+        } else {
+            1
+        };
     }
     Ok(count)
 }
@@ -140,7 +152,10 @@ fn remove_stale(
 }
 
 fn first_components(files: &BTreeMap<String, ProjectedFile>) -> BTreeSet<&str> {
-    files.keys().filter_map(|path| path.split('/').next()).collect()
+    files
+        .keys()
+        .filter_map(|path| path.split('/').next())
+        .collect()
 }
 
 fn remove_if_there(path: &Path) -> Result<(), VolumeError> {
@@ -159,14 +174,22 @@ mod tests {
         entries
             .iter()
             .map(|(path, content, mode)| {
-                ((*path).to_owned(), ProjectedFile { content: content.as_bytes().to_vec(), mode: *mode })
+                (
+                    (*path).to_owned(),
+                    ProjectedFile {
+                        content: content.as_bytes().to_vec(),
+                        mode: *mode,
+                    },
+                )
             })
             .collect()
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut all: Vec<String> =
-            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut all: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         all.sort();
         all
     }
@@ -174,26 +197,30 @@ mod tests {
     #[test]
     fn files_are_replaced_together_and_the_old_ones_go() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &files(&[("a", "1", 0o644), ("sub/b", "2", 0o600)]), None).unwrap();
+        write(
+            dir.path(),
+            &files(&[("a", "1", 0o644), ("sub/b", "2", 0o600)]),
+            None,
+        )
+        .unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("sub/b")).unwrap(), "2");
-        assert_eq!(fs::metadata(dir.path().join("sub/b")).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(dir.path().join("sub/b")).unwrap().mode() & 0o777,
+            0o600
+        );
         let first = fs::read_link(dir.path().join(DATA)).unwrap();
 
-        write(dir.path(), &files(&[("a", "3", 0o644), ("c", "4", 0o444)]), None).unwrap();
+        write(
+            dir.path(),
+            &files(&[("a", "3", 0o644), ("c", "4", 0o444)]),
+            None,
+        )
+        .unwrap();
         let second = fs::read_link(dir.path().join(DATA)).unwrap();
         assert_ne!(first, second);
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "3");
-        assert_eq!(names(dir.path()), [DATA, second.to_str().unwrap(), "a", "c"].map(str::to_owned).to_vec().tap_sorted());
-    }
-
-    trait Sorted {
-        fn tap_sorted(self) -> Self;
-    }
-    impl Sorted for Vec<String> {
-        fn tap_sorted(mut self) -> Self {
-            self.sort();
-            self
-        }
+        let second = second.to_str().unwrap();
+        assert_eq!(names(dir.path()), [second, DATA, "a", "c"]);
     }
 
     #[test]
@@ -205,7 +232,11 @@ mod tests {
         write(dir.path(), &content, None).unwrap();
         assert_eq!(fs::read_link(dir.path().join(DATA)).unwrap(), before);
         write(dir.path(), &files(&[("a", "1", 0o600)]), None).unwrap();
-        assert_ne!(fs::read_link(dir.path().join(DATA)).unwrap(), before, "a mode is a change");
+        assert_ne!(
+            fs::read_link(dir.path().join(DATA)).unwrap(),
+            before,
+            "a mode is a change"
+        );
     }
 
     #[test]

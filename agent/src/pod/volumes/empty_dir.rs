@@ -33,7 +33,9 @@ pub(super) fn prepare(
         Some(other) => {
             return Err(VolumeError::Invalid {
                 volume: name.to_owned(),
-                reason: format!("emptyDir medium `{other}` is not supported: leave it out, or use Memory"),
+                reason: format!(
+                    "emptyDir medium `{other}` is not supported: leave it out, or use Memory"
+                ),
             });
         }
     };
@@ -44,7 +46,10 @@ pub(super) fn prepare(
         if mounts::is_mount_point(dir)? {
             return Ok(());
         }
-        let size_bytes = [limit_bytes, memory_limit_bytes].into_iter().flatten().min();
+        let size_bytes = [limit_bytes, memory_limit_bytes]
+            .into_iter()
+            .flatten()
+            .min();
         let size = size_bytes.map_or(String::new(), |bytes| format!(",size={bytes}"));
         mounts::mount_tmpfs(dir, &format!("mode=0777{size}"))?;
     } else if exists {
@@ -66,7 +71,9 @@ pub(super) fn over_limit(
     source: &EmptyDirVolumeSource,
     dir: &Path,
 ) -> Result<Option<OverLimit>, VolumeError> {
-    let Some(limit) = limit_bytes(name, source)? else { return Ok(None) };
+    let Some(limit) = limit_bytes(name, source)? else {
+        return Ok(None);
+    };
     if source.medium.as_deref() == Some("Memory") {
         return Ok(None);
     }
@@ -74,12 +81,18 @@ pub(super) fn over_limit(
     Ok((used_bytes > limit).then(|| OverLimit {
         volume: name.to_owned(),
         used_bytes,
-        limit: source.size_limit.as_ref().map(|q| q.0.clone()).unwrap_or_default(),
+        limit: source
+            .size_limit
+            .as_ref()
+            .map(|q| q.0.clone())
+            .unwrap_or_default(),
     }))
 }
 
 fn limit_bytes(name: &str, source: &EmptyDirVolumeSource) -> Result<Option<u64>, VolumeError> {
-    let Some(limit) = &source.size_limit else { return Ok(None) };
+    let Some(limit) = &source.size_limit else {
+        return Ok(None);
+    };
     let bytes = quantity::units(&limit.0).map_err(|error| VolumeError::Invalid {
         volume: name.to_owned(),
         reason: format!("emptyDir sizeLimit: {error}"),
@@ -100,7 +113,9 @@ fn disk_usage(dir: &Path) -> io::Result<u64> {
         };
         for entry in entries {
             let entry = entry?;
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
             total += metadata.blocks() * 512;
             if metadata.is_dir() {
                 pending.push(entry.path());
@@ -118,7 +133,10 @@ mod tests {
     #[test]
     fn a_directory_over_its_limit_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        let source = EmptyDirVolumeSource { size_limit: Some(Quantity("64Ki".into())), ..Default::default() };
+        let source = EmptyDirVolumeSource {
+            size_limit: Some(Quantity("64Ki".into())),
+            ..Default::default()
+        };
         fs::write(dir.path().join("small"), [1; 1000]).unwrap();
         assert_eq!(over_limit("v", &source, dir.path()).unwrap(), None);
         fs::create_dir(dir.path().join("sub")).unwrap();
@@ -131,7 +149,10 @@ mod tests {
     #[test]
     fn an_unknown_medium_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let source = EmptyDirVolumeSource { medium: Some("HugePages".into()), ..Default::default() };
+        let source = EmptyDirVolumeSource {
+            medium: Some("HugePages".into()),
+            ..Default::default()
+        };
         let error = prepare("v", &source, &dir.path().join("v"), None, None).unwrap_err();
         assert!(error.to_string().contains("HugePages"));
     }

@@ -49,7 +49,10 @@ pub(super) fn prepare(name: &str, source: &HostPathVolumeSource) -> Result<PathB
         "Directory" => ("a directory", kind.is_some_and(|k| k.is_dir())),
         "File" => ("a file", kind.is_some_and(|k| k.is_file())),
         "Socket" => ("a socket", kind.is_some_and(|k| k.is_socket())),
-        "CharDevice" => ("a character device", kind.is_some_and(|k| k.is_char_device())),
+        "CharDevice" => (
+            "a character device",
+            kind.is_some_and(|k| k.is_char_device()),
+        ),
         "BlockDevice" => ("a block device", kind.is_some_and(|k| k.is_block_device())),
         other => {
             return Err(VolumeError::Invalid {
@@ -60,7 +63,11 @@ pub(super) fn prepare(name: &str, source: &HostPathVolumeSource) -> Result<PathB
     };
     match expected {
         (_, true) => Ok(path),
-        (expected, false) => Err(VolumeError::HostPathType { volume: name.to_owned(), path, expected }),
+        (expected, false) => Err(VolumeError::HostPathType {
+            volume: name.to_owned(),
+            path,
+            expected,
+        }),
     }
 }
 
@@ -82,7 +89,13 @@ mod tests {
     use super::*;
 
     fn check(path: &Path, kind: &str) -> Result<PathBuf, VolumeError> {
-        prepare("v", &HostPathVolumeSource { path: path.display().to_string(), type_: Some(kind.into()) })
+        prepare(
+            "v",
+            &HostPathVolumeSource {
+                path: path.display().to_string(),
+                type_: Some(kind.into()),
+            },
+        )
     }
 
     #[test]
@@ -93,14 +106,40 @@ mod tests {
         assert!(check(dir.path(), "Directory").is_ok());
         assert!(check(&file, "File").is_ok());
         assert!(check(Path::new("/dev/null"), "CharDevice").is_ok());
-        for (path, kind) in [(file.as_path(), "Directory"), (dir.path(), "File"), (&file, "Socket"), (&file, "BlockDevice"),
-            (&dir.path().join("absent"), "File"), (&file, "DirectoryOrCreate")] {
-            assert!(matches!(check(path, kind), Err(VolumeError::HostPathType { .. })), "{path:?} as {kind}");
+        for (path, kind) in [
+            (file.as_path(), "Directory"),
+            (dir.path(), "File"),
+            (&file, "Socket"),
+            (&file, "BlockDevice"),
+            (&dir.path().join("absent"), "File"),
+            (&file, "DirectoryOrCreate"),
+        ] {
+            assert!(
+                matches!(check(path, kind), Err(VolumeError::HostPathType { .. })),
+                "{path:?} as {kind}"
+            );
         }
-        assert!(check(&dir.path().join("a/b"), "DirectoryOrCreate").unwrap().is_dir());
-        assert!(check(&dir.path().join("made"), "FileOrCreate").unwrap().is_file());
-        assert!(matches!(check(&dir.path().join("no/such/dir"), "FileOrCreate"), Err(VolumeError::Io { .. })));
-        assert!(matches!(check(Path::new("relative"), ""), Err(VolumeError::Invalid { .. })));
-        assert!(matches!(check(dir.path(), "Folder"), Err(VolumeError::Invalid { .. })));
+        assert!(
+            check(&dir.path().join("a/b"), "DirectoryOrCreate")
+                .unwrap()
+                .is_dir()
+        );
+        assert!(
+            check(&dir.path().join("made"), "FileOrCreate")
+                .unwrap()
+                .is_file()
+        );
+        assert!(matches!(
+            check(&dir.path().join("no/such/dir"), "FileOrCreate"),
+            Err(VolumeError::Io { .. })
+        ));
+        assert!(matches!(
+            check(Path::new("relative"), ""),
+            Err(VolumeError::Invalid { .. })
+        ));
+        assert!(matches!(
+            check(dir.path(), "Folder"),
+            Err(VolumeError::Invalid { .. })
+        ));
     }
 }

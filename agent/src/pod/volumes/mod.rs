@@ -62,7 +62,9 @@ pub enum VolumeError {
         source: EnvError,
     },
     /// A kind of volume that Podling does not have.
-    #[error("volume \"{volume}\" is of a kind that is not supported: use emptyDir, hostPath, configMap, secret, projected or downwardAPI")]
+    #[error(
+        "volume \"{volume}\" is of a kind that is not supported: use emptyDir, hostPath, configMap, secret, projected or downwardAPI"
+    )]
     Unsupported {
         /// The volume's name.
         volume: String,
@@ -84,7 +86,9 @@ pub enum VolumeError {
         volume: String,
     },
     /// A subPath leaves its volume, or cannot be reached.
-    #[error("container \"{container}\": subPath \"{sub_path}\" of volume \"{volume}\" cannot be used")]
+    #[error(
+        "container \"{container}\": subPath \"{sub_path}\" of volume \"{volume}\" cannot be used"
+    )]
     SubPath {
         /// The container.
         container: String,
@@ -112,7 +116,11 @@ pub enum VolumeError {
 impl VolumeError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -144,7 +152,9 @@ pub struct Volumes {
 impl Volumes {
     /// Those below `<data-dir>/pods/<uid>`. Nothing is read or made yet.
     pub fn new(pod_dir: impl Into<PathBuf>) -> Self {
-        Self { pod_dir: pod_dir.into() }
+        Self {
+            pod_dir: pod_dir.into(),
+        }
     }
 
     /// Makes every volume of the pod and brings its content up to date.
@@ -164,7 +174,12 @@ impl Volumes {
         spec.volumes
             .iter()
             .flatten()
-            .map(|volume| Ok((volume.name.clone(), self.prepare_one(volume, fs_group, context)?)))
+            .map(|volume| {
+                Ok((
+                    volume.name.clone(),
+                    self.prepare_one(volume, fs_group, context)?,
+                ))
+            })
             .collect()
     }
 
@@ -176,21 +191,38 @@ impl Volumes {
     ) -> Result<PreparedVolume, VolumeError> {
         let dir = self.pod_dir.join("volumes").join(&volume.name);
         if let Some(empty) = &volume.empty_dir {
-            empty_dir::prepare(&volume.name, empty, &dir, fs_group, context.memory_limit_bytes)?;
-            return Ok(PreparedVolume { path: dir, read_only: false });
+            empty_dir::prepare(
+                &volume.name,
+                empty,
+                &dir,
+                fs_group,
+                context.memory_limit_bytes,
+            )?;
+            return Ok(PreparedVolume {
+                path: dir,
+                read_only: false,
+            });
         }
         if let Some(host) = &volume.host_path {
-            return Ok(PreparedVolume { path: host_path::prepare(&volume.name, host)?, read_only: false });
+            return Ok(PreparedVolume {
+                path: host_path::prepare(&volume.name, host)?,
+                read_only: false,
+            });
         }
         let Some(projection) = projection::collect(volume, context)? else {
-            return Err(VolumeError::Unsupported { volume: volume.name.clone() });
+            return Err(VolumeError::Unsupported {
+                volume: volume.name.clone(),
+            });
         };
         create_dir(&dir)?;
         if projection.secret && !mounts::is_mount_point(&dir)? {
             mounts::mount_tmpfs(&dir, "mode=0755")?;
         }
         atomic_writer::write(&dir, &projection.files, fs_group)?;
-        Ok(PreparedVolume { path: dir, read_only: true })
+        Ok(PreparedVolume {
+            path: dir,
+            read_only: true,
+        })
     }
 
     /// The host path to bind for one entry of `volumeMounts`; `sub_path` is its `subPath` or its expanded
@@ -206,14 +238,20 @@ impl Volumes {
         mount: &VolumeMount,
         sub_path: Option<&str>,
     ) -> Result<PathBuf, VolumeError> {
-        let volume = prepared.get(&mount.name).ok_or_else(|| VolumeError::Unknown {
-            container: container.name.clone(),
-            volume: mount.name.clone(),
-        })?;
+        let volume = prepared
+            .get(&mount.name)
+            .ok_or_else(|| VolumeError::Unknown {
+                container: container.name.clone(),
+                volume: mount.name.clone(),
+            })?;
         let Some(sub_path) = sub_path.filter(|s| !s.is_empty()) else {
             return Ok(volume.path.clone());
         };
-        let pin = self.pod_dir.join("subpaths").join(&container.name).join(index.to_string());
+        let pin = self
+            .pod_dir
+            .join("subpaths")
+            .join(&container.name)
+            .join(index.to_string());
         sub_path::pin(&volume.path, sub_path, &pin).map_err(|source| VolumeError::SubPath {
             container: container.name.clone(),
             volume: mount.name.clone(),

@@ -16,14 +16,26 @@ use super::VolumeError;
 
 /// Mounts a tmpfs; set-user-id programs and devices in it have no effect.
 pub(super) fn mount_tmpfs(dir: &Path, options: &str) -> Result<(), VolumeError> {
-    let data = CString::new(options).map_err(|e| VolumeError::io("mount a tmpfs on", dir)(e.into()))?;
-    mount("tmpfs", dir, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(data.as_c_str()))
-        .map_err(|e| VolumeError::io("mount a tmpfs on", dir)(e.into()))
+    let data =
+        CString::new(options).map_err(|e| VolumeError::io("mount a tmpfs on", dir)(e.into()))?;
+    mount(
+        "tmpfs",
+        dir,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(data.as_c_str()),
+    )
+    .map_err(|e| VolumeError::io("mount a tmpfs on", dir)(e.into()))
 }
 
 /// True when something is mounted right on this path.
 pub(super) fn is_mount_point(path: &Path) -> Result<bool, VolumeError> {
-    match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+    match statx(
+        CWD,
+        path,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::BASIC_STATS,
+    ) {
         Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(error) => Err(VolumeError::io("look at", path)(error.into())),
@@ -40,7 +52,13 @@ pub(super) fn bind(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
             | OpenTreeFlags::AT_EMPTY_PATH
             | OpenTreeFlags::AT_RECURSIVE,
     )?;
-    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    move_mount(
+        &tree,
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
     Ok(())
 }
 
@@ -103,7 +121,10 @@ mod tests {
         let table = b"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /pods/a/volumes/with\\040space rw - tmpfs t rw\n3 1 0:3 / /pods/ab rw - tmpfs t rw\n4 2 0:4 / /pods/a/x rw - tmpfs t rw\n";
         assert_eq!(
             mount_points_below(table, Path::new("/pods/a")),
-            [PathBuf::from("/pods/a/volumes/with space"), PathBuf::from("/pods/a/x")]
+            [
+                PathBuf::from("/pods/a/volumes/with space"),
+                PathBuf::from("/pods/a/x")
+            ]
         );
     }
 }

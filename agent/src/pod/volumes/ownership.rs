@@ -23,5 +23,6 @@ pub(super) fn give_to_group(path: &Path, group: u32, writable: bool) -> Result<(
     if metadata.is_dir() {
         mode |= SEARCH | SET_GROUP_ID;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(VolumeError::io("set the mode of", path))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(VolumeError::io("set the mode of", path))
 }

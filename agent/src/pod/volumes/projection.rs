@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection,
-};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
 
 use super::{VolumeContext, VolumeError};
 use crate::pod::env;
@@ -27,8 +25,15 @@ pub(super) struct Projection {
 }
 
 /// The files of a volume, or None when it is of another kind.
-pub(super) fn collect(volume: &Volume, context: &VolumeContext<'_>) -> Result<Option<Projection>, VolumeError> {
-    let mut collector = Collector { volume: &volume.name, context, projection: Projection::default() };
+pub(super) fn collect(
+    volume: &Volume,
+    context: &VolumeContext<'_>,
+) -> Result<Option<Projection>, VolumeError> {
+    let mut collector = Collector {
+        volume: &volume.name,
+        context,
+        projection: Projection::default(),
+    };
     if let Some(source) = &volume.config_map {
         let mode = file_mode(source.default_mode);
         collector.config_map(&source.name, source.items.as_deref(), source.optional, mode)?;
@@ -37,7 +42,10 @@ pub(super) fn collect(volume: &Volume, context: &VolumeContext<'_>) -> Result<Op
         let name = source.secret_name.as_deref().unwrap_or_default();
         collector.secret(name, source.items.as_deref(), source.optional, mode)?;
     } else if let Some(source) = &volume.downward_api {
-        collector.downward(source.items.as_deref().unwrap_or_default(), file_mode(source.default_mode))?;
+        collector.downward(
+            source.items.as_deref().unwrap_or_default(),
+            file_mode(source.default_mode),
+        )?;
     } else if let Some(source) = &volume.projected {
         let mode = file_mode(source.default_mode);
         for part in source.sources.iter().flatten() {
@@ -50,7 +58,8 @@ pub(super) fn collect(volume: &Volume, context: &VolumeContext<'_>) -> Result<Op
 }
 
 fn file_mode(mode: Option<i32>) -> u32 {
-    mode.and_then(|m| u32::try_from(m).ok()).map_or(DEFAULT_MODE, |m| m & 0o777)
+    mode.and_then(|m| u32::try_from(m).ok())
+        .map_or(DEFAULT_MODE, |m| m & 0o777)
 }
 
 struct Collector<'a> {
@@ -84,9 +93,23 @@ impl Collector<'_> {
         let Some(map) = self.context.objects.config_map(name) else {
             return self.absent(optional, format!("configmap \"{name}\" not found"));
         };
-        let text = map.data.iter().flatten().map(|(k, v)| (k.as_str(), v.as_bytes()));
-        let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice()));
-        self.keys(&format!("configmap \"{name}\""), &text.chain(binary).collect(), items, optional, mode)
+        let text = map
+            .data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.as_str(), v.as_bytes()));
+        let binary = map
+            .binary_data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.as_str(), v.0.as_slice()));
+        self.keys(
+            &format!("configmap \"{name}\""),
+            &text.chain(binary).collect(),
+            items,
+            optional,
+            mode,
+        )
     }
 
     fn secret(
@@ -101,7 +124,12 @@ impl Collector<'_> {
         let Some(secret) = self.context.objects.secret(name) else {
             return self.absent(optional, format!("secret \"{name}\" not found"));
         };
-        let data = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())).collect();
+        let data = secret
+            .data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.as_str(), v.0.as_slice()))
+            .collect();
         self.keys(&format!("secret \"{name}\""), &data, items, optional, mode)
     }
 
@@ -137,10 +165,14 @@ impl Collector<'_> {
             let value = if let Some(field) = &item.field_ref {
                 env::field_value(field, self.context.facts)
             } else {
-                return Err(self.invalid("a downwardAPI file needs a fieldRef: resourceFieldRef works only in env"));
+                return Err(self.invalid(
+                    "a downwardAPI file needs a fieldRef: resourceFieldRef works only in env",
+                ));
             };
-            let value =
-                value.map_err(|source| VolumeError::Downward { volume: self.volume.to_owned(), source })?;
+            let value = value.map_err(|source| VolumeError::Downward {
+                volume: self.volume.to_owned(),
+                source,
+            })?;
             self.add(&item.path, value.into_bytes(), mode)?;
         }
         Ok(())
@@ -151,24 +183,45 @@ impl Collector<'_> {
         if path.starts_with("..") || !path.split('/').all(plain) || path.contains('\0') {
             return Err(self.invalid(&format!("`{path}` is not a relative path without `..`")));
         }
-        if let Some(other) = self.projection.files.keys().find(|known| nested(known, path) || nested(path, known)) {
+        if let Some(other) = self
+            .projection
+            .files
+            .keys()
+            .find(|known| nested(known, path) || nested(path, known))
+        {
             let other = other.clone();
-            return Err(self.invalid(&format!("`{path}` and `{other}` are file and directory at once")));
+            return Err(self.invalid(&format!(
+                "`{path}` and `{other}` are file and directory at once"
+            )));
         }
-        self.projection.files.insert(path.to_owned(), ProjectedFile { content, mode });
+        self.projection
+            .files
+            .insert(path.to_owned(), ProjectedFile { content, mode });
         Ok(())
     }
 
     fn absent(&self, optional: bool, reason: String) -> Result<(), VolumeError> {
-        if optional { Ok(()) } else { Err(VolumeError::Missing { volume: self.volume.to_owned(), reason }) }
+        if optional {
+            Ok(())
+        } else {
+            Err(VolumeError::Missing {
+                volume: self.volume.to_owned(),
+                reason,
+            })
+        }
     }
 
     fn invalid(&self, reason: &str) -> VolumeError {
-        VolumeError::Invalid { volume: self.volume.to_owned(), reason: reason.to_owned() }
+        VolumeError::Invalid {
+            volume: self.volume.to_owned(),
+            reason: reason.to_owned(),
+        }
     }
 }
 
 /// True when `inner` lies below `outer`.
 fn nested(outer: &str, inner: &str) -> bool {
-    inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.starts_with('/'))
 }

@@ -26,7 +26,10 @@ pub(super) fn pin(volume: &Path, sub_path: &str, pin: &Path) -> io::Result<()> {
     if kind == FileType::Directory {
         std::fs::create_dir_all(pin)?;
     } else {
-        std::fs::File::options().create(true).append(true).open(pin)?;
+        std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(pin)?;
     }
     mounts::bind(target.as_fd(), pin)
 }
@@ -42,7 +45,10 @@ fn resolve(volume: &Path, sub_path: &str) -> io::Result<OwnedFd> {
             Component::Normal(name) => name,
             Component::CurDir => continue,
             Component::RootDir | Component::ParentDir | Component::Prefix(_) => {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it must be relative and have no `..`"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "it must be relative and have no `..`",
+                ));
             }
         };
         walked.push(name);
@@ -107,9 +113,16 @@ mod tests {
     fn missing_directories_are_made_and_parents_refused() {
         let dir = tempfile::tempdir().unwrap();
         let volume = dir.path().canonicalize().unwrap();
-        assert_eq!(target(&resolve(&volume, "a/./b/c").unwrap()), volume.join("a/b/c"));
+        assert_eq!(
+            target(&resolve(&volume, "a/./b/c").unwrap()),
+            volume.join("a/b/c")
+        );
         for bad in ["..", "a/../..", "/etc"] {
-            assert_eq!(resolve(&volume, bad).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{bad}");
+            assert_eq!(
+                resolve(&volume, bad).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput,
+                "{bad}"
+            );
         }
     }
 }
