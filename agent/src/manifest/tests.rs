@@ -1,0 +1,724 @@
+//! Tests of reading manifests: each rule by an example, parsers by properties.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HELLO: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: hello
+  labels: {app.kubernetes.io/name: hello}
+spec:
+  containers:
+  - name: web
+    image: podling.local/demo
+    ports:
+    - {name: http, containerPort: 8080}
+    resources:
+      requests: {cpu: 200m, memory: 100Mi}
+      limits: {cpu: 0.3, memory: 200Mi}
+    livenessProbe:
+      httpGet: {path: /healthz, port: http}
+";
+
+fn origin() -> Origin {
+    Origin::file("/m/test.yaml")
+}
+
+fn read(text: &str) -> Result<Vec<Desired>, Vec<Problem>> {
+    parse(text, &origin(), "node")
+}
+
+/// A pod with these lines below `spec:`, one container included.
+fn pod_with(spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n{spec}\n  containers:\n  - {{name: c, image: i:1}}\n"
+    )
+}
+
+/// A pod whose container has these lines.
+fn container_with(lines: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  \
+         containers:\n  - name: c\n    image: i:1\n{lines}\n"
+    )
+}
+
+/// The problems, as `line field: message (remedy)`.
+fn problems(text: &str) -> Vec<String> {
+    let found = read(text).expect_err("this manifest has problems");
+    let found = found.iter().map(|problem| {
+        let line = problem.origin.line().unwrap_or(0);
+        let field = problem.field.as_deref().unwrap_or("-");
+        let remedy = problem.remedy.as_deref().unwrap_or("-");
+        format!("{line} {field}: {} ({remedy})", problem.message)
+    });
+    found.collect()
+}
+
+fn only_problem(text: &str) -> String {
+    let found = problems(text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.into_iter().next().unwrap_or_default()
+}
+
+fn read_pod(text: &str) -> Arc<Pod> {
+    let objects = read(text).expect("a good manifest");
+    match &objects[0].body {
+        Body::Pod(pod) => pod.clone(),
+        other => panic!("a pod, not {other:?}"),
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_api_server() {
+    let pod = read_pod(HELLO);
+    insta::assert_yaml_snapshot!(&*pod);
+}
+
+#[test]
+fn image_pull_policy_depends_on_the_tag() {
+    for (image, expected) in [
+        ("web", "Always"),
+        ("web:latest", "Always"),
+        ("web:1", "IfNotPresent"),
+        ("host:5000/web", "Always"),
+        ("host:5000/web:2", "IfNotPresent"),
+        (
+            "web@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "IfNotPresent",
+        ),
+    ] {
+        let pod = read_pod(&HELLO.replace("podling.local/demo", image));
+        let spec = pod.spec.as_ref().expect("a spec");
+        let found = spec.containers[0].image_pull_policy.as_deref();
+        assert_eq!(found, Some(expected), "{image}");
+    }
+}
+
+#[test]
+fn many_documents_and_lists_are_one_manifest() {
+    let text = "---\n# nothing\n---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  \
+                metadata: {name: a}\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: b, namespace: a}\n  \
+                data: {k: v}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: c}\nstringData: {k: v}\n";
+    let objects = read(text).expect("a good manifest");
+    let keys: Vec<String> = objects
+        .iter()
+        .map(|object| object.key.to_string())
+        .collect();
+    assert_eq!(keys, ["Namespace a", "ConfigMap a/b", "Secret default/c"]);
+    assert_eq!(objects[1].origin.line(), Some(10));
+    let Body::Secret(secret) = &objects[2].body else {
+        panic!("a secret");
+    };
+    assert!(secret.string_data.is_none());
+    let data = secret.data.as_ref().and_then(|data| data.get("k"));
+    assert_eq!(data.map(|value| value.0.as_slice()), Some(b"v".as_slice()));
+}
+
+#[test]
+fn json_is_a_manifest_too_and_has_lines() {
+    let text = "{\n  \"apiVersion\": \"v1\",\n  \"kind\": \"ConfigMap\",\n  \"metadata\": {\"name\": \"m\"},\n  \
+                \"data\": {\"a\": \"\\ud83d\\ude00\\/\",\n \"b\": 7}\n}\n";
+    assert_eq!(
+        only_problem(text),
+        "6 data.b: expected a text, found the number 7 (put it in quotes)"
+    );
+    let objects = read(&text.replace('7', "\"7\"")).expect("a good manifest");
+    let Body::ConfigMap(map) = &objects[0].body else {
+        panic!("a ConfigMap");
+    };
+    let data = map.data.as_ref().and_then(|data| data.get("a"));
+    assert_eq!(data.map(String::as_str), Some("\u{1f600}/"));
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_line_path_and_remedy() {
+    let text = HELLO.replace("limits:", "limit:");
+    assert_eq!(
+        problems(&text),
+        [
+            "14 spec.containers[0].resources.limit: Kubernetes has no such field (did you mean `limits`?)"
+        ]
+    );
+    let text = HELLO.replace("    image:", "    imgae: x\n    image:");
+    assert!(only_problem(&text).starts_with("9 spec.containers[0].imgae: "));
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_line_path_and_remedy() {
+    let text = HELLO.replace("containerPort: 8080", "containerPort: \"8080\"");
+    assert_eq!(
+        only_problem(&text),
+        "11 spec.containers[0].ports[0].containerPort: expected a number, found the text `8080` (write it without \
+         quotes)"
+    );
+    let text = pod_with("  hostAliases: {ip: 1.2.3.4}");
+    assert!(only_problem(&text).starts_with("5 spec.hostAliases: expected a list, found a map"));
+}
+
+#[test]
+fn bad_quantities_are_refused_with_what_was_meant() {
+    let text = HELLO.replace("100Mi", "100MB");
+    assert_eq!(
+        only_problem(&text),
+        "13 spec.containers[0].resources.requests.memory: `100MB` has an unknown suffix `MB` (did you mean the \
+         suffix `Mi`?)"
+    );
+    assert!(only_problem(&HELLO.replace("100Mi", "100m")).contains("for mebibytes write `Mi`"));
+    assert!(only_problem(&HELLO.replace("cpu: 200m", "cpu: -1")).contains("negative"));
+    let text = HELLO.replace("cpu: 200m", "cpu: 400m");
+    assert!(only_problem(&text).contains("larger than its limit"));
+    let text = HELLO.replace("cpu: 200m", "ephemeral-storage: 1Gi");
+    assert!(only_problem(&text).contains("this node limits cpu and memory"));
+}
+
+#[test]
+fn what_is_not_supported_is_refused() {
+    for spec in [
+        "  nodeSelector: {a: b}",
+        "  runtimeClassName: kata",
+        "  hostUsers: false",
+        "  imagePullSecrets: [{name: s}]",
+        "  volumes: [{name: v, nfs: {server: s, path: /}}]",
+        "  volumes: [{name: v, persistentVolumeClaim: {claimName: s}}]",
+        "  schedulerName: mine",
+        "  automountServiceAccountToken: true",
+    ] {
+        let found = only_problem(&pod_with(spec));
+        assert!(found.starts_with("5 spec."), "{found}");
+        assert!(found.contains("support"), "{found}");
+    }
+    for lines in [
+        "    livenessProbe: {grpc: {port: 1}}",
+        "    securityContext: {procMount: Unmasked}",
+        "    volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]",
+    ] {
+        let found = only_problem(&container_with(lines));
+        assert!(found.starts_with("9 spec.containers[0]."), "{found}");
+    }
+}
+
+#[test]
+fn what_means_nothing_here_is_accepted() {
+    read_pod(&pod_with(
+        "  tolerations: [{operator: Exists}]\n  hostUsers: true\n  os: {name: linux}\n  nodeName: node\n  \
+         automountServiceAccountToken: false\n  nodeSelector: {}\n  schedulerName: default-scheduler",
+    ));
+}
+
+#[test]
+fn rules_of_pod_specs() {
+    for (lines, expected) in [
+        (
+            "    volumeMounts: [{name: w, mountPath: /v}]",
+            "did you mean `v`",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v, subPath: /}]",
+            "`/` is absolute",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v, subPath: a/../..}]",
+            "leaves the volume",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/}]",
+            "another volume",
+        ),
+        ("    ports: [{containerPort: 0}]", "not between 1 and 65535"),
+        (
+            "    ports: [{containerPort: 1, protocol: tcp}]",
+            "did you mean `TCP`",
+        ),
+        (
+            "    livenessProbe: {periodSeconds: 1}",
+            "the probe does nothing",
+        ),
+        (
+            "    livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}",
+            "one thing only",
+        ),
+        (
+            "    livenessProbe: {httpGet: {port: web}}",
+            "the container has no port `web`",
+        ),
+        (
+            "    livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2}",
+            "must be 1",
+        ),
+        (
+            "    livenessProbe: {tcpSocket: {port: 1}, periodSeconds: -1}",
+            "too small",
+        ),
+        (
+            "    env: [{name: 'A=B', value: x}]",
+            "not the name of a variable",
+        ),
+        (
+            "    env: [{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]",
+            "not both",
+        ),
+        (
+            "    env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.nam}}}]",
+            "metadata.name",
+        ),
+        ("    imagePullPolicy: always", "did you mean `Always`"),
+        ("    restartPolicy: Always", "not an init container"),
+        (
+            "    securityContext: {capabilities: {add: [SYS_FOO]}}",
+            "no capability",
+        ),
+        (
+            "    securityContext: {privileged: true, allowPrivilegeEscalation: false}",
+            "privileged",
+        ),
+        (
+            "    securityContext: {seccompProfile: {type: Localhost}}",
+            "required",
+        ),
+    ] {
+        let found = only_problem(&container_with(lines));
+        assert!(found.contains(expected), "{lines}: {found}");
+    }
+    for (spec, expected) in [
+        ("  restartPolicy: always", "did you mean `Always`"),
+        ("  nodeName: other", "the pod is for node `other`"),
+        (
+            "  volumes: [{name: v, hostPath: {path: etc}}]",
+            "not absolute",
+        ),
+        (
+            "  volumes: [{name: v, hostPath: {path: /etc, type: Dir}}]",
+            "not a value",
+        ),
+        ("  volumes: [{name: v}]", "where it comes from"),
+        (
+            "  volumes: [{name: v, emptyDir: {}, hostPath: {path: /x}}]",
+            "one place only",
+        ),
+        (
+            "  volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]",
+            "another volume is named",
+        ),
+        (
+            "  volumes: [{name: v, secret: {secretName: s, items: [{key: a, path: ../x}]}}]",
+            "leaves",
+        ),
+        (
+            "  volumes: [{name: v, configMap: {name: s, defaultMode: 644}}]",
+            "leading zero",
+        ),
+        ("  dnsPolicy: None", "needs at least one name server"),
+        ("  hostname: A_b", "not a DNS label"),
+        ("  terminationGracePeriodSeconds: -1", "too small"),
+        (
+            "  securityContext: {sysctls: [{name: kernel.hostname, value: x}]}",
+            "whole machine",
+        ),
+        (
+            "  initContainers: [{name: c, image: i}]",
+            "another container is named `c`",
+        ),
+        (
+            "  initContainers: [{name: i, image: i, livenessProbe: {exec: {command: [a]}}}]",
+            "to its end",
+        ),
+        (
+            "  initContainers: [{name: i, image: 'i I'}]",
+            "not an image",
+        ),
+    ] {
+        let found = only_problem(&pod_with(spec));
+        assert!(found.contains(expected), "{spec}: {found}");
+    }
+}
+
+#[test]
+fn octal_modes_are_read_as_people_write_them() {
+    let pod = read_pod(&pod_with(
+        "  volumes: [{name: v, configMap: {name: s, defaultMode: 0640}}]",
+    ));
+    let volumes = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.as_ref())
+        .expect("volumes");
+    let mode = volumes[0]
+        .config_map
+        .as_ref()
+        .and_then(|map| map.default_mode);
+    assert_eq!(mode, Some(0o640));
+}
+
+#[test]
+fn names_and_labels_are_checked() {
+    for (from, to) in [
+        ("name: hello\n", "name: Hello\n"),
+        ("name: hello\n", "name: ''\n"),
+        ("name: hello\n", "name: hello\n  namespace: a.b\n"),
+        ("name: hello}", "name: '-x'}"),
+        ("app.kubernetes.io/name", "-/name"),
+    ] {
+        assert!(
+            problems(&HELLO.replace(from, to))[0].contains("metadata."),
+            "{to}"
+        );
+    }
+}
+
+#[test]
+fn an_object_defined_twice_in_a_manifest_is_refused_with_both_places() {
+    let found = only_problem(&format!("{HELLO}---\n{HELLO}"));
+    assert!(
+        found.contains("Pod default/hello is already defined at /m/test.yaml:1"),
+        "{found}"
+    );
+}
+
+#[test]
+fn kinds_and_versions() {
+    assert!(only_problem("kind: Pd\napiVersion: v1").contains("did you mean `Pod`"));
+    assert!(only_problem("kind: Pod\napiVersion: v2").contains("write `apiVersion: v1`"));
+    assert!(only_problem("apiVersion: v1").contains("kind: required"));
+    assert!(only_problem("- a").contains("expected an object"));
+    assert!(only_problem("apiVersion: v1\nkind: Deployment").contains("the kinds of this node"));
+    assert_eq!(read("").expect("nothing is fine"), []);
+    assert_eq!(read("# nothing\n---\n").expect("nothing is fine"), []);
+}
+
+#[test]
+fn hostile_yaml_alias_bomb_is_refused() {
+    let mut text = String::from(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bomb}\nx0: &x0 [a,a,a,a,a,a,a,a,a,a]\n",
+    );
+    for at in 1..12 {
+        let refs = vec![format!("*x{}", at - 1); 10].join(",");
+        text.push_str(&format!("x{at}: &x{at} [{refs}]\n"));
+    }
+    let found = only_problem(&text);
+    assert!(!found.contains("no such field"), "{found}");
+}
+
+#[test]
+fn hostile_manifest_of_100_mb_is_refused() {
+    let text = format!("# {}\n{HELLO}", "x".repeat(100 << 20));
+    assert!(only_problem(&text).contains("at most 8388608 are read"));
+}
+
+#[test]
+fn hostile_nesting_is_refused() {
+    for text in [
+        format!("a: {}", "[".repeat(100_000)),
+        format!("{}1", "{\"a\":".repeat(100_000)),
+        (0..5000)
+            .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+            .collect::<String>(),
+    ] {
+        assert!(!problems(&text).is_empty());
+    }
+}
+
+#[test]
+fn hostile_flood_of_documents_is_refused() {
+    assert!(!problems(&"---\na\n".repeat(50_000)).is_empty());
+    let items = "- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n".repeat(2000);
+    assert!(!problems(&format!("apiVersion: v1\nkind: List\nitems:\n{items}")).is_empty());
+}
+
+#[test]
+fn duplicate_keys_are_refused() {
+    let found = only_problem(&HELLO.replace("    image:", "    name: again\n    image:"));
+    assert!(found.starts_with("9 "), "{found}");
+    let found = only_problem("{\"apiVersion\":\"v1\",\n\"apiVersion\":\"v1\"}");
+    assert!(found.contains("duplicate"), "{found}");
+}
+
+#[test]
+fn tabs_are_explained() {
+    let found = only_problem("apiVersion: v1\nkind: Pod\nmetadata:\n\tname: x\n");
+    assert!(found.contains("does not take tabs"), "{found}");
+}
+
+/// The table and the documentation made from it.
+#[test]
+fn documentation_of_fields_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/manifest-fields.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, support::markdown()).expect("the documentation is written");
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    let hint = "docs/manifest-fields.md is old: run `UPDATE_DOCS=1 cargo test -p podling-agent documentation`";
+    assert!(found == support::markdown(), "{hint}");
+}
+
+#[test]
+fn the_table_names_no_field_twice_and_all_fields_of_kubernetes() {
+    let mut seen = BTreeSet::new();
+    for field in support_table::FIELDS {
+        assert!(seen.insert(field.path), "{} stands twice", field.path);
+    }
+    let mut known = BTreeSet::new();
+    schema::fields_of::<Pod>(&mut known);
+    let forgotten: Vec<&String> = known.iter().filter(|path| !is_covered(path)).collect();
+    assert!(
+        forgotten.is_empty(),
+        "the table says nothing about {forgotten:#?}"
+    );
+    // And nothing that Kubernetes does not have.
+    let invented = support_table::FIELDS
+        .iter()
+        .filter(|field| !field.path.ends_with('*') && !known.contains(field.path));
+    assert_eq!(
+        invented.map(|field| field.path).collect::<Vec<_>>(),
+        [""; 0]
+    );
+}
+
+fn is_covered(path: &str) -> bool {
+    let path = path
+        .replace("spec.initContainers", "spec.containers")
+        .replace(".readinessProbe", ".livenessProbe")
+        .replace(".startupProbe", ".livenessProbe")
+        .replace(".postStart", ".preStop");
+    let mut end = path.len();
+    loop {
+        let rule = support::rule(path[..end].trim_end_matches("[]"));
+        match rule.map(|field| field.support) {
+            Some(support::Support::Applied) => return end == path.len(),
+            Some(_) => return true,
+            None => {}
+        }
+        match path[..end].rfind('.') {
+            Some(dot) => end = dot,
+            None => return false,
+        }
+    }
+}
+
+/// Finds the fields of a type by deserializing it from something that has all of them.
+mod schema {
+    use std::collections::BTreeSet;
+
+    use serde::de::value::{Error, StrDeserializer};
+    use serde::de::{
+        DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
+        Visitor,
+    };
+
+    pub(super) fn fields_of<T: DeserializeOwned>(found: &mut BTreeSet<String>) {
+        let all = All {
+            path: String::new(),
+            found,
+        };
+        T::deserialize(all)
+            .map(drop)
+            .expect("a value with all fields");
+    }
+
+    struct All<'a> {
+        path: String,
+        found: &'a mut BTreeSet<String>,
+    }
+
+    impl<'de> Deserializer<'de> for All<'_> {
+        type Error = Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_i64(1)
+        }
+
+        fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_bool(true)
+        }
+
+        fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            // The one text that is also a time.
+            match self.path.as_str() {
+                "kind" => visitor.visit_str("Pod"),
+                "apiVersion" => visitor.visit_str("v1"),
+                _ => visitor.visit_str("2020-01-01T00:00:00Z"),
+            }
+        }
+
+        fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.deserialize_str(visitor)
+        }
+
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_some(self)
+        }
+
+        fn deserialize_newtype_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            visitor.visit_newtype_struct(self)
+        }
+
+        fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_seq(One {
+                path: format!("{}[]", self.path),
+                found: self.found,
+                done: false,
+            })
+        }
+
+        fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_map(Fields {
+                path: self.path,
+                fields: &[],
+                at: 0,
+                found: self.found,
+            })
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            visitor.visit_map(Fields {
+                path: self.path,
+                fields,
+                at: 0,
+                found: self.found,
+            })
+        }
+
+        serde::forward_to_deserialize_any! {
+            i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct tuple
+            tuple_struct enum identifier ignored_any
+        }
+    }
+
+    struct One<'a> {
+        path: String,
+        found: &'a mut BTreeSet<String>,
+        done: bool,
+    }
+
+    impl<'de> SeqAccess<'de> for One<'_> {
+        type Error = Error;
+
+        fn next_element_seed<T: DeserializeSeed<'de>>(
+            &mut self,
+            seed: T,
+        ) -> Result<Option<T::Value>, Error> {
+            if std::mem::replace(&mut self.done, true) {
+                return Ok(None);
+            }
+            let path = self.path.clone();
+            seed.deserialize(All {
+                path,
+                found: self.found,
+            })
+            .map(Some)
+        }
+    }
+
+    struct Fields<'a> {
+        path: String,
+        fields: &'static [&'static str],
+        at: usize,
+        found: &'a mut BTreeSet<String>,
+    }
+
+    impl<'de> MapAccess<'de> for Fields<'_> {
+        type Error = Error;
+
+        fn next_key_seed<K: DeserializeSeed<'de>>(
+            &mut self,
+            seed: K,
+        ) -> Result<Option<K::Value>, Error> {
+            let Some(field) = self.fields.get(self.at) else {
+                return Ok(None);
+            };
+            let key: StrDeserializer<'_, Error> = (*field).into_deserializer();
+            seed.deserialize(key).map(Some)
+        }
+
+        fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+            let field = self.fields[self.at];
+            self.at += 1;
+            let path = match self.path.as_str() {
+                "" => field.to_owned(),
+                parent => format!("{parent}.{field}"),
+            };
+            self.found.insert(path.clone());
+            seed.deserialize(All {
+                path,
+                found: self.found,
+            })
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in ".{0,400}") {
+        let _checked = read(&text);
+    }
+
+    #[test]
+    fn no_edit_of_a_manifest_makes_the_parser_panic(
+        at in 0..HELLO.len(),
+        len in 0..40usize,
+        inserted in "[-{}\\[\\]:,&*!|>'\"%@a0 \n\t]{0,8}",
+    ) {
+        let end = (at + len).min(HELLO.len());
+        let _checked = read(&format!("{}{inserted}{}", &HELLO[..at], &HELLO[end..]));
+    }
+
+    #[test]
+    fn quantities_never_panic(text in "[-+]?[0-9.]{0,45}[eEmkMGKi]{0,3}[-+0-9]{0,12}") {
+        let _checked = quantity::nanos(&text);
+    }
+
+    #[test]
+    fn the_hash_does_not_depend_on_the_order_of_keys(seed in any::<u64>()) {
+        let json: serde_json::Value = serde_json::from_str(
+            r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m","labels":{"a":"1","b":"2"}},
+                "data":{"x":"1","y":"2","z":"3"}}"#,
+        ).expect("JSON");
+        let written = shuffled(&json, seed);
+        let (a, b) = (read(&json.to_string()), read(&written));
+        prop_assert_eq!(&a.expect("good")[0].hash, &b.expect("good")[0].hash);
+    }
+}
+
+/// JSON with the keys of each map in another order.
+fn shuffled(value: &serde_json::Value, seed: u64) -> String {
+    match value {
+        serde_json::Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            let len = entries.len().max(1);
+            entries.rotate_left(usize::try_from(seed % 7).unwrap_or(0) % len);
+            if seed % 2 == 0 {
+                entries.reverse();
+            }
+            let entries = entries
+                .iter()
+                .map(|(k, v)| format!("\"{k}\": {}", shuffled(v, seed / 3)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn defaults_are_idempotent() {
+    let once = read_pod(HELLO);
+    let mut twice = (*once).clone();
+    defaults::pod(&mut twice);
+    assert_eq!(*once, twice);
+    // And a manifest with its defaults written out is as good.
+    let text = serde_json::to_string(&*once).expect("JSON");
+    assert_eq!(once, read_pod(&text));
+}
