@@ -26,7 +26,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         "agent start -> ready, 0 pods",
         ready,
         "ms",
-        None,
+        &[],
         Budget::Absolute(30.0),
     );
     let empty = pss_kib(&[node.agent_pid() as i32]) / 1024.0;
@@ -34,7 +34,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         "memory of the agent (PSS), 0 pods",
         empty,
         "MiB",
-        None,
+        &[],
         Budget::Absolute(15.0),
     );
 
@@ -49,7 +49,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         &what,
         start.elapsed().as_secs_f64(),
         "s",
-        None,
+        &[],
         Budget::Absolute(1.5 * scale),
     );
 
@@ -62,18 +62,18 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         "memory per pod (supervisor, PSS)",
         each,
         "MiB",
-        None,
+        &[],
         Budget::Absolute(0.6),
     );
     let what = format!("memory of the agent (PSS), {pods} pods");
-    table.row(&what, pss_kib(&agent) / 1024.0, "MiB", None, Budget::None);
+    table.row(&what, pss_kib(&agent) / 1024.0, "MiB", &[], Budget::None);
     let all = pss_kib(&everything) / 1024.0;
     let what = format!("memory of everything (PSS), {pods} pods");
     table.row(
         &what,
         all,
         "MiB",
-        None,
+        &[],
         Budget::Absolute(15.0 + 75.0 * scale),
     );
 
@@ -86,7 +86,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         &what,
         used,
         "s",
-        None,
+        &[],
         Budget::Absolute(0.2 * scale.max(0.1)),
     );
     let what = format!("disk writes per minute, {pods} idle pods");
@@ -94,7 +94,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         &what,
         (written_bytes(&everything) - written) / minutes,
         "B",
-        None,
+        &[],
         Budget::Absolute(0.0),
     );
 
@@ -105,7 +105,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         &what,
         again,
         "ms",
-        None,
+        &[],
         Budget::Absolute(30.0 + 120.0 * scale),
     );
 }

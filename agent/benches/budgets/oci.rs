@@ -108,19 +108,17 @@ fn run(effort: Effort, table: &mut Table) {
     }
 }
 
-/// A row against crun, with the budget, and one against runc.
+/// A row with all peers; the budget is against crun.
 fn show(table: &mut Table, what: &str, samples: &BTreeMap<&str, Samples>, budget: f64) {
-    let median = |name: &str| samples.get(name).and_then(Samples::median_ms);
-    let Some(own) = median("podling") else { return };
-    table.row(
-        what,
-        own,
-        "ms",
-        median("crun").map(|figure| ("crun", figure)),
-        Budget::Ratio(budget),
-    );
-    if let Some(figure) = median("runc") {
-        table.row(what, own, "ms", Some(("runc", figure)), Budget::None);
+    let median = |name: &'static str| Some((name, samples.get(name)?.median_ms()?));
+    let peers: Vec<(&str, f64)> = ["crun", "runc"].into_iter().filter_map(median).collect();
+    if let Some((_, own)) = median("podling") {
+        let budget = if samples.contains_key("crun") {
+            Budget::Ratio(budget)
+        } else {
+            Budget::None
+        };
+        table.row(what, own, "ms", &peers, budget);
     }
 }
 

@@ -109,9 +109,19 @@ impl Drop for Podman {
             .flatten()
             .flatten()
         {
-            drop(fs::remove_dir(root.path().join("libpod_parent")));
+            remove_cgroups(&root.path().join("libpod_parent"));
         }
     }
+}
+
+/// Removes a cgroup and those below it that are empty: podman leaves its own.
+fn remove_cgroups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path());
+        }
+    }
+    drop(fs::remove_dir(dir));
 }
 
 fn configuration(node: &Node) -> String {

@@ -34,17 +34,19 @@ struct Life {
 }
 
 pub(crate) fn measure(effort: Effort, table: &mut Table) {
-    let own = podling(effort);
     let peer = podman(effort).unwrap_or_else(|reason| {
         table.note(&format!("podman kube play does not work here: {reason}"));
         Life::default()
     });
+    let own = podling(effort);
     let mut row = |what: &str, part: fn(&Life) -> &Samples, quantile: f64, budget: f64| {
         if let Some(figure) = part(&own).quantile_ms(quantile) {
-            let other = part(&peer)
+            let peers: Vec<(&str, f64)> = part(&peer)
                 .quantile_ms(quantile)
-                .map(|figure| ("podman", figure));
-            table.row(what, figure, "ms", other, Budget::Absolute(budget));
+                .map(|figure| ("podman", figure))
+                .into_iter()
+                .collect();
+            table.row(what, figure, "ms", &peers, Budget::Absolute(budget));
         }
     };
     row(

@@ -22,29 +22,35 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Adds a row; `peer` is a name and a figure in the same unit.
+    /// Adds a row; `peers` are names and figures in the same unit, and the ratio is to the first of them.
     pub(crate) fn row(
         &mut self,
         what: &str,
         own: f64,
         unit: &str,
-        peer: Option<(&str, f64)>,
+        peers: &[(&str, f64)],
         budget: Budget,
     ) {
-        let ratio = peer
+        let ratio = peers
+            .first()
             .filter(|(_, figure)| *figure > 0.0)
             .map(|(_, figure)| own / figure);
         let (limit, kept) = match (budget, ratio) {
             (Budget::Ratio(limit), Some(ratio)) => (format!("{limit} x"), verdict(ratio <= limit)),
             (Budget::Ratio(limit), None) => (format!("{limit} x"), "no peer"),
-            (Budget::Absolute(limit), _) => (format!("{limit} {unit}"), verdict(own <= limit)),
+            (Budget::Absolute(limit), _) => {
+                (format!("{} {unit}", figure(limit)), verdict(own <= limit))
+            }
             (Budget::None, _) => (String::new(), ""),
         };
+        let peers: Vec<String> = peers
+            .iter()
+            .map(|(name, value)| format!("{name} {}", figure(*value)))
+            .collect();
         self.rows.push([
             what.to_string(),
             format!("{} {unit}", figure(own)),
-            peer.map(|(name, value)| format!("{name} {} {unit}", figure(value)))
-                .unwrap_or_default(),
+            peers.join(", "),
             ratio
                 .map(|ratio| format!("{ratio:.2} x"))
                 .unwrap_or_default(),
@@ -69,7 +75,7 @@ impl Table {
     /// The table as Markdown.
     pub(crate) fn render(&self) -> String {
         let header =
-            ["what", "podling", "peer, same run", "ratio", "budget", ""].map(str::to_string);
+            ["what", "podling", "peers, same run", "ratio", "budget", ""].map(str::to_string);
         let mut widths = header.clone().map(|cell| cell.chars().count());
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
