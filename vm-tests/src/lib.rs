@@ -1,1 +1,49 @@
-//! Boots real virtual machines with systemd and cgroup v2 and tries the whole product: see `tests/`.
+//! Real virtual machines for tests: Debian with systemd and cgroup v2 under qemu, driven from outside.
+//!
+//! ```text
+//! Image::build() ── mmdebstrap, mkfs.ext4 -d ──► target/vm/<hash>/{disk.ext4,vmlinuz,initrd.img}     (cached)
+//! Payload::build(files) ── mkfs.ext4 -d ──► a second disk, mounted at /payload
+//! Machine::boot(image, payload) ──► qemu-system-x86_64 (emulated, no KVM needed)
+//!         run("command") ──► virtio-serial port ──► guest/control.sh ──► exit code and output
+//! ```
+//!
+//! The first disk is never written: qemu keeps changes in a temporary file, which survives a reboot of the guest and
+//! ends with the machine. The machine has no network card. Nothing of the host's network, mounts or cgroups is
+//! touched.
+
+pub mod image;
+pub mod machine;
+pub mod payload;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The workspace's directory.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs a command of the host; its output is the error's text when it fails.
+fn run_command(command: &mut Command) -> io::Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot run {name}: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{name} failed ({}): {}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )))
+}
+
+/// An error with what was attempted on which path.
+fn attempt(what: &str, path: &Path) -> impl FnOnce(io::Error) -> io::Error + use<> {
+    let text = format!("cannot {what} {}", path.display());
+    move |error| io::Error::new(error.kind(), format!("{text}: {error}"))
+}
