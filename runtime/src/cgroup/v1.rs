@@ -31,11 +31,11 @@ impl<'a> Writer<'a> {
             "linux.resources.unified",
             "this machine has cgroup v1",
         )?;
-        if let Some(rules) = resources.devices() {
-            if !rules.is_empty() {
-                let dir = self.controller("linux.resources.devices", "devices")?;
-                devices::apply_v1(dir, &Rules::parse(rules)?)?;
-            }
+        if let Some(rules) = resources.devices()
+            && !rules.is_empty()
+        {
+            let dir = self.controller("linux.resources.devices", "devices")?;
+            devices::apply_v1(dir, &Rules::parse(rules)?)?;
         }
         if let Some(cpu) = resources.cpu() {
             self.apply_cpu(cpu)?;
@@ -122,10 +122,10 @@ impl<'a> Writer<'a> {
         ];
         let mut refused = Vec::new();
         for (limit, file, value) in &writes {
-            if let Some(value) = value {
-                if self.write(limit, file, value).is_err() {
-                    refused.push((limit, file, value));
-                }
+            if let Some(value) = value
+                && self.write(limit, file, value).is_err()
+            {
+                refused.push((limit, file, value));
             }
         }
         refused

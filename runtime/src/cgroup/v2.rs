@@ -24,10 +24,10 @@ pub(super) struct Writer<'a> {
 impl Writer<'_> {
     /// Applies all that is given, in an order in which no step needs a later one.
     pub(super) fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        if let Some(rules) = resources.devices() {
-            if !rules.is_empty() {
-                devices::apply_v2(self.dir, &Rules::parse(rules)?)?;
-            }
+        if let Some(rules) = resources.devices()
+            && !rules.is_empty()
+        {
+            devices::apply_v2(self.dir, &Rules::parse(rules)?)?;
         }
         if let Some(cpu) = resources.cpu() {
             self.apply_cpu(cpu)?;
@@ -114,10 +114,10 @@ impl Writer<'_> {
     fn apply_memory(&self, memory: &LinuxMemory) -> Result<()> {
         refuse_v1_memory(memory)?;
         let limit = memory.limit().filter(|it| *it != 0);
-        if let Some(limit) = limit {
-            if memory.check_before_update() == Some(true) {
-                self.check_usage(limit)?;
-            }
+        if let Some(limit) = limit
+            && memory.check_before_update() == Some(true)
+        {
+            self.check_usage(limit)?;
         }
         if let Some(swap) = swap_max(limit, memory.swap().filter(|it| *it != 0))? {
             self.write("linux.resources.memory.swap", "memory.swap.max", &swap)?;

@@ -43,10 +43,10 @@ pub fn compile(profile: &LinuxSeccomp, cache_dir: Option<&Path>) -> Result<Filte
         return Ok(Filter::from(compiled));
     }
     let compiled = compile::compile(profile)?;
-    if let Some(path) = path {
-        if let Err(error) = cache::write(&path, &compiled) {
-            tracing::warn!(path = %path.display(), %error, "cannot keep the compiled seccomp filter");
-        }
+    if let Some(path) = path
+        && let Err(error) = cache::write(&path, &compiled)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot keep the compiled seccomp filter");
     }
     Ok(Filter::from(compiled))
 }

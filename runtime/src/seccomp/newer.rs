@@ -62,10 +62,11 @@ pub(super) fn prologue(
     };
     let mut decisions: Vec<(u32, ScmpAction)> = Vec::new();
     for (_, name, action) in unknown {
-        if let Some(number) = number(name) {
-            if *action != default && !decisions.iter().any(|(other, _)| *other == number) {
-                decisions.push((number, *action));
-            }
+        if let Some(number) = number(name)
+            && *action != default
+            && !decisions.iter().any(|(other, _)| *other == number)
+        {
+            decisions.push((number, *action));
         }
     }
     if decisions.is_empty() && otherwise.is_none() {
