@@ -146,7 +146,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CommandError> {
         Command::Delete(args) => delete::run(&args, &directories.resolve()),
         Command::Images(args) => images::run(args, &directories.resolve()),
         Command::Status(args) => status::run(&args, &directories.resolve()),
-        Command::Check(args) => check::run(&args),
+        Command::Check(args) => check::run(&args, &directories.resolve()),
         Command::Agent(args) => agent::run(*args, directories),
         Command::Completion(args) => manual::completion(&args),
         Command::Man(args) => manual::man(&args),
