@@ -15,4 +15,5 @@ pub mod env;
 pub mod quantity;
 pub mod resources;
 pub mod security;
+pub mod status;
 pub mod volumes;
