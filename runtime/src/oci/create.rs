@@ -20,8 +20,8 @@ use crate::container::{self, Created, Rootfs, Running, Stdio, TerminalSize, hook
 use crate::seccomp::{self, Filter};
 use crate::sys;
 
-/// Where containers without `linux.cgroupsPath` live, by their names.
-const DEFAULT_CGROUP_PARENT: &str = "/podling-runtime";
+/// Where containers without `linux.cgroupsPath` live, their names added.
+const DEFAULT_CGROUP: &str = "/podling-runtime-";
 
 /// A container that was made, and what else there is of it.
 struct Made {
@@ -334,20 +334,19 @@ fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
     Cgroup::create(&layout, &path).map_err(failed("make"))
 }
 
-/// `linux.cgroupsPath`, from the root of each hierarchy; a relative one is below our own parent.
+/// `linux.cgroupsPath`, from the root of each hierarchy, a relative one too.
 fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
     let invalid = |reason: &str| Error::Argument {
         argument: "linux.cgroupsPath",
         reason: reason.to_owned(),
     };
-    let parent = Path::new(DEFAULT_CGROUP_PARENT);
     let asked = spec
         .linux()
         .as_ref()
         .and_then(|linux| linux.cgroups_path().as_deref())
         .filter(|path| !path.as_os_str().is_empty());
     let Some(asked) = asked else {
-        return Ok(parent.join(id));
+        return Ok(PathBuf::from(format!("{DEFAULT_CGROUP}{id}")));
     };
     if asked.to_string_lossy().contains(':') {
         return Err(invalid(
@@ -365,7 +364,7 @@ fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
     if depth == 0 {
         return Err(invalid("the root cgroup is not the container's own"));
     }
-    Ok(parent.join(asked))
+    Ok(Path::new("/").join(asked))
 }
 
 fn compile_filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
@@ -430,13 +429,10 @@ mod tests {
     #[test]
     fn the_cgroup_is_the_containers_own() {
         assert_eq!(path_for("/a/b").expect("fine"), Path::new("/a/b"));
-        assert_eq!(
-            path_for("a/b").expect("fine"),
-            Path::new("/podling-runtime/a/b")
-        );
+        assert_eq!(path_for("a/b").expect("fine"), Path::new("/a/b"));
         assert_eq!(
             path_for("").expect("fine"),
-            Path::new("/podling-runtime/id")
+            Path::new("/podling-runtime-id")
         );
         for refused in ["/", ".", "/..", "/a/../..", "system.slice:x:y"] {
             assert!(path_for(refused).is_err(), "{refused}");
