@@ -127,6 +127,21 @@ fn preserved_descriptors_stay() {
 }
 
 #[test]
+fn a_descriptor_that_is_not_open_is_not_preserved() {
+    let bundle = Bundle::sh("true");
+    bundle.write();
+    let message = bundle.fails(&[
+        "run",
+        "--preserve-fds",
+        "1",
+        "-b",
+        &bundle.bundle_arg(),
+        &bundle.id,
+    ]);
+    assert!(message.contains("descriptor 3 is not open"), "{message}");
+}
+
+#[test]
 fn capabilities_are_the_specs() {
     let mut bundle = Bundle::sh("grep Cap /proc/self/status");
     let set = capabilities(&[Capability::Chown, Capability::NetBindService]);

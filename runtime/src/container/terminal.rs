@@ -76,7 +76,7 @@ impl Terminal {
 }
 
 fn is_devpts(fd: BorrowedFd<'_>) -> io::Result<()> {
-    if i64::from(rustix::fs::fstatfs(fd)?.f_type) == DEVPTS_MAGIC {
+    if rustix::fs::fstatfs(fd)?.f_type == DEVPTS_MAGIC {
         Ok(())
     } else {
         Err(io::Error::from_raw_os_error(libc::ENOTTY))

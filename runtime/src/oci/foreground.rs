@@ -100,11 +100,11 @@ fn poll(
 fn forward(pidfd: &OwnedFd, signals: &Signals, relay: Option<&Relay>) {
     while let Ok(Some(info)) = signals.descriptor.read_signal() {
         let signal = info.ssi_signo.cast_signed();
-        if signal == Signal::SIGWINCH as i32 {
-            if let Some(relay) = relay {
-                follow_size(relay.terminal());
-                continue;
-            }
+        if signal == Signal::SIGWINCH as i32
+            && let Some(relay) = relay
+        {
+            follow_size(relay.terminal());
+            continue;
         }
         if let Err(error) = pidfd::send_signal(pidfd.as_fd(), signal) {
             tracing::debug!(%error, signal, "the container did not get a signal");

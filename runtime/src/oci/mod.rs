@@ -36,6 +36,10 @@ const FAILED: u8 = 1;
 /// Runs the command that the arguments ask for.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(error) = check_preserved(&cli.command) {
+        Log::default().error(&error::chain(&error));
+        return ExitCode::from(FAILED);
+    }
     let log = match Log::open(cli.log.as_ref(), cli.log_format) {
         Ok(log) => log,
         Err(error) => {
@@ -83,6 +87,25 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
         Command::Features => report::features(),
     };
     done.map(|()| 0)
+}
+
+/// Refuses to preserve what is not open, before anything of our own takes its number.
+fn check_preserved(command: &Command) -> Result<()> {
+    let count = match command {
+        Command::Create(options) => options.preserve_fds,
+        Command::Run(options) => options.create.preserve_fds,
+        Command::Exec(options) => options.preserve_fds,
+        _ => 0,
+    };
+    for number in (3..).take(count as usize) {
+        std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).map_err(|_| {
+            Error::Argument {
+                argument: "--preserve-fds",
+                reason: format!("descriptor {number} is not open"),
+            }
+        })?;
+    }
+    Ok(())
 }
 
 fn freeze(store: &Store, id: &str, freeze: bool) -> Result<()> {

@@ -89,8 +89,8 @@ fn wait_with(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> io::Result<Option
     })?;
     Ok(status.map(
         |status| match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Code(code as i32),
-            (None, Some(signal)) => Exit::Signal(signal as i32),
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
             (None, None) => Exit::Code(255),
         },
     ))

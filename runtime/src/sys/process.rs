@@ -70,16 +70,6 @@ pub fn duplicate_to(fd: RawFd, number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Takes over descriptor `number`, which was inherited: from podman's `--preserve-fds` or a socket's activation.
-///
-/// # Errors
-/// `EBADF` when it is not open.
-pub fn is_open(number: RawFd) -> io::Result<()> {
-    // SAFETY: takes no memory. fcntl(2).
-    check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
-    Ok(())
-}
-
 /// Gives all signals their default action and unblocks them, as a new program expects.
 ///
 /// # Errors
@@ -95,14 +85,12 @@ pub fn reset_signals() -> io::Result<()> {
         }
     }
     // SAFETY: the set is initialised by sigemptyset before it is read. sigprocmask(2).
-    check(
-        unsafe {
-            let mut none: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut none);
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
-        }
-        .into(),
-    )?;
+    let result = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    check(result.into())?;
     Ok(())
 }
 
@@ -116,9 +104,9 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
         rlim_max: hard,
     };
     // SAFETY: `limit` outlives the call, which only reads it. prlimit(2).
-    check(
-        unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) }.into(),
-    )?;
+    let result =
+        unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) };
+    check(result.into())?;
     Ok(())
 }
 
