@@ -1,3 +1,55 @@
-//! The pod supervisor.
+//! The pod supervisor: `podling-pod <pod directory>`, started by the agent.
+//!
+//! It waits for `go` on standard input, so that whoever started it can first put it where it belongs (a systemd
+//! scope), and then outlives that process.
 
-fn main() {}
+use std::fs::File;
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use podling_runtime::container::protect;
+use podling_runtime::pod::supervisor;
+use rustix::fs::Mode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("podling-pod: {}", supervisor::chain(&*e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = pod_dir()?;
+    protect::seal()?;
+    // Fails for a process group's leader, as which nobody starts it but a shell: no harm then.
+    rustix::process::setsid().map(drop).unwrap_or_default();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    wait_for_go()?;
+    supervisor::run(&dir)?;
+    Ok(())
+}
+
+fn pod_dir() -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let mut args = std::env::args_os().skip(1);
+    match (args.next(), args.next()) {
+        (Some(dir), None) => Ok(std::path::absolute(Path::new(&dir))?),
+        _ => Err(
+            "usage: podling-pod <pod directory>\nThe agent starts this program, one for each pod.".into(),
+        ),
+    }
+}
+
+fn wait_for_go() -> Result<(), Box<dyn std::error::Error>> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    if line.trim_end() != "go" {
+        return Err("whoever started this supervisor did not let it begin".into());
+    }
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(())
+}

@@ -16,3 +16,4 @@ pub mod plan;
 pub mod probe;
 pub mod protocol;
 pub mod snapshot;
+pub mod supervisor;

@@ -1,0 +1,510 @@
+//! One run of a container: its process, cgroup, streams and log.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    Linux, LinuxResources, LinuxSeccomp, Mount, MountBuilder, Process as OciProcess, Spec,
+};
+use thiserror::Error;
+
+use super::journal::{chain, say};
+use super::output::Output;
+use super::process;
+use super::reactor::{Key, Reactor};
+use super::sandbox::Sandbox;
+use crate::cgroup::{self, Cgroup, Layout};
+use crate::container::{self, Create, Created, Exec, Rootfs, Running, Stdio};
+use crate::pod::lifecycle::{Exit, ExitStatus, Process, Remembered};
+use crate::pod::log::{self, LogWriter};
+use crate::pod::plan::{
+    ContainerPlan, ContainerSource, RootfsPlan, SeccompPlan, TerminationMessage,
+};
+use crate::seccomp::{self, Filter};
+
+/// The longest last words, in bytes: `MaxContainerTerminationMessageLength` of the kubelet.
+const MESSAGE_MAX_BYTES: usize = 4_096;
+
+/// Why a container could not be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The plan has no image yet.
+    #[error("the container has nothing to run yet")]
+    NotReady,
+    /// Its cgroup.
+    #[error("cannot prepare its cgroup")]
+    Cgroup(#[source] cgroup::Error),
+    /// A file or directory of its own.
+    #[error("cannot prepare {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its standard streams.
+    #[error("cannot prepare its standard input and output")]
+    Streams(#[source] io::Error),
+    /// Its seccomp profile.
+    #[error("cannot use its seccomp profile")]
+    Seccomp(#[source] seccomp::Error),
+    /// Its seccomp profile's file.
+    #[error("{} is no seccomp profile", path.display())]
+    Profile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Its OCI spec.
+    #[error("cannot complete its OCI spec")]
+    Spec(#[from] oci_spec::OciSpecError),
+    /// The runtime. Its words stand for themselves.
+    #[error(transparent)]
+    Runtime(#[from] container::Error),
+    /// Its process could not be looked at.
+    #[error("cannot look at its process")]
+    Process(#[source] io::Error),
+}
+
+impl StartError {
+    /// What a shell would say.
+    pub(super) fn exit_code(&self) -> i32 {
+        match self {
+            Self::Runtime(e) => e.exit_code(),
+            _ => 128,
+        }
+    }
+}
+
+/// What a run needs of the pod.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) layout: &'a Layout,
+    pub(super) pod_cgroup: &'a Cgroup,
+    pub(super) sandbox: &'a Sandbox,
+}
+
+/// A run.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) id: String,
+    pub(super) process: Process,
+    pub(super) handle: OwnedFd,
+    pub(super) key: Option<Key>,
+    pub(super) cgroup: Cgroup,
+    pub(super) log: LogWriter,
+    pub(super) output: Output,
+    filter: Option<Filter>,
+    oom_kills_before: u64,
+}
+
+/// A run whose program has not been executed yet.
+pub(super) struct Prepared {
+    created: Created,
+    pub(super) process: Process,
+    cgroup: Cgroup,
+    log: LogWriter,
+    output: Option<Output>,
+    filter: Option<Filter>,
+    scratch: PathBuf,
+    keep: String,
+    oom_kills_before: u64,
+}
+
+/// All but the execution of the program. What is left after a failure, the next try removes.
+pub(super) fn prepare(
+    plan: &ContainerPlan,
+    id: &str,
+    restart_count: u32,
+    pod: Surroundings<'_>,
+) -> Result<Prepared, StartError> {
+    let ContainerSource::Ready {
+        rootfs,
+        spec,
+        seccomp,
+    } = &plan.source
+    else {
+        return Err(StartError::NotReady);
+    };
+    let cgroup = fresh_cgroup(&plan.name, resources(spec), pod)?;
+    let keep = restart_count.to_string();
+    let (upper, work) = fresh_scratch(rootfs, &keep)?;
+    if let Some(message) = &plan.termination_message {
+        make_message_file(&message.host_file).map_err(file_error(&message.host_file))?;
+    }
+    let filter = filter(seccomp, spec, pod.dir)?;
+    let spec = complete(spec, plan, pod.sandbox)?;
+    let log = LogWriter::open(&plan.log, restart_count);
+    let (output, stdio) = if plan.tty {
+        (None, Stdio::Terminal { size: None })
+    } else {
+        let (output, stdio) = Output::make(pod.dir, &plan.name, plan.stdin, plan.stdin_once)
+            .map_err(StartError::Streams)?;
+        (Some(output), stdio)
+    };
+    let oom_kills_before = cgroup.oom_kills().map_err(StartError::Cgroup)?;
+    let created = container::create(Create {
+        id,
+        spec: &spec,
+        bundle: None,
+        rootfs: Rootfs::Overlay {
+            layers: &rootfs.layers,
+            upper: &upper,
+            work: &work,
+        },
+        stdio,
+        cgroup: Some(&cgroup),
+        seccomp: filter.clone(),
+        preserve_fds: 0,
+        gate: None,
+    })?;
+    let process = process::look(created.pid()).map_err(StartError::Process)?;
+    Ok(Prepared {
+        created,
+        process,
+        cgroup,
+        log,
+        output,
+        filter,
+        scratch: rootfs.scratch.clone(),
+        keep,
+        oom_kills_before,
+    })
+}
+
+impl Prepared {
+    /// Executes the program.
+    pub(super) fn start(mut self, id: String) -> Result<Run, StartError> {
+        let terminal = self.created.terminal();
+        let Running { pidfd, .. } = self.created.start()?;
+        let output = match (self.output, terminal) {
+            (Some(output), _) => output,
+            (None, Some(control)) => Output::terminal(control).map_err(StartError::Streams)?,
+            (None, None) => Output::default(),
+        };
+        remove_other_scratch(&self.scratch, &self.keep);
+        Ok(Run {
+            id,
+            process: self.process,
+            handle: pidfd,
+            key: None,
+            cgroup: self.cgroup,
+            log: self.log,
+            output,
+            filter: self.filter,
+            oom_kills_before: self.oom_kills_before,
+        })
+    }
+}
+
+/// What is left of a start that failed.
+pub(super) fn abandon(name: &str, layout: &Layout, pod_cgroup: &Cgroup) {
+    remove_cgroup(&Cgroup::open(layout, &pod_cgroup.path().join(name)));
+}
+
+/// A run that an earlier supervisor started, and whose process lives.
+pub(super) fn adopt(
+    plan: &ContainerPlan,
+    remembered: &Remembered,
+    handle: OwnedFd,
+    process: Process,
+    pod_dir: &Path,
+    layout: &Layout,
+    pod_cgroup: &Cgroup,
+) -> Result<Run, StartError> {
+    let name = &plan.name;
+    let output = if plan.tty {
+        Output::default()
+    } else {
+        Output::find(pod_dir, name, plan.stdin, plan.stdin_once).unwrap_or_else(|e| {
+            say(format_args!("{name}: its output is lost: {e}"));
+            Output::default()
+        })
+    };
+    // Commands of probes and clients are held to the same filter.
+    let filter = match &plan.source {
+        ContainerSource::Ready { spec, seccomp, .. } => filter(seccomp, spec, pod_dir)?,
+        ContainerSource::Waiting { .. } => return Err(StartError::NotReady),
+    };
+    Ok(Run {
+        id: remembered.id.clone(),
+        process,
+        handle,
+        key: None,
+        log: LogWriter::open(&plan.log, remembered.restart_count),
+        cgroup: Cgroup::open(layout, &pod_cgroup.path().join(name)),
+        output,
+        filter,
+        // Its cgroup was made for this run.
+        oom_kills_before: 0,
+    })
+}
+
+impl Run {
+    /// Runs a command beside the container's own.
+    pub(super) fn exec(
+        &self,
+        plan: &ContainerPlan,
+        command: &[String],
+        stdio: Stdio,
+    ) -> Result<Running, StartError> {
+        let ContainerSource::Ready { spec, .. } = &plan.source else {
+            return Err(StartError::NotReady);
+        };
+        let Some(process) = spec.process() else {
+            return Err(StartError::NotReady);
+        };
+        let mut process: OciProcess = process.clone();
+        process.set_args(Some(command.to_vec()));
+        process.set_terminal(Some(matches!(stdio, Stdio::Terminal { .. })));
+        Ok(container::exec(Exec {
+            target: self.handle.as_fd(),
+            process: &process,
+            stdio,
+            cgroup: Some(&self.cgroup),
+            seccomp: self.filter.clone(),
+            preserve_fds: 0,
+        })?)
+    }
+
+    /// The process has ended: gathers what it left and removes its cgroup.
+    pub(super) fn finish(
+        mut self,
+        status: ExitStatus,
+        plan: Option<&ContainerPlan>,
+        name: &str,
+        pod: Surroundings<'_>,
+        buffer: &mut Vec<u8>,
+        reactor: &mut Reactor,
+    ) -> Exit {
+        if let Some(key) = self.key.take() {
+            reactor.remove(&self.handle, key);
+        }
+        if pod.sandbox.processes_outlive_the_first()
+            && let Err(e) = self.cgroup.kill_all()
+        {
+            say(format_args!("{name}: {}", chain(&e)));
+        }
+        if let Err(e) = self
+            .output
+            .close(pod.dir, name, &mut self.log, buffer, reactor)
+        {
+            say(format_args!("{name}: cannot remove its FIFOs: {e}"));
+        }
+        self.log.end(jiff::Timestamp::now());
+        let oom_killed = match self.cgroup.oom_kills() {
+            Ok(kills) => kills > self.oom_kills_before,
+            Err(e) => {
+                say(format_args!("{name}: {}", chain(&e)));
+                false
+            }
+        };
+        let failed = status != ExitStatus::Code(0);
+        let message = plan
+            .and_then(|plan| plan.termination_message.as_ref())
+            .and_then(|message| last_words(message, failed, self.log.path()));
+        remove_cgroup(&self.cgroup);
+        Exit {
+            status,
+            oom_killed,
+            message,
+        }
+    }
+}
+
+/// The resources of a spec.
+pub(super) fn resources(spec: &Spec) -> Option<&LinuxResources> {
+    spec.linux().as_ref()?.resources().as_ref()
+}
+
+/// Removes a cgroup, ending what is still in it.
+pub(super) fn remove_cgroup(cgroup: &Cgroup) {
+    if !cgroup.exists() || cgroup.delete().is_ok() {
+        return;
+    }
+    if let Err(e) = cgroup.kill_all().and_then(|()| cgroup.delete()) {
+        say(format_args!("{}", chain(&e)));
+    }
+}
+
+fn fresh_cgroup(
+    name: &str,
+    resources: Option<&LinuxResources>,
+    pod: Surroundings<'_>,
+) -> Result<Cgroup, StartError> {
+    let path = pod.pod_cgroup.path().join(name);
+    remove_cgroup(&Cgroup::open(pod.layout, &path));
+    let cgroup = Cgroup::create(pod.layout, &path).map_err(StartError::Cgroup)?;
+    if let Some(resources) = resources {
+        cgroup.apply(resources).map_err(StartError::Cgroup)?;
+    }
+    cgroup.kill_together_on_oom().map_err(StartError::Cgroup)?;
+    Ok(cgroup)
+}
+
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    let path = path.to_owned();
+    move |source| StartError::File { path, source }
+}
+
+/// An empty pair of directories for one start.
+fn fresh_scratch(rootfs: &RootfsPlan, name: &str) -> Result<(PathBuf, PathBuf), StartError> {
+    let dir = rootfs.scratch.join(name);
+    match fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error(&dir)(e)),
+        _ => {}
+    }
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    for path in [&upper, &work] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(path)
+            .map_err(file_error(path))?;
+    }
+    Ok((upper, work))
+}
+
+/// The runs before leave nothing.
+fn remove_other_scratch(scratch: &Path, keep: &str) {
+    let removed = fs::read_dir(scratch).and_then(|entries| {
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name() != keep {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(e) = removed {
+        say(format_args!("cannot tidy up {}: {e}", scratch.display()));
+    }
+}
+
+/// Empty, and writable by whoever the container runs as.
+fn make_message_file(path: &Path) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o666))
+}
+
+/// From the file that the container wrote, or the end of its log.
+fn last_words(message: &TerminationMessage, failed: bool, log_path: &Path) -> Option<String> {
+    let from_file = read_message(&message.host_file);
+    let words = match from_file {
+        Ok(words) if words.is_empty() && failed && message.fallback_to_logs => {
+            log::last_words(log_path)
+        }
+        other => other,
+    };
+    match words {
+        Ok(words) if words.is_empty() => None,
+        Ok(words) => Some(words),
+        Err(e) => {
+            say(format_args!("cannot read last words: {e}"));
+            None
+        }
+    }
+}
+
+/// The last bytes of a message file. The container could write to it, so it can be of any size.
+fn read_message(path: &Path) -> io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(
+        size.saturating_sub(MESSAGE_MAX_BYTES as u64),
+    ))?;
+    let mut bytes = Vec::new();
+    file.take(MESSAGE_MAX_BYTES as u64).read_to_end(&mut bytes)?;
+    let mut words = String::from_utf8_lossy(&bytes).into_owned();
+    // A replaced byte takes three.
+    let mut end = words.len().min(MESSAGE_MAX_BYTES);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    words.truncate(end);
+    Ok(words)
+}
+
+fn filter(plan: &SeccompPlan, spec: &Spec, dir: &Path) -> Result<Option<Filter>, StartError> {
+    let profile: LinuxSeccomp = match plan {
+        SeccompPlan::Unconfined => return Ok(None),
+        SeccompPlan::RuntimeDefault => {
+            let bounding = spec
+                .process()
+                .as_ref()
+                .and_then(|p| p.capabilities().as_ref())
+                .and_then(|c| c.bounding().clone())
+                .unwrap_or_default();
+            seccomp::default_profile(&bounding.into_iter().collect::<HashSet<_>>())
+        }
+        SeccompPlan::Localhost { path } => {
+            let bytes = fs::read(path).map_err(file_error(path))?;
+            serde_json::from_slice(&bytes).map_err(|source| StartError::Profile {
+                path: path.clone(),
+                source,
+            })?
+        }
+    };
+    // All pods of a node share compiled filters: <run-dir>/seccomp beside <run-dir>/pods.
+    let cache = dir
+        .parent()
+        .filter(|pods| pods.file_name().is_some_and(|n| n == "pods"))
+        .and_then(Path::parent)
+        .map(|run_dir| run_dir.join("seccomp"));
+    let filter = seccomp::compile(&profile, cache.as_deref()).map_err(StartError::Seccomp)?;
+    Ok(Some(filter))
+}
+
+/// The plan's spec with the pod's namespaces and the file for last words.
+fn complete(spec: &Spec, plan: &ContainerPlan, sandbox: &Sandbox) -> Result<Spec, StartError> {
+    let mut spec = spec.clone();
+    let mut linux: Linux = spec.linux().clone().unwrap_or_default();
+    linux.set_namespaces(Some(sandbox.namespaces()?));
+    linux.set_cgroups_path(None);
+    linux.set_resources(None);
+    linux.set_seccomp(None);
+    spec.set_linux(Some(linux));
+    spec.set_hostname(None);
+    if let Some(process) = spec.process_mut() {
+        process.set_terminal(Some(plan.tty));
+    }
+    if let Some(message) = &plan.termination_message {
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        mounts.push(message_mount(message)?);
+        spec.set_mounts(Some(mounts));
+    }
+    Ok(spec)
+}
+
+fn message_mount(message: &TerminationMessage) -> Result<Mount, oci_spec::OciSpecError> {
+    MountBuilder::default()
+        .destination(&message.path)
+        .source(&message.host_file)
+        .typ("bind")
+        .options(
+            ["bind", "rw", "nosuid", "nodev", "noexec"]
+                .map(str::to_owned)
+                .to_vec(),
+        )
+        .build()
+}

@@ -1,0 +1,293 @@
+//! What clients ask.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::epoll::EpollFlags;
+use rustix::fs::OFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::container::resources;
+use super::journal::{chain, say};
+use super::reactor::Source;
+use super::{Command, Error, Supervisor, output, process, read_plan};
+use crate::container::{Running, Stdio, TerminalSize};
+use crate::pod::clock::Now;
+use crate::pod::lifecycle::{ExitStatus, Input};
+use crate::pod::packet::PacketError;
+use crate::pod::plan::{ContainerSource, Plan};
+use crate::pod::protocol::{Reply, Request};
+
+/// Requests of one client that are answered before others get their turn.
+const REQUESTS_AT_ONCE: usize = 16;
+
+type Answer = Result<(Reply, Vec<OwnedFd>), String>;
+
+impl Supervisor {
+    /// Something happened to a client's socket.
+    pub(super) fn serve(&mut self, number: u64) {
+        for _ in 0..REQUESTS_AT_ONCE {
+            let Some(connection) = self.connections.get(&number) else {
+                return;
+            };
+            match connection.receive(&mut self.buffer) {
+                Ok(Some(request)) => self.answer(number, request),
+                Ok(None) => break,
+                Err(e @ (PacketError::Malformed(_) | PacketError::TooLarge)) => {
+                    let reply = Reply::Error { message: chain(&e) };
+                    self.reply(number, &reply, Vec::new());
+                }
+                Err(PacketError::Closed | PacketError::Socket(_)) => {
+                    self.drop_connection(number);
+                    return;
+                }
+            }
+        }
+        self.buffer = Vec::new();
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
+        if connection.flush(&self.snapshot, &self.reactor).is_err() {
+            self.drop_connection(number);
+        }
+    }
+
+    fn answer(&mut self, number: u64, request: Request) {
+        let answer = match request {
+            Request::Subscribe => {
+                if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.subscribe();
+                }
+                return;
+            }
+            Request::Reload => self
+                .reload()
+                .map(|()| (Reply::Ok, Vec::new()))
+                .map_err(|e| chain(&e)),
+            Request::Terminate { grace_secs, reason } => {
+                say(format_args!("is asked to end the pod: {reason}"));
+                self.inputs.push(Input::Terminate {
+                    grace_ms: grace_secs.saturating_mul(1_000),
+                    reason,
+                });
+                Ok((Reply::Ok, Vec::new()))
+            }
+            Request::Release => self.release(),
+            Request::Exec {
+                container,
+                command,
+                tty,
+                stdin,
+                size,
+            } => self.exec(number, &container, &command, tty, stdin, size),
+            Request::Attach { container } => self.attach(&container),
+        };
+        match answer {
+            Ok((reply, descriptors)) => self.reply(number, &reply, descriptors),
+            Err(message) => self.reply(number, &Reply::Error { message }, Vec::new()),
+        }
+    }
+
+    fn reply(&mut self, number: u64, reply: &Reply, descriptors: Vec<OwnedFd>) {
+        if let Some(connection) = self.connections.get_mut(&number)
+            && !connection.reply(reply, descriptors)
+        {
+            say(format_args!("drops a client that does not read"));
+            self.drop_connection(number);
+        }
+    }
+
+    fn release(&mut self) -> Answer {
+        if !self.life.has_ended() {
+            return Err("the pod has not ended".to_owned());
+        }
+        self.leave = true;
+        Ok((Reply::Ok, Vec::new()))
+    }
+
+    /// Takes `plan.json` as it is now; what is refused changes nothing.
+    fn reload(&mut self) -> Result<(), Error> {
+        let plan = read_plan(&self.dir)?;
+        self.check_fixed(&plan)?;
+        self.life.replace_plan(&plan, Now::read())?;
+        let old = std::mem::replace(&mut self.plan, plan);
+        say(format_args!(
+            "has plan {} now",
+            self.plan.generation
+        ));
+        for container in &self.plan.containers {
+            if let Some(run) = self.runs.get_mut(&container.name) {
+                run.log.set_limits(&container.log);
+            }
+        }
+        // At the next turn of the loop; the record must know of the new plan even if nothing else follows.
+        let now = Now::read();
+        self.note_snapshot(now);
+        self.save();
+        self.resize(&old)
+    }
+
+    /// Refuses changes of what the containers share.
+    fn check_fixed(&self, plan: &Plan) -> Result<(), Error> {
+        let old = &self.plan;
+        let same = [
+            ("the host name", old.hostname == plan.hostname),
+            ("the network", old.network == plan.network),
+            ("shareProcessNamespace", old.share_pid == plan.share_pid),
+            ("hostPID", old.host_pid == plan.host_pid),
+            ("hostIPC", old.host_ipc == plan.host_ipc),
+            ("the sysctls", old.sysctls == plan.sysctls),
+            (
+                "the cgroup",
+                old.cgroup.path == plan.cgroup.path && old.cgroup.scope == plan.cgroup.scope,
+            ),
+        ];
+        match same.into_iter().find(|(_, same)| !same) {
+            Some((what, _)) => Err(Error::Fixed { what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives new limits to the pod and its containers. More must be given to the pod first, less to its containers
+    /// first: what fails in one order is tried once more after the others.
+    fn resize(&self, old: &Plan) -> Result<(), Error> {
+        let mut changes = Vec::new();
+        if old.cgroup.resources != self.plan.cgroup.resources {
+            let new = &self.plan.cgroup.resources;
+            changes.push(("the pod".to_owned(), &self.pod_cgroup, new));
+        }
+        for container in &self.plan.containers {
+            let before = old.containers.iter().find(|c| c.name == container.name);
+            let (Some(run), Some(before)) = (self.runs.get(&container.name), before) else {
+                continue;
+            };
+            if before.spec_hash != container.spec_hash {
+                continue;
+            }
+            let of = |source| match source {
+                &ContainerSource::Ready { ref spec, .. } => resources(spec),
+                &ContainerSource::Waiting { .. } => None,
+            };
+            let new = of(&container.source);
+            if let Some(new) = new
+                && of(&before.source) != Some(new)
+            {
+                changes.push((format!("container {}", container.name), &run.cgroup, new));
+            }
+        }
+        let mut again = Vec::new();
+        for change in changes {
+            if change.1.apply(change.2).is_err() {
+                again.push(change);
+            }
+        }
+        for (what, cgroup, new) in again {
+            cgroup
+                .apply(new)
+                .map_err(|source| Error::Resize { what, source })?;
+        }
+        Ok(())
+    }
+
+    fn exec(
+        &mut self,
+        number: u64,
+        name: &str,
+        command: &[String],
+        tty: bool,
+        stdin: bool,
+        size: Option<(u16, u16)>,
+    ) -> Answer {
+        if command.is_empty() {
+            return Err("the command is empty".to_owned());
+        }
+        let plan = self.plan.containers.iter().find(|c| c.name == name);
+        let plan = plan.ok_or_else(|| format!("there is no container {name}"))?;
+        let run = self.runs.get(name);
+        let run = run.ok_or_else(|| format!("container {name} does not run"))?;
+        let (stdio, mut descriptors) = if tty {
+            let size = size.map(|(columns, rows)| TerminalSize { columns, rows });
+            (Stdio::Terminal { size }, Vec::new())
+        } else {
+            pipes(stdin).map_err(|e| format!("cannot make pipes: {e}"))?
+        };
+        let Running {
+            pid,
+            pidfd,
+            terminal,
+        } = run.exec(plan, command, stdio).map_err(|e| chain(&e))?;
+        descriptors.extend(terminal);
+        let process = process::look(pid).map_err(|e| e.to_string())?;
+        let exec = self.reactor.fresh();
+        let key = self
+            .reactor
+            .add(&pidfd, Source::Exec(exec), EpollFlags::EPOLLIN)
+            .map_err(|e| e.to_string())?;
+        let command = Command {
+            connection: number,
+            process,
+            handle: pidfd,
+            key,
+        };
+        self.commands.insert(exec, command);
+        Ok((Reply::ExecStarted, descriptors))
+    }
+
+    /// A client's command has ended.
+    pub(super) fn command_ended(&mut self, number: u64) {
+        let Some(command) = self.commands.get(&number) else {
+            return;
+        };
+        let Some(status) = process::exit_status(command.handle.as_fd(), command.process) else {
+            return;
+        };
+        let Some(command) = self.commands.remove(&number) else {
+            return;
+        };
+        self.reactor.remove(&command.handle, command.key);
+        let exit_code = match status {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => 128 + signal,
+            ExitStatus::Unknown => 255,
+        };
+        self.reply(
+            command.connection,
+            &Reply::ExecExited { exit_code },
+            Vec::new(),
+        );
+    }
+
+    fn attach(&mut self, name: &str) -> Answer {
+        let plan = self.plan.containers.iter().find(|c| c.name == name);
+        let plan = plan.ok_or_else(|| format!("there is no container {name}"))?;
+        let run = self.runs.get_mut(name);
+        let run = run.ok_or_else(|| format!("container {name} does not run"))?;
+        match run.output.attach(plan.tty) {
+            Ok(Some(descriptor)) => Ok((Reply::Attached, vec![descriptor])),
+            Ok(None) => Err(format!(
+                "container {name} has no standard input to attach to; set `stdin: true`"
+            )),
+            Err(e) => Err(format!("cannot open the standard input of {name}: {e}")),
+        }
+    }
+}
+
+/// A command's ends, and the client's in the protocol's order: stdin if asked for, stdout, stderr.
+fn pipes(stdin: bool) -> std::io::Result<(Stdio, Vec<OwnedFd>)> {
+    let mut ours = Vec::new();
+    let stdin = if stdin {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        ours.push(write);
+        read
+    } else {
+        output::null(OFlags::RDONLY)?
+    };
+    let (out_read, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (err_read, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    ours.extend([out_read, err_read]);
+    let stdio = Stdio::Fds {
+        stdin,
+        stdout,
+        stderr,
+    };
+    Ok((stdio, ours))
+}

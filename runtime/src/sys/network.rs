@@ -1,0 +1,37 @@
+//! Network interfaces: `ioctl(2)`s of netdevice(7).
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::check;
+
+/// Brings `lo` of the calling thread's network namespace up; its addresses come with it.
+///
+/// # Errors
+/// What socket(2) and ioctl(2) say.
+pub fn bring_loopback_up() -> io::Result<()> {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: an all-zero ifreq is valid: an empty name and no flags. netdevice(7).
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: `request` outlives the call, which reads its name and writes its flags. netdevice(7), SIOCGIFFLAGS.
+    check(
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }.into(),
+    )?;
+    // SAFETY: the call before has stored flags, so that this member of the union is the valid one.
+    unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
+    // SAFETY: `request` outlives the call, which only reads it. netdevice(7), SIOCSIFFLAGS.
+    check(
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into(),
+    )?;
+    Ok(())
+}
