@@ -39,7 +39,8 @@ fn pod_dir() -> Result<PathBuf, Box<dyn std::error::Error>> {
     match (args.next(), args.next()) {
         (Some(dir), None) => Ok(std::path::absolute(Path::new(&dir))?),
         _ => Err(
-            "usage: podling-pod <pod directory>\nThe agent starts this program, one for each pod.".into(),
+            "usage: podling-pod <pod directory>\nThe agent starts this program, one for each pod."
+                .into(),
         ),
     }
 }

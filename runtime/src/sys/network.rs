@@ -24,9 +24,7 @@ pub fn bring_loopback_up() -> io::Result<()> {
         *to = *from as libc::c_char;
     }
     // SAFETY: `request` outlives the call, which reads its name and writes its flags. netdevice(7), SIOCGIFFLAGS.
-    check(
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }.into(),
-    )?;
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }.into())?;
     // SAFETY: the call before has stored flags, so that this member of the union is the valid one.
     unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
     // SAFETY: `request` outlives the call, which only reads it. netdevice(7), SIOCSIFFLAGS.

@@ -14,7 +14,7 @@ use super::process;
 use super::reactor::{Key, Reactor, Source};
 use super::sandbox::Sandbox;
 use crate::container::Stdio;
-use crate::pod::lifecycle::{ExitStatus, HookKind, Input, Process, ProbeKind};
+use crate::pod::lifecycle::{ExitStatus, HookKind, Input, ProbeKind, Process};
 use crate::pod::plan::{ContainerPlan, Handler};
 use crate::pod::probe::socket::{Outcome, SocketTry};
 use crate::sys::pidfd;
@@ -54,7 +54,9 @@ enum Work {
         key: Key,
     },
     /// Until the deadline; `rest_ms` is what is left to sleep after an earlier one.
-    Sleep { until_ms: u64 },
+    Sleep {
+        until_ms: u64,
+    },
 }
 
 /// Where it happens.
@@ -83,8 +85,7 @@ impl Attempt {
                     .sandbox
                     .in_probe_network(|| SocketTry::begin(handler, address))
                     .map_err(|e| chain(&e))??;
-                let interest =
-                    EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+                let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
                 let key = reactor
                     .add(&attempt, Source::Attempt(number), interest)
                     .map_err(|e| e.to_string())?;
@@ -193,7 +194,12 @@ impl Attempt {
     }
 
     /// The lifecycle's input for an outcome.
-    pub(super) fn input(container: String, id: String, purpose: Purpose, outcome: Outcome) -> Input {
+    pub(super) fn input(
+        container: String,
+        id: String,
+        purpose: Purpose,
+        outcome: Outcome,
+    ) -> Input {
         match purpose {
             Purpose::Probe(kind) => Input::Probed {
                 container,
@@ -231,11 +237,7 @@ fn command_work(
         .map_err(|e| chain(&e))?;
     let process = process::look(running.pid).map_err(text)?;
     let key = reactor
-        .add(
-            &running.pidfd,
-            Source::Attempt(number),
-            EpollFlags::EPOLLIN,
-        )
+        .add(&running.pidfd, Source::Attempt(number), EpollFlags::EPOLLIN)
         .map_err(text)?;
     let output_key = reactor
         .add(&ours, Source::AttemptOutput(number), EpollFlags::EPOLLIN)

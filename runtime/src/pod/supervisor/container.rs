@@ -434,7 +434,8 @@ fn read_message(path: &Path) -> io::Result<String> {
         size.saturating_sub(MESSAGE_MAX_BYTES as u64),
     ))?;
     let mut bytes = Vec::new();
-    file.take(MESSAGE_MAX_BYTES as u64).read_to_end(&mut bytes)?;
+    file.take(MESSAGE_MAX_BYTES as u64)
+        .read_to_end(&mut bytes)?;
     let mut words = String::from_utf8_lossy(&bytes).into_owned();
     // A replaced byte takes three.
     let mut end = words.len().min(MESSAGE_MAX_BYTES);

@@ -202,7 +202,9 @@ fn lock(dir: &Path) -> Result<OwnedFd, Error> {
             Err(e) => return Err(failed("lock the pod directory")(e.into())),
         }
     }
-    Err(Error::Busy { dir: dir.to_owned() })
+    Err(Error::Busy {
+        dir: dir.to_owned(),
+    })
 }
 
 fn failed(attempt: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -359,9 +361,7 @@ impl Supervisor {
     fn tell(&mut self) {
         let mut gone = Vec::new();
         for (&number, connection) in &mut self.connections {
-            if connection.has_work()
-                && connection.flush(&self.snapshot, &self.reactor).is_err()
-            {
+            if connection.has_work() && connection.flush(&self.snapshot, &self.reactor).is_err() {
                 gone.push(number);
             }
         }
@@ -413,20 +413,17 @@ impl Supervisor {
             pod_cgroup: &self.pod_cgroup,
             sandbox: &self.sandbox,
         };
-        let exit = run.finish(
-            status,
-            plan,
-            name,
-            pod,
-            &mut self.buffer,
-            &mut self.reactor,
-        );
+        let exit = run.finish(status, plan, name, pod, &mut self.buffer, &mut self.reactor);
         // A burst's buffer goes back.
         self.buffer = Vec::new();
         say(format_args!(
             "{name}: ended: {:?}{}",
             exit.status,
-            if exit.oom_killed { ", out of memory" } else { "" }
+            if exit.oom_killed {
+                ", out of memory"
+            } else {
+                ""
+            }
         ));
         self.inputs.push(Input::Exited {
             container: name.to_owned(),

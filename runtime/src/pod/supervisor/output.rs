@@ -108,7 +108,12 @@ impl Output {
     }
 
     /// The FIFOs of a run that an earlier supervisor started.
-    pub(super) fn find(dir: &Path, container: &str, stdin: bool, stdin_once: bool) -> io::Result<Self> {
+    pub(super) fn find(
+        dir: &Path,
+        container: &str,
+        stdin: bool,
+        stdin_once: bool,
+    ) -> io::Result<Self> {
         let mut output = Self::default();
         for (what, stream) in [("out", Stream::Stdout), ("err", Stream::Stderr)] {
             let path = fifo(dir, container, what);
@@ -147,7 +152,8 @@ impl Output {
         reactor: &mut Reactor,
     ) {
         for (of, fd, key) in &mut self.streams {
-            if *of == stream && !copy(fd.as_fd(), stream, log, buffer)
+            if *of == stream
+                && !copy(fd.as_fd(), stream, log, buffer)
                 && let Some(key) = key.take()
             {
                 reactor.remove(&*fd, key);

@@ -87,8 +87,8 @@ pub(super) fn load(dir: &Path, boot_id: &str) -> Result<Option<Record>, RecordEr
             });
         }
     };
-    let record: Record = serde_json::from_slice(&bytes)
-        .map_err(|source| RecordError::Content { path, source })?;
+    let record: Record =
+        serde_json::from_slice(&bytes).map_err(|source| RecordError::Content { path, source })?;
     Ok(Some(record).filter(|r| r.version == VERSION && r.boot_id == boot_id))
 }
 

@@ -110,10 +110,7 @@ impl Supervisor {
         self.check_fixed(&plan)?;
         self.life.replace_plan(&plan, Now::read())?;
         let old = std::mem::replace(&mut self.plan, plan);
-        say(format_args!(
-            "has plan {} now",
-            self.plan.generation
-        ));
+        say(format_args!("has plan {} now", self.plan.generation));
         for container in &self.plan.containers {
             if let Some(run) = self.runs.get_mut(&container.name) {
                 run.log.set_limits(&container.log);

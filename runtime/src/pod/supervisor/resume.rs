@@ -83,7 +83,10 @@ impl Supervisor {
         let name = living.remembered.name.clone();
         match self.try_adopt(living) {
             Ok((run, starting)) => {
-                say(format_args!("{name}: goes on as process {}", run.process.pid));
+                say(format_args!(
+                    "{name}: goes on as process {}",
+                    run.process.pid
+                ));
                 self.runs.insert(name.clone(), run);
                 if starting {
                     inputs.push(Input::Started { container: name });
@@ -125,12 +128,7 @@ impl Supervisor {
     }
 }
 
-type Resumed = (
-    Lifecycle,
-    u64,
-    Option<crate::pod::lifecycle::Process>,
-    bool,
-);
+type Resumed = (Lifecycle, u64, Option<crate::pod::lifecycle::Process>, bool);
 
 /// The facts of an earlier supervisor under the plan as it is now.
 fn remembered_pod(record: Record, plan: &Plan, now: Now) -> Resumed {

@@ -187,10 +187,7 @@ impl Sandbox {
     }
 
     /// Runs `open`, which opens sockets for probes, where those can reach the pod.
-    pub(super) fn in_probe_network<T>(
-        &self,
-        open: impl FnOnce() -> T,
-    ) -> Result<T, SandboxError> {
+    pub(super) fn in_probe_network<T>(&self, open: impl FnOnce() -> T) -> Result<T, SandboxError> {
         match &self.network {
             Some(network) if self.isolated => {
                 let at = |attempt| namespace_error(attempt, "network");
@@ -214,9 +211,7 @@ impl Sandbox {
         if let Some(init) = self.pid_init.take()
             && let Err(e) = sys::pidfd::send_signal(init.handle.as_fd(), libc::SIGKILL)
         {
-            super::journal::say(format_args!(
-                "cannot end the shared pid namespace: {e}"
-            ));
+            super::journal::say(format_args!("cannot end the shared pid namespace: {e}"));
         }
     }
 }
@@ -224,8 +219,7 @@ impl Sandbox {
 impl PidInit {
     fn adopt(process: Process) -> Option<Self> {
         let handle = process::find(process)?;
-        let namespace =
-            open_namespace(&format!("/proc/{}/ns/pid", process.pid), "pid").ok()?;
+        let namespace = open_namespace(&format!("/proc/{}/ns/pid", process.pid), "pid").ok()?;
         Some(Self {
             process,
             handle,

@@ -37,7 +37,10 @@ impl Supervisor {
                 handler,
                 timeout_ms,
             } => {
-                say(format_args!("{name}: runs its {hook:?} hook: {}", step.reason));
+                say(format_args!(
+                    "{name}: runs its {hook:?} hook: {}",
+                    step.reason
+                ));
                 let purpose = Purpose::Hook(hook);
                 self.begin_attempt(&name, id, purpose, &handler, timeout_ms, now);
             }
@@ -128,7 +131,9 @@ impl Supervisor {
             sandbox: &self.sandbox,
         };
         let reactor = &mut self.reactor;
-        match Attempt::begin(number, purpose, handler, timeout_ms, now.ms, &place, reactor) {
+        match Attempt::begin(
+            number, purpose, handler, timeout_ms, now.ms, &place, reactor,
+        ) {
             Ok(attempt) => {
                 self.attempts.insert(number, attempt);
             }
