@@ -31,6 +31,7 @@ mod name;
 mod offline;
 mod run;
 mod status;
+mod stop_pods;
 mod summary;
 mod table;
 mod version;
@@ -103,6 +104,7 @@ pub enum Command {
     Delete(delete::DeleteArgs),
     Images(images::ImagesArgs),
     Status(status::StatusArgs),
+    StopPods(stop_pods::StopPodsArgs),
     Check(check::CheckArgs),
     Agent(Box<agent::AgentArgs>),
     Completion(manual::CompletionArgs),
@@ -147,6 +149,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CommandError> {
         Command::Images(args) => images::run(args, &directories.resolve()),
         Command::Status(args) => status::run(&args, &directories.resolve()),
         Command::Check(args) => check::run(&args, &directories.resolve()),
+        Command::StopPods(args) => stop_pods::run(&args, &directories.resolve()),
         Command::Agent(args) => agent::run(*args, directories),
         Command::Completion(args) => manual::completion(&args),
         Command::Man(args) => manual::man(&args),

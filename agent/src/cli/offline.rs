@@ -97,7 +97,8 @@ fn supervised(process: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(arguments.next()?)))
 }
 
-fn plans(directories: &Directories) -> Result<Vec<(PathBuf, Plan)>, CommandError> {
+/// The plans in the run directory, each with its pod's directory.
+pub(super) fn plans(directories: &Directories) -> Result<Vec<(PathBuf, Plan)>, CommandError> {
     let dir = directories.pods();
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,

@@ -1,0 +1,79 @@
+//! Scopes of the systemd that runs the machine. The virtual machine tests run this where one does.
+#![cfg(feature = "systemd-tests")]
+
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use podling_systemd::{Error, Scope, Systemd};
+
+fn scope<'a>(name: &'a str, pids: &'a [u32]) -> Scope<'a> {
+    Scope {
+        name,
+        slice: "podlingtest.slice",
+        description: "A test of Podling's",
+        pids,
+        stop_timeout: Duration::from_secs(5),
+        before: &["multi-user.target"],
+    }
+}
+
+fn sleeper() -> Child {
+    Command::new("sleep").arg("1000").spawn().unwrap()
+}
+
+async fn connect() -> Systemd {
+    let systemd = Systemd::connect().await.unwrap();
+    systemd.expect("systemd runs the machine")
+}
+
+#[tokio::test]
+async fn a_scope_holds_its_process_and_ends_with_it() {
+    let systemd = connect().await;
+    let mut child = sleeper();
+    let name = "podlingtest-one.scope";
+    let pids = [child.id()];
+    let path = systemd.start_scope(&scope(name, &pids)).await.unwrap();
+    assert!(
+        path.0.ends_with(format!("podlingtest.slice/{name}")),
+        "{path:?}"
+    );
+    assert_eq!(
+        systemd.scope_path(name).await.unwrap().as_ref(),
+        Some(&path)
+    );
+    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+    assert!(own.contains(path.0.to_str().unwrap()), "{own}");
+
+    let again = systemd.start_scope(&scope(name, &pids)).await;
+    assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
+
+    systemd.stop_scope(name).await.unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(systemd.scope_path(name).await.unwrap(), None);
+    systemd.stop_scope(name).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_scope_without_processes_is_refused() {
+    let systemd = connect().await;
+    let empty = scope("podlingtest-empty.scope", &[]);
+    assert!(systemd.start_scope(&empty).await.is_err());
+}
+
+#[tokio::test]
+async fn a_scope_whose_process_was_killed_can_be_made_again() {
+    let systemd = connect().await;
+    let name = "podlingtest-again.scope";
+    for _ in 0..3 {
+        let mut child = sleeper();
+        systemd
+            .start_scope(&scope(name, &[child.id()]))
+            .await
+            .unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while systemd.scope_path(name).await.unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
