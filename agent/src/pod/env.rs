@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::quantity::{self, QuantityError};
+use crate::manifest::quantity::{self, QuantityError};
 use super::resources::{self, Capacity};
 
 /// Finds the ConfigMaps and Secrets of the pod's namespace.

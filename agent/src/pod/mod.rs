@@ -7,12 +7,10 @@
 //!  volumes: directories ────────────┘     (one task per pod)
 //! ```
 //!
-//! Reading order: [`quantity`], [`resources`], [`env`], [`security`] (pure rules of Kubernetes), [`builder`] (all of
-//! them together: a Pod becomes a plan), [`volumes`] (directories, with I/O), [`status`] (pure: a snapshot becomes a
-//! status), [`worker`] (the task that drives it all).
+//! Reading order: [`resources`], [`env`], [`security`]: pure rules of Kubernetes.
 
+pub mod context;
 pub mod env;
-pub mod quantity;
 pub mod resources;
 pub mod security;
 pub mod status;

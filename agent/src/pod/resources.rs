@@ -13,7 +13,7 @@ use oci_spec::runtime::{
     LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
 };
 
-use super::quantity::{self, QuantityError};
+use crate::manifest::quantity::{self, QuantityError};
 
 /// The period of CPU quotas, in microseconds.
 const QUOTA_PERIOD_MICROS: u64 = 100_000;
@@ -305,11 +305,10 @@ pub fn pod_resources(
 ) -> Result<LinuxResources, PodResourcesError> {
     let needs = pod_needs(spec)?;
     let class = qos(spec)?;
-    let mut every = Needs::default();
     let (mut cpu_limited, mut memory_limited) = (true, true);
     if spec.resources.is_none() {
         for container in all_containers(spec) {
-            every = self::needs(container.resources.as_ref())?;
+            let every = self::needs(container.resources.as_ref())?;
             cpu_limited &= every.limits.cpu_millis.is_some_and(|limit| limit > 0);
             memory_limited &= every.limits.memory_bytes.is_some_and(|limit| limit > 0);
         }

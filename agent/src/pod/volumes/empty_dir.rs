@@ -7,7 +7,7 @@ use std::{fs, io};
 use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
 
 use super::{VolumeError, create_dir, mounts, ownership};
-use crate::pod::quantity;
+use crate::manifest::quantity;
 
 /// An emptyDir that holds more than it may.
 #[derive(Debug, Clone, PartialEq, Eq)]

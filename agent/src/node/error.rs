@@ -1,0 +1,58 @@
+//! Why a node cannot start.
+
+use std::path::PathBuf;
+
+use super::config::ConfigError;
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A directory cannot be made.
+    #[error("make directory {path}")]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The lock file cannot be opened.
+    #[error("open lock {path}")]
+    Lock {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another agent uses the run directory.
+    #[error("another agent runs with {run_dir}; end it, or give this one another --run-dir and --data-dir")]
+    Running {
+        /// The run directory.
+        run_dir: PathBuf,
+    },
+    /// The object store cannot be opened.
+    #[error("open the object store")]
+    Store(#[from] crate::store::StoreError),
+    /// The image store cannot be opened.
+    #[error("open the image store")]
+    Images(#[from] podling_images::StoreError),
+    /// The network cannot be opened.
+    #[error("set up the pod network")]
+    Network(#[from] crate::network::Error),
+    /// The machine's cgroups are unusable.
+    #[error("find the machine's cgroups")]
+    Cgroups(#[from] podling_runtime::cgroup::Error),
+    /// A source of manifests cannot be watched.
+    #[error("watch manifests in {origin}")]
+    Source {
+        /// Which source.
+        origin: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

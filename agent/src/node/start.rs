@@ -1,0 +1,136 @@
+//! Start and end of a node.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use podling_images::ImageStore;
+use podling_runtime::cgroup;
+
+use super::handle::{NodeHandle, Options, Shutdown};
+use super::{Config, NodeError, Wait};
+use crate::network::{Network, NetworkConfig};
+use crate::pod::context::Context;
+use crate::pod::resources::Capacity;
+use crate::store::{Key, Store};
+
+/// The running node.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) context: Arc<Context>,
+    dispatcher: super::dispatcher::Handle,
+    sources: Mutex<super::sources::Sources>,
+    /// Held as long as the node runs; the kernel lets go of it whatever happens.
+    _lock: File,
+}
+
+pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle, NodeError> {
+    let config = config.resolve()?;
+    for dir in [&config.data_dir, &config.run_dir, &config.pods_run_dir(), &config.pods_data_dir()] {
+        ensure_private_dir(dir)?;
+    }
+    let lock = lock(&config)?;
+    let supervisor = config.supervisor_path()?;
+    let store = Store::open(&config.store_path(), &config.node_name())?;
+    let images = ImageStore::open(&config.images_dir())?;
+    let network = Network::open(NetworkConfig {
+        bridge: config.network.bridge.clone(),
+        pod_cidr: config.network.pod_cidr.clone(),
+        data_dir: config.data_dir.clone(),
+        run_dir: config.run_dir.clone(),
+    })
+    .await?;
+    for warning in network.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let layout = cgroup::Layout::detect()?;
+    let context = Arc::new(Context {
+        pulls: tokio::sync::Semaphore::new(config.parallel_pulls),
+        host_ip: crate::network::host_address(),
+        node_name: config.node_name(),
+        capacity: Capacity::of_machine(),
+        min_oom_score_adj: super::machine::min_oom_score_adj(),
+        waits: Mutex::new(HashMap::new()),
+        supervisor,
+        layout,
+        store: store.clone(),
+        images,
+        network,
+        config,
+    });
+    // The store still holds what the sources said last: pods are taken over before any source has answered.
+    let dispatcher = super::dispatcher::spawn(Arc::clone(&context)).await;
+    let sources = super::sources::start(&context.config, &options, &store)?;
+    Ok(NodeHandle {
+        inner: Arc::new(Inner {
+            context,
+            dispatcher,
+            sources: Mutex::new(sources),
+            _lock: lock,
+        }),
+    })
+}
+
+impl Inner {
+    pub(super) fn why(&self, namespace: &str, name: &str) -> Option<Vec<Wait>> {
+        let object = self.context.store.get(&Key::pod(namespace, name))?;
+        let waits = self.context.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(waits.get(&object.uid).cloned().unwrap_or_default())
+    }
+
+    pub(super) async fn shutdown(&self, mode: Shutdown) -> Result<(), NodeError> {
+        self.sources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stop();
+        self.dispatcher.shutdown(mode).await;
+        match mode {
+            Shutdown::LeavePods => Ok(()),
+            Shutdown::TerminatePods => {
+                self.context.network.close().await?;
+                self.context.remove_cgroups();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Makes a directory that only root can look into.
+fn ensure_private_dir(path: &Path) -> Result<(), NodeError> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let error = |source| NodeError::Directory {
+        path: path.to_owned(),
+        source,
+    };
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(error)?;
+    // The umask may have taken bits away.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).map_err(error)
+}
+
+fn lock(config: &Config) -> Result<File, NodeError> {
+    let path = config.lock_path();
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| NodeError::Lock {
+            path: path.clone(),
+            source,
+        })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(NodeError::Running {
+            run_dir: config.run_dir.clone(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(NodeError::Lock { path, source }),
+    }
+}
