@@ -29,7 +29,9 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// Another agent uses the run directory.
-    #[error("another agent runs with {run_dir}; end it, or give this one another --run-dir and --data-dir")]
+    #[error(
+        "another agent runs with {run_dir}; end it, or give this one another --run-dir and --data-dir"
+    )]
     Running {
         /// The run directory.
         run_dir: PathBuf,

@@ -27,7 +27,12 @@ pub(super) struct Inner {
 
 pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle, NodeError> {
     let config = config.resolve()?;
-    for dir in [&config.data_dir, &config.run_dir, &config.pods_run_dir(), &config.pods_data_dir()] {
+    for dir in [
+        &config.data_dir,
+        &config.run_dir,
+        &config.pods_run_dir(),
+        &config.pods_data_dir(),
+    ] {
         ensure_private_dir(dir)?;
     }
     let lock = lock(&config)?;
@@ -75,7 +80,11 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
 impl Inner {
     pub(super) fn why(&self, namespace: &str, name: &str) -> Option<Vec<Wait>> {
         let object = self.context.store.get(&Key::pod(namespace, name))?;
-        let waits = self.context.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = self
+            .context
+            .waits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Some(waits.get(&object.uid).cloned().unwrap_or_default())
     }
 

@@ -61,7 +61,9 @@ impl Context {
     /// The directory of a pod's logs.
     #[must_use]
     pub fn log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
-        self.config.log_dir().join(format!("{namespace}_{name}_{uid}"))
+        self.config
+            .log_dir()
+            .join(format!("{namespace}_{name}_{uid}"))
     }
 
     /// Says what a pod waits for.
@@ -117,12 +119,16 @@ pub struct NamespaceObjects {
 
 impl Objects for NamespaceObjects {
     fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {
-        let object = self.store.get(&Key::new(Kind::ConfigMap, &self.namespace, name))?;
+        let object = self
+            .store
+            .get(&Key::new(Kind::ConfigMap, &self.namespace, name))?;
         object.config_map().cloned()
     }
 
     fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-        let object = self.store.get(&Key::new(Kind::Secret, &self.namespace, name))?;
+        let object = self
+            .store
+            .get(&Key::new(Kind::Secret, &self.namespace, name))?;
         object.secret().cloned()
     }
 }

@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::manifest::quantity::{self, QuantityError};
 use super::resources::{self, Capacity};
+use crate::manifest::quantity::{self, QuantityError};
 
 /// Finds the ConfigMaps and Secrets of the pod's namespace.
 pub trait Objects {
