@@ -251,14 +251,17 @@ impl<R: Read> TarStream<R> {
     }
 
     fn skip_content(&mut self) -> Result<(), TarError> {
-        let mut left = self.content_left + self.padding_left;
         let mut buffer = [0; 8192];
-        while left > 0 {
-            let want = left.min(buffer.len() as u64) as usize;
+        while self.content_left > 0 {
+            let want = self.content_left.min(buffer.len() as u64) as usize;
             self.fill(&mut buffer[..want], "an entry")?;
-            left -= want as u64;
+            self.content_left -= want as u64;
         }
-        (self.content_left, self.padding_left) = (0, 0);
+        let padding = std::mem::take(&mut self.padding_left) as usize;
+        // Some programs (umoci) leave out the filling after the last file, and the end marks.
+        if padding > 0 && !self.fill_or_end(&mut buffer[..padding])? {
+            self.ended = true;
+        }
         Ok(())
     }
 

@@ -164,6 +164,15 @@ fn a_size_beyond_the_end_of_the_stream_is_an_error() {
 }
 
 #[test]
+fn the_last_filling_and_the_end_marks_may_be_missing() {
+    let mut archive = header("f", EntryType::Regular, 5).as_bytes().to_vec();
+    archive.extend(b"hello");
+    assert_eq!(read_all(&archive).unwrap()[0].1, b"hello");
+    archive.push(0);
+    assert!(matches!(read_all(&archive), Err(TarError::Truncated(_))));
+}
+
+#[test]
 fn lies_in_a_sparse_map_are_refused() {
     for (offset, len, real) in [
         (b"00000010000\0", b"00000000004\0", b"00000020000\0"),

@@ -5,6 +5,7 @@ use std::sync::RwLock;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderValue, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
@@ -93,13 +94,16 @@ impl Endpoint {
         let path = format!("manifests/{name}");
         let accept = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX].join(", ");
         let (json, stated) = self
-            .with_retries(async || {
-                let response = self.get(&path, &accept, None).await?;
-                let stated = response.headers().get("Docker-Content-Digest").cloned();
-                let json = self
-                    .body(response, "the manifest", MANIFEST_MAX_BYTES)
-                    .await?;
-                Ok((json, stated))
+            .with_retries(|| {
+                async {
+                    let response = self.get(&path, &accept, None).await?;
+                    let stated = response.headers().get("Docker-Content-Digest").cloned();
+                    let json = self
+                        .body(response, "the manifest", MANIFEST_MAX_BYTES)
+                        .await?;
+                    Ok((json, stated))
+                }
+                .boxed()
             })
             .await?;
         let stated = stated.and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
@@ -118,9 +122,12 @@ impl Endpoint {
     ) -> Result<Vec<u8>, PullError> {
         let path = format!("blobs/{}", descriptor.digest);
         let content = self
-            .with_retries(async || {
-                let response = self.get(&path, "*/*", None).await?;
-                self.body(response, "the configuration", max_bytes).await
+            .with_retries(|| {
+                async {
+                    let response = self.get(&path, "*/*", None).await?;
+                    self.body(response, "the configuration", max_bytes).await
+                }
+                .boxed()
             })
             .await?;
         self.check("a configuration", descriptor.digest.clone(), &content)?;
@@ -132,7 +139,7 @@ impl Endpoint {
         &self,
         descriptor: &Descriptor,
         path: &Path,
-        report: impl Fn(u64),
+        report: impl Fn(u64) + Sync,
     ) -> Result<(), PullError> {
         let written = |source| PullError::Write {
             path: path.to_owned(),
@@ -251,7 +258,7 @@ impl Endpoint {
         header.ok_or_else(|| self.unauthorized())
     }
 
-    async fn token(
+    pub(super) async fn token(
         &self,
         realm: &str,
         service: Option<String>,
@@ -313,7 +320,7 @@ impl Endpoint {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return self.unauthorized(),
             StatusCode::NOT_FOUND => {
                 return PullError::NotFound {
-                    reference: self.reference.clone(),
+                    reference: Box::new(self.reference.clone()),
                     registry: self.registry.clone(),
                 };
             }
@@ -349,9 +356,9 @@ impl Endpoint {
     }
 
     /// Tries again what may help. Reading only, so that it may be repeated.
-    async fn with_retries<T>(
+    async fn with_retries<'a, T>(
         &self,
-        request: impl AsyncFn() -> Result<T, PullError>,
+        request: impl Fn() -> BoxFuture<'a, Result<T, PullError>>,
     ) -> Result<T, PullError> {
         let mut failures = 0;
         loop {
@@ -398,7 +405,7 @@ impl Endpoint {
 
     fn unauthorized(&self) -> PullError {
         PullError::Unauthorized {
-            reference: self.reference.clone(),
+            reference: Box::new(self.reference.clone()),
             registry: self.registry.clone(),
             with_credentials: self.credentials.is_some(),
         }
@@ -418,7 +425,7 @@ struct Download<'a> {
 
 impl Download<'_> {
     /// Asks for what is missing, and takes what comes.
-    async fn go_on(&mut self, report: &impl Fn(u64)) -> Result<(), PullError> {
+    async fn go_on(&mut self, report: &(impl Fn(u64) + Sync)) -> Result<(), PullError> {
         let path = format!("blobs/{}", self.descriptor.digest);
         let range_from = (self.bytes > 0).then_some(self.bytes);
         let response = self.endpoint.get(&path, "*/*", range_from).await?;

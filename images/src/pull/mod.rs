@@ -23,6 +23,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
@@ -172,7 +173,7 @@ pub enum PullError {
     )]
     Unauthorized {
         /// What was asked for.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The registry.
         registry: String,
         /// Credentials were given.
@@ -182,7 +183,7 @@ pub enum PullError {
     #[error("{registry} has no image {reference}: check the name and the tag")]
     NotFound {
         /// What was asked for.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The registry.
         registry: String,
     },
@@ -232,7 +233,7 @@ pub enum PullError {
     #[error("cannot use the image {reference}")]
     Manifest {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// Why not.
         #[source]
         source: ManifestError,
@@ -241,7 +242,7 @@ pub enum PullError {
     #[error("cannot unpack layer {layer} of {reference}")]
     Layer {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The layer's blob.
         layer: Digest,
         /// Why not.
@@ -262,7 +263,7 @@ pub enum PullError {
     Cancelled,
     /// The image was pulled, and removed at once by another.
     #[error("the image {0} vanished from the store while it was being pulled")]
-    Vanished(Reference),
+    Vanished(Box<Reference>),
 }
 
 impl PullError {
@@ -302,7 +303,7 @@ impl ImageStore {
             Ok(store.resolve(&record.reference)?)
         });
         let image = resolved.await?;
-        image.ok_or_else(|| PullError::Vanished(reference.clone()))
+        image.ok_or_else(|| PullError::Vanished(Box::new(reference.clone())))
     }
 }
 
@@ -370,9 +371,11 @@ impl Pull<'_> {
         let unique = layers
             .into_iter()
             .filter(|(_, diff_id)| seen.insert(*diff_id));
-        let unique: Vec<_> = unique.collect();
-        stream::iter(unique)
-            .map(|(layer, diff_id)| self.layer(layer, diff_id))
+        // Boxed here, in a plain loop: the compiler cannot see that a closure's futures are `Send`.
+        let fetches: Vec<BoxFuture<'_, _>> = unique
+            .map(|(layer, diff_id)| self.layer(layer, diff_id).boxed())
+            .collect();
+        stream::iter(fetches)
             .buffer_unordered(PARALLEL_LAYERS)
             .try_collect::<()>()
             .await?;
@@ -461,7 +464,7 @@ impl Pull<'_> {
         lock: std::fs::File,
     ) -> Result<(), PullError> {
         let session = Arc::clone(&self.session);
-        let reference = self.reference.clone();
+        let reference = Box::new(self.reference.clone());
         let registry = self.endpoint.registry().to_owned();
         let limits = self.options.limits.clone();
         let (layer, diff_id) = (layer.clone(), diff_id.clone());
@@ -500,7 +503,7 @@ impl Pull<'_> {
     }
 
     fn unusable(&self) -> impl FnOnce(ManifestError) -> PullError + use<> {
-        let reference = self.reference.clone();
+        let reference = Box::new(self.reference.clone());
         move |source| PullError::Manifest { reference, source }
     }
 }
@@ -524,3 +527,6 @@ async fn blocking<T: Send + 'static>(
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
