@@ -134,7 +134,8 @@ pub(super) fn prepare(
     else {
         return Err(StartError::NotReady);
     };
-    let cgroup = fresh_cgroup(&plan.name, resources(spec), pod)?;
+    let limits = container::with_device_rules(spec);
+    let cgroup = fresh_cgroup(&plan.name, &limits, pod)?;
     let keep = restart_count.to_string();
     let (upper, work) = fresh_scratch(rootfs, &keep)?;
     if let Some(message) = &plan.termination_message {
@@ -337,15 +338,13 @@ pub(super) fn remove_cgroup(cgroup: &Cgroup) {
 
 fn fresh_cgroup(
     name: &str,
-    resources: Option<&LinuxResources>,
+    resources: &LinuxResources,
     pod: Surroundings<'_>,
 ) -> Result<Cgroup, StartError> {
     let path = pod.pod_cgroup.path().join(name);
     remove_cgroup(&Cgroup::open(pod.layout, &path));
     let cgroup = Cgroup::create(pod.layout, &path).map_err(StartError::Cgroup)?;
-    if let Some(resources) = resources {
-        cgroup.apply(resources).map_err(StartError::Cgroup)?;
-    }
+    cgroup.apply(resources).map_err(StartError::Cgroup)?;
     cgroup.kill_together_on_oom().map_err(StartError::Cgroup)?;
     Ok(cgroup)
 }
