@@ -6,4 +6,5 @@ pub mod manifest;
 pub mod network;
 pub mod node;
 pub mod pod;
+pub mod source;
 pub mod store;

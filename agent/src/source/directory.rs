@@ -1,0 +1,389 @@
+//! A directory of manifests, or a single file, followed through inotify.
+//!
+//! Read are files that end in `.yaml`, `.yml` or `.json` and do not begin with a dot: the names that editors give
+//! to backups and swap files (`x.yaml~`, `.x.yaml.swp`, `#x.yaml#`, `x.yaml.bak`, `4913`) are none of these.
+//! Subdirectories are not read. A file is read when its writer closes it, when it is renamed into place, or when a
+//! link in the directory changes, as `..data` does when a mounted ConfigMap is updated; never while it is written.
+//!
+//! A directory that is not there (yet, or any more) is a problem, and changes nothing: a file system that is late or
+//! broken must not end pods. A file that is gone from a directory that can be read is gone.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::inotify;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::units::Units;
+use super::{Following, chain};
+use crate::manifest::MANIFEST_BYTES_MAX;
+use crate::store::{Origin, Problem, Store, StoreError, Writer};
+
+/// After a change, wait this long for more that belong to it: less than anybody notices, enough for a `cp` of many
+/// files to become a few changes.
+const SETTLE: Duration = Duration::from_millis(3);
+/// But never longer than this in all.
+const SETTLE_MAX: Duration = Duration::from_millis(50);
+/// When the directory is not there, or the store cannot be written, look again after this long. There is no event
+/// to wait for when a whole branch of the tree is missing.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why a directory cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// inotify is not to be had.
+    #[error("cannot start watching {path}", path = .path.display())]
+    Inotify {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What it says could not be put into the store.
+    #[error("cannot take in the manifests of {path}", path = .path.display())]
+    Store {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// Takes in what the directory or file says now, and follows it from then on. Blocks for the first part; needs a
+/// tokio runtime for the second.
+///
+/// # Errors
+/// When it cannot be watched, or the store cannot be written. Broken manifests and a missing directory are no
+/// errors but problems in the store.
+pub fn follow(store: &Store, path: &Path) -> Result<Following, DirectoryError> {
+    let writer = Writer::directory(path);
+    let inotify = |source| DirectoryError::Inotify {
+        path: path.to_owned(),
+        source,
+    };
+    let mut place = Place {
+        path: path.to_owned(),
+        units: Units::remembered(store, &writer),
+        events: Events::new().map_err(inotify)?,
+    };
+    place.watch_and_read_all();
+    place
+        .units
+        .publish()
+        .map_err(|source| DirectoryError::Store {
+            path: path.to_owned(),
+            source,
+        })?;
+    let task = tokio::spawn(place.follow());
+    Ok(Following {
+        writer,
+        tasks: vec![task],
+    })
+}
+
+/// True for the names of files that are read.
+fn is_manifest_name(name: &str) -> bool {
+    let ends = [".yaml", ".yml", ".json"];
+    !name.starts_with('.') && !name.starts_with('#') && ends.iter().any(|end| name.ends_with(end))
+}
+
+/// The directory or file, and what it said.
+struct Place {
+    path: PathBuf,
+    units: Units,
+    events: Events,
+}
+
+/// What has changed.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Files that changed, appeared or vanished.
+    names: BTreeSet<String>,
+    /// Files that may still be being written: those that were created, or whose attributes changed.
+    doubtful: BTreeSet<String>,
+    /// Look at everything.
+    all: bool,
+}
+
+impl Place {
+    async fn follow(mut self) {
+        let mut retry_at = None;
+        loop {
+            let changes = match self.events.next(retry_at).await {
+                Ok(changes) => changes,
+                Err(error) => {
+                    tracing::error!(%error, path = %self.path.display(), "cannot read file events");
+                    Changes::everything()
+                }
+            };
+            // Reading files and committing may block for as long as a slow disk takes.
+            let taken = tokio::task::spawn_blocking(move || {
+                self.take_in(&changes);
+                let published = self.units.publish();
+                (self, published)
+            });
+            let published;
+            (self, published) = match taken.await {
+                Ok(taken) => taken,
+                // The runtime is shutting down.
+                Err(_) => return,
+            };
+            if let Err(error) = &published {
+                tracing::error!(error = chain(error), "cannot store manifests; trying again");
+            }
+            let waiting = published.is_err() || self.events.watched.is_none();
+            retry_at = waiting.then(|| Instant::now() + RETRY);
+        }
+    }
+
+    fn take_in(&mut self, changes: &Changes) {
+        if changes.all || self.events.watched.is_none() {
+            return self.watch_and_read_all();
+        }
+        for name in &changes.names {
+            if self.is_ours(name) {
+                self.read_file(name);
+            }
+        }
+        for name in changes.doubtful.difference(&changes.names) {
+            if self.is_ours(name) && self.is_whole(name) {
+                self.read_file(name);
+            }
+        }
+    }
+
+    /// True for a file that appeared without being written, by a link, and for one that could not be read before.
+    fn is_whole(&self, name: &str) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.file(name);
+        let linked = path
+            .symlink_metadata()
+            .is_ok_and(|found| found.is_symlink() || found.nlink() > 1);
+        linked || self.units.is_unread(&Origin::file(path))
+    }
+
+    /// Watches first and reads second, so that no change falls in between.
+    fn watch_and_read_all(&mut self) {
+        let directory = self.directory();
+        let listed = self.events.watch(&directory).and_then(|()| self.list());
+        match listed {
+            Ok(names) => {
+                self.units.set_trouble(None);
+                let there = names.iter().map(|name| Origin::file(self.file(name)));
+                let there: BTreeSet<Origin> = there.collect();
+                for name in &names {
+                    self.read_file(name);
+                }
+                self.units.retain(&there);
+            }
+            Err(error) => {
+                self.events.watched = None;
+                let message = format!("cannot read the manifests: {error}");
+                let remedy = "what it said before stays; make it readable again";
+                let problem = Problem::new(Origin::file(&self.path), message).remedy(remedy);
+                self.units.set_trouble(Some(problem));
+            }
+        }
+    }
+
+    /// True when the path is a file, to be read whatever its name.
+    fn is_single_file(&self) -> bool {
+        let name = self.path.file_name().unwrap_or_default();
+        !self.path.is_dir() && (self.path.is_file() || is_manifest_name(&name.to_string_lossy()))
+    }
+
+    fn directory(&self) -> PathBuf {
+        if self.is_single_file() {
+            let parent = self
+                .path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            return parent.unwrap_or(Path::new(".")).to_owned();
+        }
+        self.path.clone()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        if self.is_single_file() {
+            self.path.clone()
+        } else {
+            self.path.join(name)
+        }
+    }
+
+    fn is_ours(&self, name: &str) -> bool {
+        if self.is_single_file() {
+            return self.path.file_name().is_some_and(|own| own == name);
+        }
+        is_manifest_name(name)
+    }
+
+    fn list(&self) -> io::Result<BTreeSet<String>> {
+        if self.is_single_file() {
+            let name = self.path.file_name().unwrap_or_default();
+            return Ok(BTreeSet::from([name.to_string_lossy().into_owned()]));
+        }
+        let mut names = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            if let Ok(name) = entry?.file_name().into_string()
+                && is_manifest_name(&name)
+            {
+                names.insert(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn read_file(&mut self, name: &str) {
+        let path = self.file(name);
+        let origin = Origin::file(&path);
+        match read(&path) {
+            Ok(bytes) => self.units.set(&origin, &bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.units.remove(&origin),
+            Err(error) => {
+                let problem =
+                    Problem::new(origin.clone(), format!("cannot read the file: {error}"));
+                self.units.fail(&origin, problem);
+            }
+        }
+    }
+}
+
+/// Reads a regular file, one byte more than is allowed at most.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Non-blocking: opening a FIFO must not wait for a writer.
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = File::options()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let most = MANIFEST_BYTES_MAX as u64 + 1;
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Changes {
+    fn everything() -> Self {
+        Self {
+            all: true,
+            ..Self::default()
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty() && self.doubtful.is_empty()
+    }
+}
+
+/// inotify, on one directory.
+struct Events {
+    inotify: AsyncFd<OwnedFd>,
+    watched: Option<i32>,
+}
+
+impl Events {
+    fn new() -> io::Result<Self> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        Ok(Self {
+            inotify: AsyncFd::register(inotify::init(flags)?)?,
+            watched: None,
+        })
+    }
+
+    fn watch(&mut self, directory: &Path) -> io::Result<()> {
+        use inotify::WatchFlags;
+        let flags = WatchFlags::CLOSE_WRITE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            // Links appear without being closed.
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        let descriptor = inotify::add_watch(self.inotify.get_ref(), directory, flags)?;
+        self.watched = Some(descriptor);
+        Ok(())
+    }
+
+    /// Waits for changes, and a moment more for those that belong to them; or until `retry_at`.
+    async fn next(&mut self, retry_at: Option<Instant>) -> io::Result<Changes> {
+        let mut changes = Changes::default();
+        while changes.is_empty() {
+            tokio::select! {
+                ready = self.inotify.readable() => {
+                    ready?.clear_ready();
+                    self.drain(&mut changes)?;
+                }
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
+                    return Ok(Changes::everything());
+                }
+            }
+        }
+        let latest = Instant::now() + SETTLE_MAX;
+        loop {
+            let quiet = (Instant::now() + SETTLE).min(latest);
+            match timeout_at(quiet, self.inotify.readable()).await {
+                Err(_) => return Ok(changes),
+                Ok(ready) => {
+                    ready?.clear_ready();
+                    self.drain(&mut changes)?;
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, changes: &mut Changes) -> io::Result<()> {
+        use inotify::ReadFlags;
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut reader = inotify::Reader::new(self.inotify.get_ref(), &mut buffer);
+        loop {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let flags = event.events();
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                changes.all = true;
+                continue;
+            }
+            // Events of a directory that was watched before.
+            if Some(event.wd()) != self.watched {
+                continue;
+            }
+            if flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED)
+            {
+                self.watched = None;
+                changes.all = true;
+                continue;
+            }
+            let Some(name) = event.file_name().and_then(|name| name.to_str().ok()) else {
+                continue;
+            };
+            if name.starts_with("..") {
+                // All links of a mounted ConfigMap change at once.
+                changes.all = true;
+            } else if flags.intersects(ReadFlags::CREATE | ReadFlags::ATTRIB) {
+                changes.doubtful.insert(name.to_owned());
+            } else {
+                changes.names.insert(name.to_owned());
+            }
+        }
+    }
+}
