@@ -295,10 +295,14 @@ struct Events {
 }
 
 impl Events {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; an OwnedFd is the same open file for its whole life"
+    )]
     fn new() -> io::Result<Self> {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         Ok(Self {
-            inotify: AsyncFd::register(inotify::init(flags)?)?,
+            inotify: AsyncFd::new(inotify::init(flags)?)?,
             watched: None,
         })
     }
