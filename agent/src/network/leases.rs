@@ -8,8 +8,8 @@
 //! or neighbour entries for the pod that had it before.
 //!
 //! Lines are in the page cache before a pod uses its address, so an agent that is killed forgets nothing. They are
-//! synced to disk while the pod's interface is made ([`Leases::sync_handle`]): a power cut ends all pods, and no
-//! address can be held twice after it.
+//! synced to disk soon after ([`Leases::sync_handle`]), not before: a power cut ends all pods, so it cannot make two
+//! of them hold one address.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};

@@ -158,8 +158,9 @@ impl Route {
     /// Lets a bridge send a frame back to the port that it came from. Where bridged packets pass the packet filter
     /// (`net.bridge.bridge-nf-call-iptables`, which Docker turns on), one that a pod sends to its own host port is
     /// turned around inside the bridge.
-    pub(super) fn set_hairpin(&mut self, index: u32) -> io::Result<()> {
-        let message = LinkBridgePort::new(index).hairpin(true).build();
+    pub(super) fn set_hairpin(&mut self, name: &str) -> io::Result<()> {
+        // Index 0: the one with this name.
+        let message = LinkBridgePort::new(0).name(name).hairpin(true).build();
         self.request(RouteNetlinkMessage::NewLink(message), 0)
             .map(drop)
     }

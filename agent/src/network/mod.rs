@@ -28,6 +28,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -149,6 +150,8 @@ struct Inner {
     /// What the packet filter shows. Held while it is written.
     shown: tokio::sync::Mutex<Shown>,
     wiring: Semaphore,
+    /// Leases have been written and wait to be synced to disk.
+    sync_waits: AtomicBool,
 }
 
 /// What the packet filter shows: the host ports of one [`State::version`].
@@ -182,7 +185,6 @@ impl Network {
     /// changed host ports, and answers the same address.
     pub async fn attach(&self, uid: &str, spec: AttachSpec) -> Result<Attachment, Error> {
         let lease = self.inner.lease(uid, &spec)?;
-        let written = self.inner.state().leases.sync_handle()?;
         let pin = self.inner.namespaces.join(uid);
         let wiring = Wiring {
             pin: pin.clone(),
@@ -191,15 +193,8 @@ impl Network {
             bridge: self.inner.bridge.index,
             mtu: self.inner.bridge.mtu,
         };
-        let synced = async {
-            blocking(move || {
-                written
-                    .sync_data()
-                    .map_err(Error::file("sync", "the leases"))
-            })
-            .await
-        };
-        tokio::try_join!(self.wire(wiring), synced, self.apply_filter())?;
+        tokio::try_join!(self.wire(wiring), self.apply_filter())?;
+        self.sync_leases();
         Ok(Attachment {
             netns: pin,
             addresses: vec![lease.address.into()],
@@ -293,6 +288,28 @@ impl Network {
         result.await.map_err(|_| Error::Thread)?
     }
 
+    /// Makes the leases durable, in the background: no pod waits for the disk. Until then a power cut costs no more
+    /// than the memory of who had which address, and it ends the pods that had them.
+    fn sync_leases(&self) {
+        if self.inner.sync_waits.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || {
+            // From here on, what is written needs another round.
+            inner.sync_waits.store(false, Ordering::Release);
+            let file = inner.state().leases.sync_handle();
+            if let Err(error) =
+                file.and_then(|file| file.sync_data().map_err(Error::file("sync", "the leases")))
+            {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "addresses may change with a power cut"
+                );
+            }
+        });
+    }
+
     /// Writes the packet filter if host ports have changed since it was written. Many that wait are served by one.
     async fn apply_filter(&self) -> Result<(), Error> {
         let mut shown = self.inner.shown.lock().await;
@@ -354,6 +371,7 @@ impl Inner {
             }),
             shown: tokio::sync::Mutex::default(),
             wiring: Semaphore::new(WIRING_AT_ONCE),
+            sync_waits: AtomicBool::new(false),
         })
     }
 

@@ -29,6 +29,8 @@ use super::link::{Route, Veth, mac};
 
 /// The pod end's name.
 const POD_DEVICE: &str = "eth0";
+/// The index of `lo` in every network namespace (LOOPBACK_IFINDEX of include/net/net_namespace.h).
+const LOOPBACK_INDEX: u32 = 1;
 /// The calling thread's network namespace.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
@@ -78,9 +80,6 @@ pub(super) fn wire(wiring: &Wiring) -> Result<(), Error> {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|errno| Error::kernel("make a network namespace")(errno.into()))?;
     }
-    // A pair that a namespace of an earlier life has not yet taken along.
-    host.delete_link(&device)
-        .map_err(Error::kernel(format!("remove {device}")))?;
     connect(&mut host, wiring, &device)?;
     if pinned { Ok(()) } else { pin(&wiring.pin) }
 }
@@ -88,20 +87,25 @@ pub(super) fn wire(wiring: &Wiring) -> Result<(), Error> {
 fn connect(host: &mut Route, wiring: &Wiring, device: &str) -> Result<(), Error> {
     let namespace = File::open(OWN_NAMESPACE).map_err(Error::file("open", OWN_NAMESPACE))?;
     let mut pod = Route::route().map_err(Error::kernel("open a netlink socket in the pod"))?;
-    let loopback = index(&mut pod, "lo")?;
-    pod.set_up(loopback)
+    pod.set_up(LOOPBACK_INDEX)
         .map_err(Error::kernel("turn the pod's lo on"))?;
-    host.add_veth(&Veth {
+    let veth = Veth {
         name: device,
         bridge: wiring.bridge,
         netns: namespace.as_fd(),
         pod_name: POD_DEVICE,
         pod_mac: mac(wiring.address),
         mtu: wiring.mtu,
-    })
+    };
+    match host.add_veth(&veth) {
+        // A pair that a namespace of an earlier life has not yet taken along.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            host.delete_link(device).and_then(|()| host.add_veth(&veth))
+        }
+        done => done,
+    }
     .map_err(Error::kernel(format!("make veth pair {device}")))?;
-    let port = index(host, device)?;
-    host.set_hairpin(port)
+    host.set_hairpin(device)
         .map_err(Error::kernel(format!("configure bridge port {device}")))?;
     let eth0 = index(&mut pod, POD_DEVICE)?;
     pod.add_address(eth0, wiring.address, wiring.cidr.prefix())

@@ -15,6 +15,9 @@ use netlink_packet_netfilter::NetfilterMessage;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols};
 
+/// The kernel puts no more than 32 KiB into one answer (`netlink_dump` of net/netlink/af_netlink.c).
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
 /// A connection that speaks messages of one protocol.
 pub(super) struct Connection<T> {
     socket: Socket,
@@ -93,17 +96,21 @@ where
     ) -> io::Result<()> {
         let mut bytes = Vec::new();
         let first = self.push(&mut bytes, begin, NLM_F_REQUEST);
-        let mut open = changes.len();
+        let last_change = first + changes.len() as u32;
         for change in changes {
+            // Errors are always answered, success only where it is asked for.
+            let acknowledge = if self.sequence + 1 == last_change {
+                NLM_F_ACK
+            } else {
+                0
+            };
             let flags = flags(&change);
-            self.push(&mut bytes, change, NLM_F_REQUEST | NLM_F_ACK | flags);
+            self.push(&mut bytes, change, NLM_F_REQUEST | acknowledge | flags);
         }
         let last = self.push(&mut bytes, end, NLM_F_REQUEST);
         self.socket.send(&bytes, 0)?;
         let mut failure = None;
-        // Each change is answered, by an acknowledgement or an error. An error with the first number is about the
-        // batch as a whole, and then nothing else follows.
-        while open > 0 {
+        loop {
             for message in self.receive()? {
                 let sequence = message.header.sequence_number;
                 let NetlinkPayload::Error(answer) = message.payload else {
@@ -115,14 +122,12 @@ where
                 if answer.code.is_some() {
                     failure.get_or_insert(answer.to_io());
                 }
-                if sequence == first || sequence == last {
-                    open = 0;
-                } else {
-                    open = open.saturating_sub(1);
+                // Answers come in order. One with the first number is about the batch as a whole, and stands alone.
+                if sequence >= last_change || sequence == first {
+                    return failure.map_or(Ok(()), Err);
                 }
             }
         }
-        failure.map_or(Ok(()), Err)
     }
 
     /// Appends a message and returns its number.
@@ -140,7 +145,14 @@ where
     }
 
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<T>>> {
-        let (bytes, _) = self.socket.recv_from_full()?;
+        let mut bytes = Vec::with_capacity(MAX_ANSWER_BYTES);
+        // With MSG_TRUNC the answer's real length is returned, even if it is longer than what there is room for.
+        let length = self.socket.recv(&mut bytes, libc::MSG_TRUNC)?;
+        if length > bytes.len() {
+            return Err(invalid(
+                "the kernel's answer is longer than it should ever be",
+            ));
+        }
         let mut messages = Vec::new();
         let mut rest = bytes.as_slice();
         while let Some(length) = rest
