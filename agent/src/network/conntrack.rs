@@ -16,19 +16,22 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
-use super::netlink::Connection;
+use super::netlink::Netfilter;
 use super::{HostPort, Protocol};
 
 /// Which pod each host port leads to.
 pub(super) type Targets = HashMap<HostPort, Ipv4Addr>;
 
 /// Removes the UDP flows to host ports that differ between `before` and `now`, unless they lead where they should.
-pub(super) fn forget_overtaken(before: &Targets, now: &Targets) -> io::Result<()> {
+pub(super) fn forget_overtaken(
+    connection: &mut Netfilter,
+    before: &Targets,
+    now: &Targets,
+) -> io::Result<()> {
     let changed = changed_udp_ports(before, now);
     if changed.is_empty() {
         return Ok(());
     }
-    let mut connection = Connection::netfilter()?;
     for answer in connection.dump(message(ConntrackMessage::Get(Vec::new())))? {
         let NetfilterMessageInner::Conntrack(ConntrackMessage::New(flow)) = answer.inner else {
             continue;

@@ -58,6 +58,7 @@ use host::Bridge;
 use leases::{Lease, Leases};
 use link::Route;
 use namespace::Wiring;
+use netlink::Netfilter;
 
 /// How many namespaces are made at once: the kernel makes and wires them under one lock (RTNL), so more only queue
 /// there, each with a thread.
@@ -159,6 +160,8 @@ struct Inner {
 struct Shown {
     version: u64,
     targets: Targets,
+    /// What it was written by, kept for the next time.
+    connection: Option<Netfilter>,
 }
 
 #[derive(Debug)]
@@ -239,7 +242,7 @@ impl Network {
         self.retain(&HashSet::new()).await?;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            inner.filter.remove()?;
+            inner.filter.remove(&mut netfilter()?)?;
             let name = &inner.bridge.name;
             route()?
                 .delete_link(name)
@@ -319,15 +322,19 @@ impl Network {
         }
         let filter = self.inner.filter.clone();
         let before = std::mem::take(&mut shown.targets);
-        shown.targets = blocking(move || {
-            filter.apply(&targets)?;
+        let connection = shown.connection.take();
+        let (connection, targets) = blocking(move || {
+            let mut connection = connection.map_or_else(netfilter, Ok)?;
+            filter.apply(&mut connection, &targets)?;
             // The ports themselves work without it: a kernel may lack nf_conntrack_netlink.
-            if let Err(error) = conntrack::forget_overtaken(&before, &targets) {
+            if let Err(error) = conntrack::forget_overtaken(&mut connection, &before, &targets) {
                 tracing::warn!(%error, "UDP senders may still reach the pod that had their host port before");
             }
-            Ok(targets)
+            Ok((connection, targets))
         })
         .await?;
+        shown.connection = Some(connection);
+        shown.targets = targets;
         shown.version = version;
         Ok(())
     }
@@ -350,7 +357,8 @@ impl Inner {
             cidr,
         };
         // Only a hint: a kernel that cannot list chains will say so when the table is written.
-        for chain in filter.forward_drops().unwrap_or_default() {
+        let mut connection = netfilter()?;
+        for chain in filter.forward_drops(&mut connection).unwrap_or_default() {
             warnings.push(format!(
                 "nftables chain {chain} drops forwarded packets that it does not know: to let pods reach the outside \
                  and be reached, accept there what goes through interface {}",
@@ -369,7 +377,10 @@ impl Inner {
                 reserved: HashMap::new(),
                 version: 1,
             }),
-            shown: tokio::sync::Mutex::default(),
+            shown: tokio::sync::Mutex::new(Shown {
+                connection: Some(connection),
+                ..Shown::default()
+            }),
             wiring: Semaphore::new(WIRING_AT_ONCE),
             sync_waits: AtomicBool::new(false),
         })
@@ -505,6 +516,10 @@ impl State {
 
 fn route() -> Result<Route, Error> {
     Route::route().map_err(Error::kernel("open a netlink socket"))
+}
+
+fn netfilter() -> Result<Netfilter, Error> {
+    Netfilter::netfilter().map_err(Error::kernel("open a netlink socket for the packet filter"))
 }
 
 fn remove_device(address: Ipv4Addr) -> Result<(), Error> {

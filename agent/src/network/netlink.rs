@@ -19,11 +19,15 @@ use netlink_sys::{Socket, SocketAddr, protocols};
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A connection that speaks messages of one protocol.
+#[derive(Debug)]
 pub(super) struct Connection<T> {
     socket: Socket,
     sequence: u32,
     protocol: PhantomData<T>,
 }
+
+/// A connection that speaks of the packet filter and connection tracking.
+pub(super) type Netfilter = Connection<NetfilterMessage>;
 
 impl Connection<RouteNetlinkMessage> {
     /// Links, addresses and routes: rtnetlink(7).
@@ -32,8 +36,9 @@ impl Connection<RouteNetlinkMessage> {
     }
 }
 
-impl Connection<NetfilterMessage> {
-    /// The packet filter and connection tracking.
+impl Netfilter {
+    /// The packet filter and connection tracking. Keep it: closing one that has changed the packet filter waits for
+    /// what the change has removed, 10 ms and more.
     pub(super) fn netfilter() -> io::Result<Self> {
         Self::open(protocols::NETLINK_NETFILTER)
     }

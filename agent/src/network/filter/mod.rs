@@ -54,7 +54,7 @@ use self::expression::{
 };
 use super::cidr::Cidr;
 use super::conntrack::Targets;
-use super::netlink::Connection;
+use super::netlink::Netfilter;
 use super::{Error, HostPort, Protocol};
 
 /// Host ports of all addresses, and those of one.
@@ -93,12 +93,12 @@ pub(super) struct Filter {
 
 impl Filter {
     /// Replaces the table's content; `targets` are the host ports and the pods that they lead to.
-    pub(super) fn apply(&self, targets: &Targets) -> Result<(), Error> {
+    pub(super) fn apply(&self, connection: &mut Netfilter, targets: &Targets) -> Result<(), Error> {
         let mut changes = vec![self.table(true), self.table(false), self.table(true)];
         changes.extend(self.map(HOST_PORTS, false, targets));
         changes.extend(self.map(HOST_IP_PORTS, true, targets));
         changes.extend(self.chains());
-        send(changes).map_err(|source| Error::Filter {
+        send(connection, changes).map_err(|source| Error::Filter {
             what: "write",
             table: self.table.clone(),
             source,
@@ -106,22 +106,24 @@ impl Filter {
     }
 
     /// Removes the table; a missing one is fine.
-    pub(super) fn remove(&self) -> Result<(), Error> {
+    pub(super) fn remove(&self, connection: &mut Netfilter) -> Result<(), Error> {
         // Deleting what is not there would fail the batch.
-        send(vec![self.table(true), self.table(false)]).map_err(|source| Error::Filter {
-            what: "remove",
-            table: self.table.clone(),
-            source,
+        send(connection, vec![self.table(true), self.table(false)]).map_err(|source| {
+            Error::Filter {
+                what: "remove",
+                table: self.table.clone(),
+                source,
+            }
         })
     }
 
     /// The chains of other tables that drop forwarded packets unless one of their rules accepts them.
-    pub(super) fn forward_drops(&self) -> io::Result<Vec<String>> {
+    pub(super) fn forward_drops(&self, connection: &mut Netfilter) -> io::Result<Vec<String>> {
         let all = NfTablesMessage::GetChain(ChainMessage {
             attributes: Vec::new(),
         });
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
-        let answers = Connection::netfilter()?.dump(NetfilterMessage::new(header, all))?;
+        let answers = connection.dump(NetfilterMessage::new(header, all))?;
         Ok(answers
             .into_iter()
             .filter_map(|answer| match answer.inner {
@@ -322,7 +324,7 @@ fn forward_drop(chain: &ChainMessage) -> Option<String> {
     (forward && drops).then(|| format!("{table} {name}"))
 }
 
-fn send(changes: Vec<NfTablesMessage>) -> io::Result<()> {
+fn send(connection: &mut Netfilter, changes: Vec<NfTablesMessage>) -> io::Result<()> {
     let control = |message| {
         let header = NetfilterHeader::new(
             NetfilterProtoFamily::Unspec,
@@ -340,7 +342,7 @@ fn send(changes: Vec<NfTablesMessage>) -> io::Result<()> {
             )
         })
         .collect();
-    Connection::netfilter()?.batch(
+    connection.batch(
         control(ControlMessage::BatchBegin),
         changes,
         flags,
