@@ -65,29 +65,20 @@ pub enum DirectoryError {
 /// When it cannot be watched, or the store cannot be written. Broken manifests and a missing directory are no
 /// errors but problems in the store.
 pub fn follow(store: &Store, path: &Path) -> Result<Following, DirectoryError> {
-    let writer = Writer::directory(path);
-    let inotify = |source| DirectoryError::Inotify {
-        path: path.to_owned(),
-        source,
-    };
-    let mut place = Place {
-        path: path.to_owned(),
-        units: Units::remembered(store, &writer),
-        events: Events::new().map_err(inotify)?,
-    };
-    place.watch_and_read_all();
-    place
-        .units
-        .publish()
-        .map_err(|source| DirectoryError::Store {
-            path: path.to_owned(),
-            source,
-        })?;
+    let place = Place::read(store, path)?;
     let task = tokio::spawn(place.follow());
     Ok(Following {
-        writer,
+        writer: Writer::directory(path),
         tasks: vec![task],
     })
+}
+
+/// Takes in what the directory or file says now. Blocks; needs a tokio runtime.
+///
+/// # Errors
+/// As [`follow`].
+pub fn read_once(store: &Store, path: &Path) -> Result<(), DirectoryError> {
+    Place::read(store, path).map(drop)
 }
 
 /// True for the names of files that are read.
@@ -115,6 +106,28 @@ struct Changes {
 }
 
 impl Place {
+    /// Watches, reads and tells the store.
+    fn read(store: &Store, path: &Path) -> Result<Self, DirectoryError> {
+        let inotify = |source| DirectoryError::Inotify {
+            path: path.to_owned(),
+            source,
+        };
+        let mut place = Place {
+            path: path.to_owned(),
+            units: Units::remembered(store, &Writer::directory(path)),
+            events: Events::new().map_err(inotify)?,
+        };
+        place.watch_and_read_all();
+        place
+            .units
+            .publish()
+            .map_err(|source| DirectoryError::Store {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(place)
+    }
+
     async fn follow(mut self) {
         let mut retry_at = None;
         loop {

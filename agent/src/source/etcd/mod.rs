@@ -72,6 +72,11 @@ impl Keys {
     }
 }
 
+/// The name under which the manifests below the configured prefix stand in the store.
+pub fn writer(config: &EtcdConfig) -> Writer {
+    Writer::etcd(&Keys::new(&config.prefix).prefix)
+}
+
 /// Follows the manifests below the configured prefix, and reports there. Returns at once: what the store remembers
 /// counts until etcd answers.
 ///
@@ -79,7 +84,7 @@ impl Keys {
 /// When the configuration is no good: an endpoint that is no URL, a file that cannot be read.
 pub fn follow(store: &Store, config: &EtcdConfig) -> Result<Following, EtcdError> {
     let keys = Keys::new(&config.prefix);
-    let writer = Writer::etcd(&keys.prefix);
+    let writer = writer(config);
     let connector = Connector::new(config)?;
     let follower = follower::Follower::new(store, &writer, connector.clone(), &keys);
     let reporter = reporter::Reporter::new(store, connector, keys);
