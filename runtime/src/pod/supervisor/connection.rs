@@ -175,10 +175,10 @@ fn shorten(snapshot: &mut Snapshot, max_bytes: usize) {
             ContainerState::Terminated(t) => t.message.iter_mut().for_each(cut),
             ContainerState::Running { .. } => {}
         }
-        for t in &mut container.last_termination {
+        if let Some(t) = &mut container.last_termination {
             t.message.iter_mut().for_each(cut);
         }
-        for failure in &mut container.probe_failure {
+        if let Some(failure) = &mut container.probe_failure {
             cut(&mut failure.message);
         }
     }
