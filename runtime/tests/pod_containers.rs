@@ -16,9 +16,11 @@ fn containers_share_the_pods_host_name_and_network() {
                 "run": "test \"$(nc 127.0.0.1 9000)\" = hello" }),
     ]);
     pod.start();
-    let client = pod.until_container("client", "has ended", |c| {
-        matches!(&c.state, ContainerState::Terminated(t) if t.exit_code == 0)
-    });
+    let client = pod.until_container(
+        "client",
+        "has ended",
+        |c| matches!(&c.state, ContainerState::Terminated(t) if t.exit_code == 0),
+    );
     assert!(client.last_termination.is_none_or(|t| t.exit_code != 0));
     assert_eq!(pod.log("server", 0), ["web"]);
 }
@@ -76,7 +78,11 @@ fn a_program_that_is_not_there_is_a_start_error() {
         panic!("{snapshot:?}")
     };
     assert_eq!((t.reason.as_str(), t.exit_code), ("StartError", 127));
-    assert!(t.message.as_deref().is_some_and(|m| m.contains("/bin/nothing")));
+    assert!(
+        t.message
+            .as_deref()
+            .is_some_and(|m| m.contains("/bin/nothing"))
+    );
 }
 
 #[test]
@@ -88,8 +94,13 @@ fn a_memory_hog_is_killed_alone_and_named() {
         json!({ "name": "other" }),
     ]);
     // The whole container is killed on v2, one process of it on v1: an exec'ed hog is the first process itself.
-    pod.plan["containers"][0]["source"]["spec"]["process"]["args"] =
-        json!(["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]);
+    pod.plan["containers"][0]["source"]["spec"]["process"]["args"] = json!([
+        "/bin/dd",
+        "if=/dev/zero",
+        "of=/dev/null",
+        "bs=200M",
+        "count=1"
+    ]);
     pod.start();
     let other = pod.until_running("other");
     let hog = pod.until_container("hog", "has ended", |c| {
@@ -140,7 +151,13 @@ fn termination_is_graceful_and_ordered_and_leaves_nothing() {
     pod.start();
     pod.until_running("main");
     let snapshot = pod.terminate(30);
-    assert!(matches!(snapshot.stage, Stage::Ended { terminated: true, .. }));
+    assert!(matches!(
+        snapshot.stage,
+        Stage::Ended {
+            terminated: true,
+            ..
+        }
+    ));
     let order = std::fs::read_to_string(pod.path("shared/order")).expect("a file");
     assert_eq!(order, "hook\nmain\nside\n");
     assert_eq!(pod.ask(&Request::Release), Reply::Ok);
@@ -185,7 +202,10 @@ fn release_is_refused_while_the_pod_runs() {
     let mut pod = Pod::new(vec![json!({ "name": "main" })]);
     pod.start();
     pod.until_running("main");
-    let error = pod.client().request(&Request::Release).expect_err("refused");
+    let error = pod
+        .client()
+        .request(&Request::Release)
+        .expect_err("refused");
     assert!(error.to_string().contains("has not ended"));
 }
 
@@ -207,9 +227,7 @@ fn a_new_plan_restarts_what_changed_resizes_in_place_and_starts_what_waited() {
         .map(|name| pod.until_running(name))
         .collect();
     let waiting = of(&pod.snapshot(), "waiting").state.clone();
-    assert!(
-        matches!(&waiting, ContainerState::Waiting { reason, .. } if reason == "ErrImagePull")
-    );
+    assert!(matches!(&waiting, ContainerState::Waiting { reason, .. } if reason == "ErrImagePull"));
 
     pod.plan["generation"] = json!(2);
     pod.plan["containers"][0]["spec_hash"] = json!("2");
@@ -228,16 +246,15 @@ fn a_new_plan_restarts_what_changed_resizes_in_place_and_starts_what_waited() {
     assert_ne!(pid(&changed), Some(before[0]));
     pod.until_running("waiting");
     pod.until_running("debug");
-    pod.wait_for("the removed one has ended", || (!is_alive(before[2])).then_some(()));
+    pod.wait_for("the removed one has ended", || {
+        (!is_alive(before[2])).then_some(())
+    });
     let snapshot = pod.snapshot();
     assert_eq!(snapshot.plan_generation, 2);
     assert_eq!(pid(of(&snapshot, "resized")), Some(before[1]));
     assert!(snapshot.containers.iter().all(|c| c.name != "removed"));
     let layout = podling_runtime::cgroup::Layout::detect().expect("cgroups");
-    let cgroup = podling_runtime::cgroup::Cgroup::open(
-        &layout,
-        &pod.cgroup_path().join("resized"),
-    );
+    let cgroup = podling_runtime::cgroup::Cgroup::open(&layout, &pod.cgroup_path().join("resized"));
     let memory = cgroup.stats().expect("statistics").memory.expect("memory");
     assert_eq!(memory.limit_bytes, Some(67_108_864));
 }
@@ -271,7 +288,9 @@ fn a_shared_pid_namespace_has_its_own_first_process() {
     pod.plan["share_pid"] = json!(true);
     pod.plan["restart_policy"] = json!("never");
     pod.start();
-    pod.wait_for("one sees the other", || (pod.log("other", 0) == ["seen"]).then_some(()));
+    pod.wait_for("one sees the other", || {
+        (pod.log("other", 0) == ["seen"]).then_some(())
+    });
     let main = pod.until_running("main");
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(main).expect("a pid"),
@@ -314,7 +333,9 @@ fn share_directory(pod: &mut Pod) {
         container["source"]["spec"]["mounts"]
             .as_array_mut()
             .expect("mounts")
-            .push(json!({ "destination": "/shared", "type": "bind", "source": shared,
-                          "options": ["rbind", "rw"] }));
+            .push(
+                json!({ "destination": "/shared", "type": "bind", "source": shared,
+                          "options": ["rbind", "rw"] }),
+            );
     }
 }

@@ -36,10 +36,7 @@ impl Pod {
     pub fn new(containers: Vec<Value>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let cgroup = PathBuf::from(format!(
-            "/podling-test-{}-{number}",
-            std::process::id()
-        ));
+        let cgroup = PathBuf::from(format!("/podling-test-{}-{number}", std::process::id()));
         make_rootfs(&dir.path().join("layer"));
         for sub in ["run/pods/uid", "logs", "scratch"] {
             fs::create_dir_all(dir.path().join(sub)).expect("a directory");
@@ -152,7 +149,11 @@ impl Pod {
             if let Some(status) = child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(Instant::now() < end, "the supervisor stays: {}", self.journal());
+            assert!(
+                Instant::now() < end,
+                "the supervisor stays: {}",
+                self.journal()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -228,7 +229,9 @@ impl Pod {
     }
 
     pub fn until_ended(&self) -> Snapshot {
-        self.until("the pod has ended", |s| matches!(s.stage, Stage::Ended { .. }))
+        self.until("the pod has ended", |s| {
+            matches!(s.stage, Stage::Ended { .. })
+        })
     }
 
     /// Waits for something outside of snapshots.
@@ -245,7 +248,10 @@ impl Pod {
 
     pub fn terminate(&self, grace_secs: u64) -> Snapshot {
         let reason = "a test".to_owned();
-        assert_eq!(self.ask(&Request::Terminate { grace_secs, reason }), Reply::Ok);
+        assert_eq!(
+            self.ask(&Request::Terminate { grace_secs, reason }),
+            Reply::Ok
+        );
         self.until_ended()
     }
 
@@ -300,8 +306,13 @@ pub fn pid(container: &ContainerSnapshot) -> Option<i32> {
 }
 
 pub fn is_alive(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
 }
 
 /// busybox and its names.
@@ -315,8 +326,8 @@ fn make_rootfs(layer: &Path) {
         .expect("install busybox-static");
     fs::copy(busybox, layer.join("bin/busybox")).expect("a file");
     for name in [
-        "sh", "sleep", "grep", "echo", "cat", "dd", "nc", "httpd", "true", "false", "hostname", "tr",
-        "head", "ps", "id", "wget", "printf", "test", "touch", "kill", "ls", "stty",
+        "sh", "sleep", "grep", "echo", "cat", "dd", "nc", "httpd", "true", "false", "hostname",
+        "tr", "head", "ps", "id", "wget", "printf", "test", "touch", "kill", "ls", "stty",
     ] {
         symlink("busybox", layer.join("bin").join(name)).expect("a link");
     }
