@@ -131,7 +131,7 @@ impl Bundle {
     }
 
     /// A file and its size.
-    pub(crate) fn file(&self, name: &str) -> Result<(Box<dyn Read>, u64), BundleError> {
+    pub(crate) fn file(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), BundleError> {
         let missing = || BundleError::Missing {
             path: self.path.clone(),
             name: name.to_owned(),

@@ -441,7 +441,7 @@ impl Load<'_> {
     #[expect(clippy::too_many_arguments, reason = "one call, all of them needed")]
     fn unpack(
         &self,
-        file: impl Read,
+        file: impl Read + Send,
         size: u64,
         target: &Path,
         expected: Option<&Digest>,

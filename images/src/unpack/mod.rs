@@ -1,7 +1,8 @@
 //! Turns a layer tar into a directory that overlayfs can stack.
 //!
 //! ```text
-//! blob ─► hash ─► decompress ─► limits ─► hash (diff ID) ─► entries ─► files below one directory descriptor
+//! blob ─► hash ─► decompress ─► limit ═╪═► hash (diff ID) ─► entries ─► files below one directory descriptor
+//!            one thread               ╪     the caller's thread
 //! ```
 //!
 //! A layer is hostile input, unpacked by root. Therefore:
@@ -19,17 +20,17 @@
 //! the attribute `trusted.overlay.opaque`. They concern the layers below only, wherever in the tar they stand.
 
 mod metadata;
+mod pipeline;
 mod tree;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::compression::{LimitedReader, decompress};
 use crate::digest::{Algorithm, Digest, HashingReader};
 use crate::tar_stream::{Entry, Kind, TarError, TarStream};
 use tree::Tree;
@@ -99,7 +100,7 @@ pub enum UnpackError {
     Tar(#[from] TarError),
     /// The blob cannot be read or decompressed.
     #[error("cannot decompress the layer")]
-    Decompress(#[source] io::Error),
+    Decompress(#[from] io::Error),
     /// The directory cannot be opened.
     #[error("cannot open the directory to unpack to")]
     Target(#[source] io::Error),
@@ -137,7 +138,7 @@ pub enum UnpackError {
 /// The caller compares the digests, and throws the directory away on any error. Ownership, devices and the opaque
 /// attribute need root; without it, only layers whose files belong to the caller can be unpacked.
 pub fn unpack_layer(
-    blob: impl Read,
+    blob: impl Read + Send,
     blob_size: u64,
     target: &Path,
     algorithms: (Algorithm, Algorithm),
@@ -149,21 +150,20 @@ pub fn unpack_layer(
         Mode::empty(),
     )
     .map_err(|e| UnpackError::Target(e.into()))?;
-    let mut compressed = HashingReader::new(blob, algorithms.0);
     let allowed = limits.decompressed_bytes(blob_size);
-    let plain = decompress(BufReader::with_capacity(128 * 1024, &mut compressed))
-        .map_err(UnpackError::Decompress)?;
-    let plain = LimitedReader::new(
-        plain,
-        allowed,
-        format!(
-            "the layer of {blob_size} bytes holds more than {allowed} bytes: raise the limit if you trust it"
-        ),
+    let message = format!(
+        "the layer of {blob_size} bytes holds more than {allowed} bytes: raise the limit if you trust it"
     );
-    let plain = HashingReader::new(BufReader::with_capacity(128 * 1024, plain), algorithms.1);
-    let (stream, file_bytes, root_is_opaque) = unpack_entries(plain, root, limits)?;
-    let (diff_id, _) = stream.finish().map_err(UnpackError::Decompress)?;
-    let (blob, blob_bytes) = compressed.finish().map_err(UnpackError::Decompress)?;
+    let consume = |plain| {
+        let plain = HashingReader::new(plain, algorithms.1);
+        let (stream, file_bytes, root_is_opaque) = unpack_entries(plain, root, limits)?;
+        // The digest covers what follows the end of the archive, too.
+        let (diff_id, _) = stream.finish()?;
+        Ok::<_, UnpackError>((diff_id, file_bytes, root_is_opaque))
+    };
+    let (content, blob, blob_bytes) =
+        pipeline::decompressed(blob, algorithms.0, allowed, message, consume)?;
+    let (diff_id, file_bytes, root_is_opaque) = content;
     Ok(Unpacked {
         blob,
         blob_bytes,
@@ -285,7 +285,7 @@ pub fn unpack_file(
     algorithms: (Algorithm, Algorithm),
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
-    let size = file.metadata().map_err(UnpackError::Decompress)?.len();
+    let size = file.metadata()?.len();
     unpack_layer(file, size, target, algorithms, limits)
 }
 
