@@ -3,6 +3,7 @@
 //! ```text
 //! <data-dir>/pods/<uid>/
 //!     volumes/<name>/            emptyDir (a tmpfs when in memory), configMap, secret (always a tmpfs), projected
+//!     shm/                       a tmpfs: /dev/shm of all containers
 //!     subpaths/<container>/<n>   bind mounts that pin what a subPath resolved to
 //! ```
 //!
@@ -30,6 +31,9 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
 use super::env::{EnvError, Objects, PodFacts};
 pub use empty_dir::OverLimit;
+
+/// The size of `/dev/shm` in containers, as containerd's and Docker's default.
+const SHM_BYTES: u64 = 64 << 20;
 
 /// Why a volume is not ready, or could not be taken away.
 #[derive(Debug, thiserror::Error)]
@@ -225,6 +229,19 @@ impl Volumes {
         })
     }
 
+    /// The tmpfs that the pod's containers share as `/dev/shm`, made when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn prepare_shm(&self) -> Result<PathBuf, VolumeError> {
+        let dir = self.pod_dir.join("shm");
+        create_dir(&dir)?;
+        if !mounts::is_mount_point(&dir)? {
+            mounts::mount_tmpfs(&dir, &format!("mode=1777,size={SHM_BYTES}"))?;
+        }
+        Ok(dir)
+    }
+
     /// The host path to bind for one entry of `volumeMounts`; `sub_path` is its `subPath` or its expanded
     /// `subPathExpr`. `index` is the entry's place in the container.
     ///
@@ -283,7 +300,7 @@ impl Volumes {
     /// When something cannot be unmounted or removed; a later call goes on.
     pub fn teardown(&self) -> Result<(), VolumeError> {
         mounts::unmount_below(&self.pod_dir)?;
-        for part in ["subpaths", "volumes"] {
+        for part in ["subpaths", "volumes", "shm"] {
             let dir = self.pod_dir.join(part);
             match std::fs::remove_dir_all(&dir) {
                 Ok(()) => {}
