@@ -15,19 +15,22 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use oci_spec::OciSpecError;
-use oci_spec::runtime::{LinuxBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, RootBuilder, Spec, SpecBuilder};
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, RootBuilder, Spec,
+    SpecBuilder,
+};
 use podling_images::Image;
 use podling_runtime::pod::plan::{
-    BackOff, CgroupPlan, ContainerKind, ContainerPlan, ContainerSource, LogPlan, NetworkPlan, PLAN_VERSION, Plan,
-    PodIdentity, RestartPolicy, RootfsPlan, TerminationMessage,
+    BackOff, CgroupPlan, ContainerKind, ContainerPlan, ContainerSource, LogPlan, NetworkPlan,
+    PLAN_VERSION, Plan, PodIdentity, RestartPolicy, RootfsPlan, TerminationMessage,
 };
 use sha2::{Digest as _, Sha256};
 
 use super::env::{self, EnvError, Objects, PodFacts, Variables};
-use super::quantity::QuantityError;
 use super::resources::{self, PodResourcesError};
 use super::security::{self, Security, SecurityError};
 use super::volumes::{PreparedVolume, VolumeError, Volumes};
+use crate::manifest::quantity::QuantityError;
 
 /// Kubernetes' default for `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECS: i64 = 30;
@@ -148,7 +151,16 @@ pub fn build(input: &Input<'_>) -> Result<Plan, BuildError> {
     let text = |value: &Option<String>, what| value.clone().ok_or(BuildError::Lacks(what));
     let init = spec.init_containers.iter().flatten();
     let containers = init
-        .map(|c| (c, if resources::is_sidecar(c) { ContainerKind::Sidecar } else { ContainerKind::Init }))
+        .map(|c| {
+            (
+                c,
+                if resources::is_sidecar(c) {
+                    ContainerKind::Sidecar
+                } else {
+                    ContainerKind::Init
+                },
+            )
+        })
         .chain(spec.containers.iter().map(|c| (c, ContainerKind::Main)))
         .map(|(container, kind)| plan_container(input, spec, container, kind))
         .collect();
@@ -176,7 +188,10 @@ pub fn build(input: &Input<'_>) -> Result<Plan, BuildError> {
             Some("OnFailure") => RestartPolicy::OnFailure,
             _ => RestartPolicy::Always,
         },
-        termination_grace_secs: seconds(spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECS)),
+        termination_grace_secs: seconds(
+            spec.termination_grace_period_seconds
+                .unwrap_or(DEFAULT_GRACE_SECS),
+        ),
         back_off: input.back_off,
         active_deadline_secs: spec.active_deadline_seconds.map(seconds),
         containers,
@@ -185,11 +200,21 @@ pub fn build(input: &Input<'_>) -> Result<Plan, BuildError> {
 
 fn sysctls(spec: &PodSpec) -> BTreeMap<String, String> {
     let context = spec.security_context.as_ref();
-    let listed = context.and_then(|c| c.sysctls.as_ref()).into_iter().flatten();
-    listed.map(|s| (s.name.replace('/', "."), s.value.clone())).collect()
+    let listed = context
+        .and_then(|c| c.sysctls.as_ref())
+        .into_iter()
+        .flatten();
+    listed
+        .map(|s| (s.name.replace('/', "."), s.value.clone()))
+        .collect()
 }
 
-fn plan_container(input: &Input<'_>, spec: &PodSpec, container: &Container, kind: ContainerKind) -> ContainerPlan {
+fn plan_container(
+    input: &Input<'_>,
+    spec: &PodSpec,
+    container: &Container,
+    kind: ContainerKind,
+) -> ContainerPlan {
     let image = input.images.get(&container.name);
     let details = details(input, spec, container, image);
     let (source, stop_signal, handlers) = match details {
@@ -227,7 +252,8 @@ fn plan_container(input: &Input<'_>, spec: &PodSpec, container: &Container, kind
                 .unwrap_or(DEFAULT_TERMINATION_MESSAGE_PATH)
                 .into(),
             host_file: container_dir(input, container).join("termination-log"),
-            fallback_to_logs: container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
+            fallback_to_logs: container.termination_message_policy.as_deref()
+                == Some("FallbackToLogsOnError"),
         }),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
@@ -260,8 +286,13 @@ fn details(
     let variables = env::variables(container, input.facts, input.objects)?;
     Ok(Details {
         source: ContainerSource::Ready {
-            rootfs: RootfsPlan { layers: image.layers.clone(), scratch: container_dir(input, container).join("layer") },
-            spec: Box::new(oci_spec(input, spec, container, image, &security, &variables)?),
+            rootfs: RootfsPlan {
+                layers: image.layers.clone(),
+                scratch: container_dir(input, container).join("layer"),
+            },
+            spec: Box::new(oci_spec(
+                input, spec, container, image, &security, &variables,
+            )?),
             seccomp: security.seccomp.clone(),
         },
         stop_signal: process::stop_signal(container, image)?,
@@ -271,7 +302,10 @@ fn details(
 
 fn waiting(reason: &str, message: &str, handlers: probes::Handlers) -> Details {
     Details {
-        source: ContainerSource::Waiting { reason: reason.to_owned(), message: message.to_owned() },
+        source: ContainerSource::Waiting {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        },
         stop_signal: nix::libc::SIGTERM,
         handlers,
     }
@@ -289,7 +323,13 @@ fn oci_spec(
     let mut limits = resources::container_resources(&needs, &input.facts.capacity)?;
     limits.set_devices(Some(device_rules(security)?));
     let bare = security.privileged || security.unmasked_proc;
-    let owned = |paths: &[&str]| if bare { Vec::new() } else { paths.iter().map(|p| (*p).to_owned()).collect() };
+    let owned = |paths: &[&str]| {
+        if bare {
+            Vec::new()
+        } else {
+            paths.iter().map(|p| (*p).to_owned()).collect()
+        }
+    };
     let linux = LinuxBuilder::default()
         .resources(limits)
         .masked_paths(owned(&mounts::MASKED_PATHS))
@@ -297,8 +337,15 @@ fn oci_spec(
         .build()?;
     Ok(SpecBuilder::default()
         .version("1.2.0")
-        .root(RootBuilder::default().path("rootfs").readonly(security.read_only_rootfs).build()?)
-        .process(process::process(input, spec, container, image, security, variables)?)
+        .root(
+            RootBuilder::default()
+                .path("rootfs")
+                .readonly(security.read_only_rootfs)
+                .build()?,
+        )
+        .process(process::process(
+            input, spec, container, image, security, variables,
+        )?)
         .mounts(mounts::mounts(input, spec, container, security, variables)?)
         .linux(linux)
         .build()?)
@@ -307,7 +354,10 @@ fn oci_spec(
 /// What runc allows by itself (`libcontainer/specconv`, `AllowedDevices`): making any node, using the harmless ones.
 fn device_rules(security: &Security) -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
     let rule = |allow, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
-        let mut rule = LinuxDeviceCgroupBuilder::default().allow(allow).typ(kind).access(access);
+        let mut rule = LinuxDeviceCgroupBuilder::default()
+            .allow(allow)
+            .typ(kind)
+            .access(access);
         if let Some(major) = major {
             rule = rule.major(major);
         }
@@ -326,7 +376,14 @@ fn device_rules(security: &Security) -> Result<Vec<LinuxDeviceCgroup>, OciSpecEr
     ];
     // null, full, zero, tty, random, urandom, console, pts/*, ptmx
     for (major, minor) in [
-        (1, Some(3)), (1, Some(7)), (1, Some(5)), (5, Some(0)), (1, Some(8)), (1, Some(9)), (5, Some(1)), (136, None),
+        (1, Some(3)),
+        (1, Some(7)),
+        (1, Some(5)),
+        (5, Some(0)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(1)),
+        (136, None),
         (5, Some(2)),
     ] {
         rules.push(rule(true, LinuxDeviceType::C, Some(major), minor, "rwm")?);
@@ -344,7 +401,9 @@ fn spec_hash(container: &Container, image: Option<&ImageState>) -> String {
     let mut hash = Sha256::new();
     match image {
         Some(ImageState::Ready(image)) => hash.update(image.digest.to_string()),
-        Some(ImageState::Waiting { .. }) | None => hash.update(container.image.as_deref().unwrap_or_default()),
+        Some(ImageState::Waiting { .. }) | None => {
+            hash.update(container.image.as_deref().unwrap_or_default())
+        }
     }
     hex::encode(&hash.finalize()[..16])
 }

@@ -9,6 +9,7 @@
 //!
 //! Reading order: [`resources`], [`env`], [`security`]: pure rules of Kubernetes.
 
+pub mod builder;
 pub mod context;
 pub mod env;
 pub mod resources;

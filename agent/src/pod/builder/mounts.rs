@@ -29,8 +29,13 @@ pub(super) const MASKED_PATHS: [&str; 13] = [
 ];
 
 /// Shown to containers, but not for writing.
-pub(super) const READ_ONLY_PATHS: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(super) const READ_ONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// The mounts of a container: the kernel's file systems, the node's files, then the volumes, each after what it may
 /// lie on. A volume replaces what would be at its path otherwise.
@@ -46,7 +51,10 @@ pub(super) fn mounts(
         volumes.push(volume_mount(input, container, index, mount, variables)?);
     }
     volumes.sort_by_key(|mount| mount.destination().components().count());
-    let taken: HashSet<PathBuf> = volumes.iter().map(|mount| mount.destination().clone()).collect();
+    let taken: HashSet<PathBuf> = volumes
+        .iter()
+        .map(|mount| mount.destination().clone())
+        .collect();
 
     let mut mounts = kernel_mounts(security)?;
     mounts.push(shm(input, spec)?);
@@ -60,31 +68,76 @@ fn kernel_mounts(security: &Security) -> Result<Vec<Mount>, OciSpecError> {
     let access = if security.privileged { "rw" } else { "ro" };
     Ok(vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        )?,
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         )?,
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])?,
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access])?,
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        )?,
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", access],
+        )?,
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", access],
+        )?,
     ])
 }
 
 /// The containers of a pod share one `/dev/shm`, with their IPC namespace.
 fn shm(input: &Input<'_>, spec: &PodSpec) -> Result<Mount, OciSpecError> {
-    let source = if spec.host_ipc == Some(true) { Path::new("/dev/shm") } else { &input.shm };
-    bind(Path::new("/dev/shm"), source, &["bind", "rw", "nosuid", "nodev", "noexec"])
+    let source = if spec.host_ipc == Some(true) {
+        Path::new("/dev/shm")
+    } else {
+        &input.shm
+    };
+    bind(
+        Path::new("/dev/shm"),
+        source,
+        &["bind", "rw", "nosuid", "nodev", "noexec"],
+    )
 }
 
 fn node_files(input: &Input<'_>) -> Result<Vec<Mount>, OciSpecError> {
     let etc = input.etc;
-    [("/etc/hosts", &etc.hosts), ("/etc/hostname", &etc.hostname), ("/etc/resolv.conf", &etc.resolv_conf)]
-        .into_iter()
-        .map(|(path, file)| bind(Path::new(path), file, &["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"]))
-        .collect()
+    [
+        ("/etc/hosts", &etc.hosts),
+        ("/etc/hostname", &etc.hostname),
+        ("/etc/resolv.conf", &etc.resolv_conf),
+    ]
+    .into_iter()
+    .map(|(path, file)| {
+        bind(
+            Path::new(path),
+            file,
+            &["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"],
+        )
+    })
+    .collect()
 }
 
 fn volume_mount(
@@ -94,10 +147,18 @@ fn volume_mount(
     mount: &VolumeMount,
     variables: &Variables,
 ) -> Result<Mount, ContainerError> {
-    let expanded = mount.sub_path_expr.as_deref().map(|expr| env::expand(expr, |name| variables.get(name)));
+    let expanded = mount
+        .sub_path_expr
+        .as_deref()
+        .map(|expr| env::expand(expr, |name| variables.get(name)));
     let sub_path = expanded.as_deref().or(mount.sub_path.as_deref());
-    let source = input.volumes.source_of(input.prepared, container, index, mount, sub_path)?;
-    let node_writes = input.prepared.get(&mount.name).is_some_and(|volume| volume.read_only);
+    let source = input
+        .volumes
+        .source_of(input.prepared, container, index, mount, sub_path)?;
+    let node_writes = input
+        .prepared
+        .get(&mount.name)
+        .is_some_and(|volume| volume.read_only);
     let read_only = mount.read_only == Some(true);
     let access = match mount.recursive_read_only.as_deref() {
         Some("Enabled" | "IfPossible") if read_only => "rro",
@@ -109,10 +170,19 @@ fn volume_mount(
         Some("Bidirectional") => "rshared",
         _ => "rprivate",
     };
-    Ok(bind(Path::new(&mount.mount_path), &source, &["rbind", access, propagation])?)
+    Ok(bind(
+        Path::new(&mount.mount_path),
+        &source,
+        &["rbind", access, propagation],
+    )?)
 }
 
-fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount, OciSpecError> {
+fn mount(
+    destination: &str,
+    kind: &str,
+    source: &str,
+    options: &[&str],
+) -> Result<Mount, OciSpecError> {
     MountBuilder::default()
         .destination(destination)
         .typ(kind)

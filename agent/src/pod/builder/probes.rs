@@ -1,7 +1,8 @@
 //! Probes and hooks, with their ports resolved and their times in milliseconds.
 
 use k8s_openapi::api::core::v1::{
-    Container, ExecAction, HTTPGetAction, LifecycleHandler, Probe as ApiProbe, SleepAction, TCPSocketAction,
+    Container, ExecAction, HTTPGetAction, LifecycleHandler, Probe as ApiProbe, SleepAction,
+    TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use podling_runtime::pod::plan::{Handler, Probe};
@@ -36,10 +37,25 @@ fn probe(probe: &ApiProbe, container: &Container) -> Result<Option<Probe>, Conta
         port: u16::try_from(grpc.port).unwrap_or(0),
         service: grpc.service.clone().unwrap_or_default(),
     });
-    let common = handler(probe.exec.as_ref(), probe.http_get.as_ref(), probe.tcp_socket.as_ref(), None, container)?;
-    let Some(handler) = common.or(grpc) else { return Ok(None) };
-    let millis = |secs: Option<i32>, default: i32| u64::try_from(secs.unwrap_or(default)).unwrap_or(0) * 1000;
-    let count = |times: Option<i32>, default: u32| times.and_then(|t| u32::try_from(t).ok()).unwrap_or(default).max(1);
+    let common = handler(
+        probe.exec.as_ref(),
+        probe.http_get.as_ref(),
+        probe.tcp_socket.as_ref(),
+        None,
+        container,
+    )?;
+    let Some(handler) = common.or(grpc) else {
+        return Ok(None);
+    };
+    let millis = |secs: Option<i32>, default: i32| {
+        u64::try_from(secs.unwrap_or(default)).unwrap_or(0) * 1000
+    };
+    let count = |times: Option<i32>, default: u32| {
+        times
+            .and_then(|t| u32::try_from(t).ok())
+            .unwrap_or(default)
+            .max(1)
+    };
     Ok(Some(Probe {
         handler,
         initial_delay_ms: millis(probe.initial_delay_seconds, 0),
@@ -47,12 +63,20 @@ fn probe(probe: &ApiProbe, container: &Container) -> Result<Option<Probe>, Conta
         timeout_ms: millis(probe.timeout_seconds, 1).max(1000),
         success_threshold: count(probe.success_threshold, 1),
         failure_threshold: count(probe.failure_threshold, 3),
-        termination_grace_secs: probe.termination_grace_period_seconds.and_then(|s| u64::try_from(s).ok()),
+        termination_grace_secs: probe
+            .termination_grace_period_seconds
+            .and_then(|s| u64::try_from(s).ok()),
     }))
 }
 
 fn hook(hook: &LifecycleHandler, container: &Container) -> Result<Option<Handler>, ContainerError> {
-    handler(hook.exec.as_ref(), hook.http_get.as_ref(), hook.tcp_socket.as_ref(), hook.sleep.as_ref(), container)
+    handler(
+        hook.exec.as_ref(),
+        hook.http_get.as_ref(),
+        hook.tcp_socket.as_ref(),
+        hook.sleep.as_ref(),
+        container,
+    )
 }
 
 fn handler(
@@ -63,15 +87,25 @@ fn handler(
     container: &Container,
 ) -> Result<Option<Handler>, ContainerError> {
     if let Some(exec) = exec {
-        return Ok(Some(Handler::Exec { command: exec.command.clone().unwrap_or_default() }));
+        return Ok(Some(Handler::Exec {
+            command: exec.command.clone().unwrap_or_default(),
+        }));
     }
     if let Some(http) = http {
-        let path = http.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        let path = http
+            .path
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .unwrap_or("/");
         return Ok(Some(Handler::Http {
             tls: http.scheme.as_deref() == Some("HTTPS"),
             host: http.host.clone().filter(|host| !host.is_empty()),
             port: port(&http.port, container)?,
-            path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
+            path: if path.starts_with('/') {
+                path.to_owned()
+            } else {
+                format!("/{path}")
+            },
             headers: http
                 .http_headers
                 .iter()
@@ -86,7 +120,9 @@ fn handler(
             port: port(&tcp.port, container)?,
         }));
     }
-    Ok(sleep.map(|sleep| Handler::Sleep { seconds: super::seconds(sleep.seconds) }))
+    Ok(sleep.map(|sleep| Handler::Sleep {
+        seconds: super::seconds(sleep.seconds),
+    }))
 }
 
 /// A port by number, or by the name that this container gives to one.
@@ -95,9 +131,17 @@ fn port(port: &IntOrString, container: &Container) -> Result<u16, ContainerError
     match port {
         IntOrString::Int(number) => u16::try_from(*number).map_err(|_| unknown(number.to_string())),
         IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name));
-            let number = named.map(|p| p.container_port).or_else(|| name.parse().ok());
-            number.and_then(|n| u16::try_from(n).ok()).ok_or_else(|| unknown(name.clone()))
+            let named = container
+                .ports
+                .iter()
+                .flatten()
+                .find(|p| p.name.as_deref() == Some(name));
+            let number = named
+                .map(|p| p.container_port)
+                .or_else(|| name.parse().ok());
+            number
+                .and_then(|n| u16::try_from(n).ok())
+                .ok_or_else(|| unknown(name.clone()))
         }
     }
 }

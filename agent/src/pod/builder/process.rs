@@ -37,11 +37,20 @@ pub(super) fn process(
         .ambient(std::collections::HashSet::new())
         .build()?;
     let image_dir = config.working_dir().clone().filter(|dir| !dir.is_empty());
-    let cwd = container.working_dir.clone().filter(|dir| !dir.is_empty()).or(image_dir);
+    let cwd = container
+        .working_dir
+        .clone()
+        .filter(|dir| !dir.is_empty())
+        .or(image_dir);
     Ok(ProcessBuilder::default()
         .terminal(tty)
         .user(user(image, config.user().as_deref(), security)?)
-        .args(args(container, config.entrypoint().as_deref(), config.cmd().as_deref(), variables)?)
+        .args(args(
+            container,
+            config.entrypoint().as_deref(),
+            config.cmd().as_deref(),
+            variables,
+        )?)
         .env(environment(input, tty, config.env().as_deref(), variables))
         .cwd(cwd.unwrap_or_else(|| "/".to_owned()))
         .capabilities(capabilities)
@@ -59,10 +68,21 @@ fn args(
     variables: &Variables,
 ) -> Result<Vec<String>, ContainerError> {
     let expand = |words: &Vec<String>| -> Vec<String> {
-        words.iter().map(|word| env::expand(word, |name| variables.get(name))).collect()
+        words
+            .iter()
+            .map(|word| env::expand(word, |name| variables.get(name)))
+            .collect()
     };
-    let command = container.command.as_ref().filter(|c| !c.is_empty()).map(expand);
-    let given = container.args.as_ref().filter(|a| !a.is_empty()).map(expand);
+    let command = container
+        .command
+        .as_ref()
+        .filter(|c| !c.is_empty())
+        .map(expand);
+    let given = container
+        .args
+        .as_ref()
+        .filter(|a| !a.is_empty())
+        .map(expand);
     let mut words = match &command {
         Some(command) => command.clone(),
         None => entrypoint.unwrap_or_default().to_vec(),
@@ -79,14 +99,23 @@ fn args(
 }
 
 /// The host name and a search path, the image's variables, the manifest's: each replaces what came before.
-fn environment(input: &Input<'_>, tty: bool, image: Option<&[String]>, variables: &Variables) -> Vec<String> {
+fn environment(
+    input: &Input<'_>,
+    tty: bool,
+    image: Option<&[String]>,
+    variables: &Variables,
+) -> Vec<String> {
     let mut all = Variables::default();
     all.set("PATH", DEFAULT_PATH.to_owned());
     all.set("HOSTNAME", input.hostname.clone());
     if tty {
         all.set("TERM", "xterm".to_owned());
     }
-    let entries = image.unwrap_or_default().iter().cloned().chain(variables.to_strings());
+    let entries = image
+        .unwrap_or_default()
+        .iter()
+        .cloned()
+        .chain(variables.to_strings());
     for entry in entries {
         if let Some((name, value)) = entry.split_once('=') {
             all.set(name, value.to_owned());
@@ -95,7 +124,11 @@ fn environment(input: &Input<'_>, tty: bool, image: Option<&[String]>, variables
     all.to_strings()
 }
 
-fn user(image: &Image, image_user: Option<&str>, security: &Security) -> Result<User, ContainerError> {
+fn user(
+    image: &Image,
+    image_user: Option<&str>,
+    security: &Security,
+) -> Result<User, ContainerError> {
     let name = match security.user {
         Some(uid) => uid.to_string(),
         None => image_user.unwrap_or_default().to_owned(),
@@ -118,8 +151,17 @@ fn user(image: &Image, image_user: Option<&str>, security: &Security) -> Result<
 
 /// `lifecycle.stopSignal`, else the image's, else SIGTERM.
 pub(super) fn stop_signal(container: &Container, image: &Image) -> Result<i32, ContainerError> {
-    let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
-    let images = || image.config.config().as_ref().and_then(|config| config.stop_signal().clone());
+    let own = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.stop_signal.clone());
+    let images = || {
+        image
+            .config
+            .config()
+            .as_ref()
+            .and_then(|config| config.stop_signal().clone())
+    };
     match own.or_else(images).filter(|name| !name.is_empty()) {
         None => Ok(Signal::SIGTERM as i32),
         Some(name) => parse_signal(&name).ok_or(ContainerError::Signal(name)),
@@ -134,9 +176,19 @@ fn parse_signal(name: &str) -> Option<i32> {
     let upper = name.to_ascii_uppercase();
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
     let number = if let Some(rest) = short.strip_prefix("RTMIN") {
-        SIGRTMIN + if rest.is_empty() { 0 } else { rest.strip_prefix('+')?.parse().ok()? }
+        SIGRTMIN
+            + if rest.is_empty() {
+                0
+            } else {
+                rest.strip_prefix('+')?.parse().ok()?
+            }
     } else if let Some(rest) = short.strip_prefix("RTMAX") {
-        SIGRTMAX - if rest.is_empty() { 0 } else { rest.strip_prefix('-')?.parse::<i32>().ok()? }
+        SIGRTMAX
+            - if rest.is_empty() {
+                0
+            } else {
+                rest.strip_prefix('-')?.parse::<i32>().ok()?
+            }
     } else {
         Signal::from_str(&format!("SIG{short}")).ok()? as i32
     };
@@ -149,7 +201,13 @@ mod tests {
 
     #[test]
     fn signals_have_many_names() {
-        for (name, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX", 64)] {
+        for (name, number) in [
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX", 64),
+        ] {
             assert_eq!(parse_signal(name), Some(number), "{name}");
         }
         for bad in ["", "SIGNOTHING", "0", "65", "SIGRTMIN+40", "SIGRTMIN3"] {
@@ -169,10 +227,22 @@ mod tests {
             ("/c", "x", "/e 1", "a b", "/c x"),
             ("", "", "", "sh", "sh"),
         ] {
-            let container = Container { command: words(command), args: words(given), ..Container::default() };
-            let result = args(&container, words(entrypoint).as_deref(), words(cmd).as_deref(), &Variables::default());
+            let container = Container {
+                command: words(command),
+                args: words(given),
+                ..Container::default()
+            };
+            let result = args(
+                &container,
+                words(entrypoint).as_deref(),
+                words(cmd).as_deref(),
+                &Variables::default(),
+            );
             assert_eq!(result.unwrap().join(" "), expected);
         }
-        assert!(matches!(args(&Container::default(), None, None, &Variables::default()), Err(ContainerError::NoCommand)));
+        assert!(matches!(
+            args(&Container::default(), None, None, &Variables::default()),
+            Err(ContainerError::NoCommand)
+        ));
     }
 }

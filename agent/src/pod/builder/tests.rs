@@ -54,19 +54,37 @@ fn plan(spec: &str) -> Plan {
         node_name: "node",
         host_ip: "10.0.0.1".parse().unwrap(),
         pod_ips: &ips,
-        capacity: Capacity { cpu_millis: 4000, memory_bytes: 4 << 30, swap: false },
+        capacity: Capacity {
+            cpu_millis: 4000,
+            memory_bytes: 4 << 30,
+            swap: false,
+        },
     };
     let spec = pod.spec.as_ref().unwrap();
-    let names = spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| c.name.clone());
-    let images = names.map(|name| (name, ImageState::Ready(Box::new(image(dir.path()))))).collect();
-    let etc = EtcFiles { hosts: "/e/hosts".into(), hostname: "/e/hostname".into(), resolv_conf: "/e/resolv".into() };
+    let names = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .map(|c| c.name.clone());
+    let images = names
+        .map(|name| (name, ImageState::Ready(Box::new(image(dir.path())))))
+        .collect();
+    let etc = EtcFiles {
+        hosts: "/e/hosts".into(),
+        hostname: "/e/hostname".into(),
+        resolv_conf: "/e/resolv".into(),
+    };
     build(&Input {
         pod: &pod,
         generation: 1,
         facts: &facts,
         objects: &NoObjects,
         hostname: "p".into(),
-        network: NetworkPlan::Namespace { path: "/n".into(), addresses: ips.to_vec() },
+        network: NetworkPlan::Namespace {
+            path: "/n".into(),
+            addresses: ips.to_vec(),
+        },
         cgroup: "/podling/podu".into(),
         scope: false,
         volumes: &Volumes::new(dir.path()),
@@ -104,9 +122,20 @@ fn an_image_gives_what_the_manifest_does_not() {
         .env()
         .iter()
         .flatten()
-        .map(|e| e.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).unwrap())
+        .map(|e| {
+            e.split_once('=')
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .unwrap()
+        })
         .collect();
-    assert_eq!((env["A"].as_str(), env["B"].as_str(), env["HOSTNAME"].as_str()), ("image", "pod", "p"));
+    assert_eq!(
+        (
+            env["A"].as_str(),
+            env["B"].as_str(),
+            env["HOSTNAME"].as_str()
+        ),
+        ("image", "pod", "p")
+    );
     assert_eq!(container.stop_signal, nix::libc::SIGQUIT);
     assert_eq!(process.oom_score_adj(), Some(1000), "best effort");
 }
@@ -116,7 +145,10 @@ fn a_wrong_container_waits_alone() {
     let plan = plan(
         "  containers:\n  - {name: good, image: i}\n  - {name: bad, image: i, env: [{name: X, valueFrom: {configMapKeyRef: {name: absent, key: k}}}]}\n  - {name: root, image: i, securityContext: {runAsNonRoot: true, runAsUser: 0}}",
     );
-    assert!(matches!(plan.containers[0].source, ContainerSource::Ready { .. }));
+    assert!(matches!(
+        plan.containers[0].source,
+        ContainerSource::Ready { .. }
+    ));
     for (index, word) in [(1, "absent"), (2, "runAsNonRoot")] {
         match &plan.containers[index].source {
             ContainerSource::Waiting { reason, message } => {
@@ -134,11 +166,26 @@ fn kinds_policies_and_probes_are_carried_over() {
         "  restartPolicy: OnFailure\n  terminationGracePeriodSeconds: 7\n  initContainers:\n  - {name: i, image: i}\n  - {name: s, image: i, restartPolicy: Always}\n  containers:\n  - name: a\n    image: i\n    ports: [{name: web, containerPort: 8080}]\n    livenessProbe: {httpGet: {port: web, path: healthz}, periodSeconds: 3}",
     );
     let kinds: Vec<ContainerKind> = plan.containers.iter().map(|c| c.kind).collect();
-    assert_eq!(kinds, [ContainerKind::Init, ContainerKind::Sidecar, ContainerKind::Main]);
-    assert_eq!((plan.restart_policy, plan.termination_grace_secs), (RestartPolicy::OnFailure, 7));
+    assert_eq!(
+        kinds,
+        [
+            ContainerKind::Init,
+            ContainerKind::Sidecar,
+            ContainerKind::Main
+        ]
+    );
+    assert_eq!(
+        (plan.restart_policy, plan.termination_grace_secs),
+        (RestartPolicy::OnFailure, 7)
+    );
     let probe = plan.containers[2].liveness_probe.clone().unwrap();
-    assert_eq!((probe.period_ms, probe.timeout_ms, probe.failure_threshold), (3000, 1000, 3));
-    assert!(matches!(probe.handler, Handler::Http { port: 8080, ref path, .. } if path == "/healthz"));
+    assert_eq!(
+        (probe.period_ms, probe.timeout_ms, probe.failure_threshold),
+        (3000, 1000, 3)
+    );
+    assert!(
+        matches!(probe.handler, Handler::Http { port: 8080, ref path, .. } if path == "/healthz")
+    );
 }
 
 #[test]
@@ -147,17 +194,38 @@ fn protections_are_on_unless_privileged() {
         "  containers:\n  - {name: a, image: i}\n  - {name: b, image: i, securityContext: {privileged: true}}",
     );
     let (plain, privileged) = (oci(&plan.containers[0]), oci(&plan.containers[1]));
-    let masked = |spec: &Spec| spec.linux().as_ref().unwrap().masked_paths().clone().unwrap_or_default().len();
-    assert_eq!((masked(plain), masked(privileged)), (mounts::MASKED_PATHS.len(), 0));
+    let masked = |spec: &Spec| {
+        spec.linux()
+            .as_ref()
+            .unwrap()
+            .masked_paths()
+            .clone()
+            .unwrap_or_default()
+            .len()
+    };
+    assert_eq!(
+        (masked(plain), masked(privileged)),
+        (mounts::MASKED_PATHS.len(), 0)
+    );
     let devices = |spec: &Spec| {
-        spec.linux().as_ref().unwrap().resources().as_ref().unwrap().devices().clone().unwrap()
+        spec.linux()
+            .as_ref()
+            .unwrap()
+            .resources()
+            .as_ref()
+            .unwrap()
+            .devices()
+            .clone()
+            .unwrap()
     };
     assert!(!devices(plain)[0].allow() && devices(privileged)[0].allow());
 }
 
 #[test]
 fn every_plan_survives_its_own_json() {
-    let plan = plan("  initContainers: [{name: i, image: i}]\n  containers: [{name: a, image: i, resources: {limits: {cpu: 300m, memory: 64Mi}}}]");
+    let plan = plan(
+        "  initContainers: [{name: i, image: i}]\n  containers: [{name: a, image: i, resources: {limits: {cpu: 300m, memory: 64Mi}}}]",
+    );
     let text = serde_json::to_string(&plan).unwrap();
     let back: Plan = serde_json::from_str(&text).unwrap();
     assert_eq!(back, plan);
