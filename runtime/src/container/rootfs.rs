@@ -1,11 +1,11 @@
 //! The container's root file system: made, attached where only the container sees it, and made the root.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 
@@ -81,85 +81,116 @@ pub(super) fn make(plan: &RootfsPlan) -> std::result::Result<Inside, Failure> {
             layers,
             upper,
             work,
-        } => {
-            let mount = overlay(layers, upper, work)
-                .map_err(|(subject, error)| Failure::new(Step::MakeRootfs, subject, &error))?;
-            (mount, upper)
-        }
+        } => match detached_overlay(layers, upper, work) {
+            Ok(mount) => (mount, upper),
+            // Layers one by one are known since Linux 6.8.
+            Err(Refused::LayerByLayer) => {
+                return mount_overlay(layers, upper, work).map(Inside::new);
+            }
+            Err(Refused::Error(subject, error)) => {
+                return Err(Failure::new(Step::MakeRootfs, subject, &error));
+            }
+        },
     };
-    let target = rustix::fs::open(
-        place,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .at(Step::AttachRootfs, shown(place))?;
+    let target = open_directory(place).at(Step::AttachRootfs, shown(place))?;
     attach(mount.as_fd(), target.as_fd()).at(Step::AttachRootfs, shown(place))?;
     Ok(Inside::new(mount))
 }
 
+fn open_directory(path: &CStr) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// Why there is no detached overlay.
+enum Refused {
+    /// The kernel wants all layers at once.
+    LayerByLayer,
+    /// What failed, and why.
+    Error(String, io::Error),
+}
+
+/// The longest string that fsconfig(2) takes, in bytes.
+const FSCONFIG_MAX_BYTES: usize = 255;
+
 /// A detached overlay.
-fn overlay(
+fn detached_overlay(
     layers: &[CString],
-    upper: &CString,
-    work: &CString,
-) -> std::result::Result<OwnedFd, (String, io::Error)> {
-    let named = |name: &str| {
-        let name = name.to_owned();
-        move |error: Errno| (name, io::Error::from(error))
-    };
-    let context =
-        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(named("overlay"))?;
-    let set = |key: &str, value: &CString| {
-        rustix::mount::fsconfig_set_string(&context, key, value.as_c_str())
-    };
-    set("source", &c"overlay".into()).map_err(named("overlay"))?;
-    // Layers one by one are known since Linux 6.8; before that all are one string, in which they must be short.
-    let mut held = Vec::new();
-    match set("lowerdir+", &layers[0]) {
-        Ok(()) => {
-            for layer in &layers[1..] {
-                set("lowerdir+", layer).map_err(named(&shown(layer)))?;
-            }
+    upper: &CStr,
+    work: &CStr,
+) -> std::result::Result<OwnedFd, Refused> {
+    let failed = |subject: String| move |e: Errno| Refused::Error(subject, e.into());
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(failed("overlay".to_owned()))?;
+    rustix::mount::fsconfig_set_string(&context, "source", "overlay")
+        .map_err(failed("overlay".to_owned()))?;
+    let set = |key: &str, path: &CStr| {
+        if path.count_bytes() <= FSCONFIG_MAX_BYTES {
+            return rustix::mount::fsconfig_set_string(&context, key, path);
         }
-        Err(_) => {
-            let joined = joined_layers(layers, &mut held)?;
-            set("lowerdir", &joined).map_err(named(&shown(&joined)))?;
-        }
+        let fd = open_directory(path)?;
+        rustix::mount::fsconfig_set_string(&context, key, descriptor_path(&fd))
+    };
+    for (n, layer) in layers.iter().enumerate() {
+        set("lowerdir+", layer).map_err(|error| match error {
+            Errno::INVAL if n == 0 => Refused::LayerByLayer,
+            error => failed(shown(layer))(error),
+        })?;
     }
-    set("upperdir", upper).map_err(named(&shown(upper)))?;
-    set("workdir", work).map_err(named(&shown(work)))?;
+    set("upperdir", upper).map_err(failed(shown(upper)))?;
+    set("workdir", work).map_err(failed(shown(work)))?;
     // Nothing in `upper` outlives the container: no sync when it ends.
-    rustix::mount::fsconfig_set_flag(&context, "volatile").map_err(named("overlay (volatile)"))?;
-    rustix::mount::fsconfig_create(&context).map_err(named(&shown(upper)))?;
+    rustix::mount::fsconfig_set_flag(&context, "volatile")
+        .map_err(failed("overlay (volatile)".to_owned()))?;
+    rustix::mount::fsconfig_create(&context).map_err(failed(shown(upper)))?;
     rustix::mount::fsmount(
         &context,
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::empty(),
     )
-    .map_err(named(&shown(upper)))
+    .map_err(failed(shown(upper)))
 }
 
-/// `lowerdir` for old kernels: descriptors' paths, which need no escapes and fit many layers into one page.
-fn joined_layers(
+/// An overlay for older kernels, by mount(2), at its place at once. The layers are named by descriptors, which need no
+/// escapes and of which some 200 fit into the one page that mount(2) takes.
+fn mount_overlay(
     layers: &[CString],
-    held: &mut Vec<OwnedFd>,
-) -> std::result::Result<CString, (String, io::Error)> {
-    let mut joined = Vec::new();
-    for layer in layers {
-        let fd = rustix::fs::openat(
-            CWD,
-            layer,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|e| (shown(layer), e.into()))?;
-        if !joined.is_empty() {
-            joined.push(b':');
-        }
-        joined.extend_from_slice(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_bytes());
+    upper: &CStr,
+    work: &CStr,
+) -> std::result::Result<OwnedFd, Failure> {
+    let mut held = Vec::new();
+    let mut named = |path: &CStr| -> std::result::Result<String, Failure> {
+        let fd = open_directory(path).at(Step::MakeRootfs, shown(path))?;
+        let name = descriptor_path(&fd);
         held.push(fd);
-    }
-    CString::new(joined).map_err(|e| (String::new(), e.into()))
+        Ok(name)
+    };
+    let layers: Vec<String> = layers
+        .iter()
+        .map(|layer| named(layer))
+        .collect::<std::result::Result<_, _>>()?;
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},volatile",
+        layers.join(":"),
+        named(upper)?,
+        named(work)?
+    );
+    nix::mount::mount(
+        Some("overlay"),
+        upper,
+        Some("overlay"),
+        nix::mount::MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .at(Step::MakeRootfs, shown(upper))?;
+    open_directory(upper).at(Step::AttachRootfs, shown(upper))
+}
+
+fn descriptor_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// Makes the mount of the root directory read-only; those below it stay as they are.
