@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::image::make_disk;
-use crate::{attempt, workspace};
+use crate::{attempt, run_command, workspace};
 
 /// A disk with files, mounted at `/payload` in the guest.
 #[derive(Debug)]
@@ -38,6 +39,20 @@ impl Payload {
         fs::copy(file, &target)
             .map(drop)
             .map_err(attempt("copy", file))
+    }
+
+    /// Adds a program as `/payload/<name>`, without its debug information: that is most of it, and the guest is slow.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn add_program(&self, program: &Path, name: &str) -> io::Result<()> {
+        run_command(
+            Command::new("strip")
+                .arg("--strip-debug")
+                .arg("-o")
+                .arg(self.files().join(name))
+                .arg(program),
+        )
     }
 
     /// Adds the files of a directory, those of directories below it too, as `/payload/<name>/…`.
