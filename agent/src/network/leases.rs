@@ -1,8 +1,8 @@
 //! Which pod has which address, kept on disk.
 //!
 //! `<data-dir>/network/leases` is a log of JSON lines: a header with the range and where the search for the next
-//! address starts, then one line for each lease taken or freed. Opening reads it and writes it anew, so that it stays
-//! short; a last line without its newline is the trace of a crash, and ignored.
+//! address starts, then one line for each lease taken or freed. It is written anew when it has grown long; a last line
+//! without its newline is the trace of a crash, and ignored.
 //!
 //! An address goes to the next pod only once the whole range has been used: peers may still hold connections, names
 //! or neighbour entries for the pod that had it before.
@@ -63,8 +63,7 @@ pub(super) struct Leases {
 impl Leases {
     /// The range that the leases in `data_dir` are in, if there are any.
     pub(super) fn stored_cidr(data_dir: &Path) -> Result<Option<String>, Error> {
-        let (cidr, ..) = read(&lease_path(data_dir))?;
-        Ok(cidr)
+        Ok(read(&lease_path(data_dir))?.cidr)
     }
 
     /// Opens the leases in `data_dir`. Those outside of `cidr` are forgotten.
@@ -72,16 +71,20 @@ impl Leases {
         let path = lease_path(data_dir);
         let dir = path.parent().unwrap_or(data_dir);
         fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
-        let (stored, next, mut by_uid) = read(&path)?;
-        by_uid.retain(|_, lease| cidr.pod_index(lease.address).is_some());
-        let next = if stored.as_deref() == Some(cidr.to_string().as_str()) {
-            next
+        let mut content = read(&path)?;
+        let same_cidr = content.cidr.as_deref() == Some(cidr.to_string().as_str());
+        let next = if same_cidr { content.next } else { 0 };
+        content
+            .by_uid
+            .retain(|_, lease| cidr.pod_index(lease.address).is_some());
+        let by_uid = content.by_uid;
+        let (file, lines) = if same_cidr && content.whole && !is_long(content.lines, by_uid.len()) {
+            // The usual case: a restart of the agent writes nothing.
+            (open_to_append(&path)?, content.lines)
         } else {
-            0
+            write(&path, cidr, next, by_uid.values())?
         };
-        let file = write(&path, cidr, next, by_uid.values())?;
         let in_use = by_uid.values().map(|lease| lease.address).collect();
-        let lines = by_uid.len() + 1;
         Ok(Leases {
             path,
             file,
@@ -119,7 +122,7 @@ impl Leases {
         Ok((lease, true))
     }
 
-    /// Gives a pod's address back. The second value of None: it had none.
+    /// Gives a pod's address back; None if it had none.
     pub(super) fn free(&mut self, uid: &str) -> Result<Option<Lease>, Error> {
         if !self.by_uid.contains_key(uid) {
             return Ok(None);
@@ -168,9 +171,9 @@ impl Leases {
     }
 
     fn append(&mut self, line: &Line) -> Result<(), Error> {
-        if self.lines > 2 * self.by_uid.len() + SLACK_LINES {
-            self.file = write(&self.path, self.cidr, self.next, self.by_uid.values())?;
-            self.lines = self.by_uid.len() + 1;
+        if is_long(self.lines, self.by_uid.len()) {
+            (self.file, self.lines) =
+                write(&self.path, self.cidr, self.next, self.by_uid.values())?;
         }
         // One write, so that a crash leaves a whole line or a torn last one.
         self.file
@@ -190,7 +193,20 @@ fn after(cidr: Cidr, address: Ipv4Addr) -> u32 {
         .map_or(0, |index| (index + 1) % cidr.pod_count().max(1))
 }
 
-type Content = (Option<String>, u32, HashMap<String, Lease>);
+fn is_long(lines: usize, leases: usize) -> bool {
+    lines > 2 * leases + SLACK_LINES
+}
+
+/// What a file says.
+#[derive(Default)]
+struct Content {
+    cidr: Option<String>,
+    next: u32,
+    by_uid: HashMap<String, Lease>,
+    lines: usize,
+    /// The last line has its newline.
+    whole: bool,
+}
 
 fn read(path: &Path) -> Result<Content, Error> {
     let text = match fs::read_to_string(path) {
@@ -204,68 +220,73 @@ fn read(path: &Path) -> Result<Content, Error> {
             });
         }
     };
-    let (mut cidr, mut next, mut by_uid) = (None, 0, HashMap::new());
-    for (index, line) in text.split_inclusive('\n').enumerate() {
+    let mut content = Content {
+        whole: true,
+        ..Content::default()
+    };
+    for line in text.split_inclusive('\n') {
         if !line.ends_with('\n') {
+            content.whole = false;
             break;
         }
+        content.lines += 1;
         let line = serde_json::from_str(line).map_err(|source| Error::LeaseFile {
             path: path.to_path_buf(),
-            line: index + 1,
+            line: content.lines,
             source,
         })?;
+        content.apply(line);
+    }
+    Ok(content)
+}
+
+impl Content {
+    fn apply(&mut self, line: Line) {
         match line {
-            Line::Header {
-                cidr: stored,
-                next: stored_next,
-            } => (cidr, next) = (Some(stored), stored_next),
+            Line::Header { cidr, next } => (self.cidr, self.next) = (Some(cidr), next),
             Line::Take(lease) => {
-                let range = cidr
+                let range = self
+                    .cidr
                     .as_deref()
                     .and_then(|text| Cidr::parse_for_pods(text).ok());
-                let known = by_uid
+                let known = self
+                    .by_uid
                     .get(&lease.uid)
-                    .is_some_and(|old: &Lease| old.address == lease.address);
+                    .is_some_and(|old| old.address == lease.address);
                 if let (Some(range), false) = (range, known) {
-                    next = after(range, lease.address);
+                    self.next = after(range, lease.address);
                 }
-                by_uid.insert(lease.uid.clone(), lease);
+                self.by_uid.insert(lease.uid.clone(), lease);
             }
             Line::Free(uid) => {
-                by_uid.remove(&uid);
+                self.by_uid.remove(&uid);
             }
         }
     }
-    Ok((cidr, next, by_uid))
 }
 
-/// Replaces the file, durably, and returns it open for appending.
+/// Replaces the file, durably, and returns it open for appending, with the number of its lines.
 fn write<'a>(
     path: &Path,
     cidr: Cidr,
     next: u32,
     leases: impl Iterator<Item = &'a Lease>,
-) -> Result<File, Error> {
-    let mut bytes = encode(
+) -> Result<(File, usize), Error> {
+    let mut leases: Vec<&Lease> = leases.collect();
+    leases.sort_by_key(|lease| lease.address);
+    let header = encode(
         &Line::Header {
             cidr: cidr.to_string(),
             next,
         },
         path,
     )?;
-    let mut leases: Vec<&Lease> = leases.collect();
-    leases.sort_by_key(|lease| lease.address);
-    for lease in leases {
-        bytes.extend(encode(&Line::Take(lease.clone()), path)?);
+    let mut bytes = header.clone();
+    for lease in &leases {
+        bytes.extend(encode(&Line::Take((*lease).clone()), path)?);
     }
-    // The header comes first and its `next` must count: the lines after it would move it on reading.
-    bytes.extend(encode(
-        &Line::Header {
-            cidr: cidr.to_string(),
-            next,
-        },
-        path,
-    )?);
+    // Once more, since the lines between would move `next` on reading.
+    bytes.extend(header);
     let temporary = path.with_extension("new");
     let mut file = File::create(&temporary).map_err(Error::file("create", &temporary))?;
     file.write_all(&bytes)
@@ -276,6 +297,10 @@ fn write<'a>(
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(Error::file("sync", dir))?;
+    Ok((open_to_append(path)?, leases.len() + 2))
+}
+
+fn open_to_append(path: &Path) -> Result<File, Error> {
     OpenOptions::new()
         .append(true)
         .open(path)
