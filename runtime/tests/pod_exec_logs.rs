@@ -62,7 +62,10 @@ fn a_command_gets_its_own_streams_and_exit_code() {
     assert_eq!(read(stdout), "in\nweb\n");
     assert_eq!(read(stderr), "err\n");
     assert_eq!(exit_code(&client), 9);
-    assert_eq!(begin(&client, &exec(&["sh", "-c", "kill -9 $$"], false, false)).len(), 2);
+    assert_eq!(
+        begin(&client, &exec(&["sh", "-c", "kill -9 $$"], false, false)).len(),
+        2
+    );
     assert_eq!(exit_code(&client), 137);
 }
 
@@ -138,23 +141,35 @@ fn attach_writes_to_standard_input_and_to_a_terminal() {
     let attach = |name: &str, text: &[u8]| {
         pod.until_running(name);
         let container = name.to_owned();
-        let (reply, mut fds): (Reply, Vec<OwnedFd>) =
-            pod.client().request(&Request::Attach { container }).expect("attached");
+        let (reply, mut fds): (Reply, Vec<OwnedFd>) = pod
+            .client()
+            .request(&Request::Attach { container })
+            .expect("attached");
         assert_eq!(reply, Reply::Attached);
         let mut file = File::from(fds.pop().expect("a descriptor"));
         file.write_all(text).expect("a reader");
     };
     attach("main", b"hello\n");
-    pod.wait_for("the end is seen", || (pod.log("main", 0) == ["hello", "end"]).then_some(()));
+    pod.wait_for("the end is seen", || {
+        (pod.log("main", 0) == ["hello", "end"]).then_some(())
+    });
     attach("open", b"a\n");
     attach("open", b"b\n");
-    pod.wait_for("both are seen", || (pod.log("open", 0) == ["got a", "got b"]).then_some(()));
+    pod.wait_for("both are seen", || {
+        (pod.log("open", 0) == ["got a", "got b"]).then_some(())
+    });
     pod.wait_for("the terminal is ready", || {
-        pod.log("tty", 0).iter().any(|l| l.starts_with("ready")).then_some(())
+        pod.log("tty", 0)
+            .iter()
+            .any(|l| l.starts_with("ready"))
+            .then_some(())
     });
     attach("tty", b"word\n");
     pod.wait_for("the terminal's line is seen", || {
-        pod.log("tty", 0).iter().any(|l| l.starts_with("got word")).then_some(())
+        pod.log("tty", 0)
+            .iter()
+            .any(|l| l.starts_with("got word"))
+            .then_some(())
     });
 }
 
@@ -226,7 +241,9 @@ fn a_full_disk_stops_neither_container_nor_supervisor() {
     pod.start();
     let main = pod.until_running("main");
     pod.wait_for("the container has written all", || {
-        std::path::Path::new(&format!("/proc/{main}/root/done")).exists().then_some(())
+        std::path::Path::new(&format!("/proc/{main}/root/done"))
+            .exists()
+            .then_some(())
     });
     pod.wait_for("the loss is told", || {
         pod.journal().contains("log records are lost").then_some(())

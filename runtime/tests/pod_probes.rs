@@ -134,7 +134,10 @@ fn hooks_run_and_a_failed_post_start_kills() {
     let good = pod.until_container("good", "is ready", |c| c.ready);
     assert!(good.probe_failure.is_none());
     pod.until_container("bad", "has restarted", |c| c.restart_count > 1);
-    assert!(pod.journal().contains("hook failed: the command exited with 1: no"));
+    assert!(
+        pod.journal()
+            .contains("hook failed: the command exited with 1: no")
+    );
 }
 
 #[test]
@@ -145,7 +148,13 @@ fn a_pre_stop_hook_that_hangs_is_cut_short() {
     pod.start();
     pod.until_running("main");
     let snapshot = pod.terminate(1);
-    assert!(matches!(snapshot.stage, Stage::Ended { terminated: true, .. }));
+    assert!(matches!(
+        snapshot.stage,
+        Stage::Ended {
+            terminated: true,
+            ..
+        }
+    ));
     let ContainerState::Terminated(t) = &of(&snapshot, "main").state else {
         panic!("{snapshot:?}")
     };

@@ -32,7 +32,11 @@ fn living_containers_are_adopted_and_looked_after() {
     let sequence = pod.snapshot().sequence;
     pod.kill_supervisor();
     assert!(is_alive(main));
-    assert!(Client::connect(&pod.pod_dir()).expect_err("nobody answers").is_gone());
+    assert!(
+        Client::connect(&pod.pod_dir())
+            .expect_err("nobody answers")
+            .is_gone()
+    );
     pod.start_supervisor();
 
     let after = pod.snapshot();
@@ -48,7 +52,9 @@ fn living_containers_are_adopted_and_looked_after() {
     pod.until_container("main", "is ready", |c| c.ready);
     // The log goes on in the same file, and no line is lost while nobody reads: the FIFO keeps them.
     let seen = pod.log("main", 0).len();
-    pod.wait_for("more lines", || (pod.log("main", 0).len() > seen + 5).then_some(()));
+    pod.wait_for("more lines", || {
+        (pod.log("main", 0).len() > seen + 5).then_some(())
+    });
     for (i, line) in pod.log("main", 0).iter().enumerate() {
         assert_eq!(*line, format!("line {}", i + 1));
     }
@@ -90,8 +96,7 @@ fn the_exit_code_of_an_adopted_container_is_known_where_the_kernel_tells() {
         panic!("{snapshot:?}")
     };
     assert!(
-        (t.exit_code, t.reason.as_str()) == (42, "Error")
-            || t.reason == "ContainerStatusUnknown",
+        (t.exit_code, t.reason.as_str()) == (42, "Error") || t.reason == "ContainerStatusUnknown",
         "{t:?}"
     );
 }
@@ -132,11 +137,23 @@ fn a_termination_goes_on() {
     assert!(is_alive(main));
     pod.start_supervisor();
     let snapshot = pod.until_ended();
-    assert!(matches!(snapshot.stage, Stage::Ended { terminated: true, .. }));
+    assert!(matches!(
+        snapshot.stage,
+        Stage::Ended {
+            terminated: true,
+            ..
+        }
+    ));
     assert!(!is_alive(main));
     pod.kill_supervisor();
     pod.start_supervisor();
-    assert!(matches!(pod.snapshot().stage, Stage::Ended { terminated: true, .. }));
+    assert!(matches!(
+        pod.snapshot().stage,
+        Stage::Ended {
+            terminated: true,
+            ..
+        }
+    ));
     assert_eq!(pod.ask(&Request::Release), Reply::Ok);
     assert!(pod.wait_for_supervisor().success());
     assert!(!pod.cgroup().exists());
@@ -144,20 +161,28 @@ fn a_termination_goes_on() {
 
 #[test]
 fn a_plan_that_changed_meanwhile_counts() {
-    let mut pod = Pod::new(vec![json!({ "name": "main" }), json!({ "name": "removed" })]);
+    let mut pod = Pod::new(vec![
+        json!({ "name": "main" }),
+        json!({ "name": "removed" }),
+    ]);
     pod.plan["termination_grace_secs"] = json!(1);
     pod.start();
     let main = pod.until_running("main");
     let removed = pod.until_running("removed");
     pod.kill_supervisor();
     pod.plan["containers"][0]["spec_hash"] = json!("2");
-    pod.plan["containers"].as_array_mut().expect("containers").remove(1);
+    pod.plan["containers"]
+        .as_array_mut()
+        .expect("containers")
+        .remove(1);
     pod.plan["generation"] = json!(2);
     pod.start();
     pod.until_container("main", "runs anew", |c| {
         c.restart_count == 1 && pid(c).is_some_and(|p| p != main)
     });
-    pod.wait_for("the removed one is gone", || (!is_alive(removed)).then_some(()));
+    pod.wait_for("the removed one is gone", || {
+        (!is_alive(removed)).then_some(())
+    });
 }
 
 #[test]
@@ -202,7 +227,8 @@ fn two_supervisors_of_one_pod_are_refused() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("a process");
-    std::io::Write::write_all(&mut second.stdin.take().expect("a pipe"), b"go\n").expect("a reader");
+    std::io::Write::write_all(&mut second.stdin.take().expect("a pipe"), b"go\n")
+        .expect("a reader");
     let output = second.wait_with_output().expect("a child");
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("another supervisor"));

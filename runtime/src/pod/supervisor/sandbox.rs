@@ -117,9 +117,7 @@ impl Sandbox {
         layout: &crate::cgroup::Layout,
     ) -> Result<Self, SandboxError> {
         // One that has ended but is not reaped has no namespaces any more.
-        let inherited = living
-            .into_iter()
-            .find_map(|pid| Inherited::open(pid).ok());
+        let inherited = living.into_iter().find_map(|pid| Inherited::open(pid).ok());
         let (shared, inherited_network) = match inherited {
             Some(Inherited { uts, ipc, network }) => {
                 ((uts, Some(ipc).filter(|_| !plan.host_ipc)), Some(network))
