@@ -133,7 +133,7 @@ fn p07_a_command_that_does_not_exist_is_a_start_error() {
 fn p07_a_fork_bomb_stays_in_its_cgroup() {
     let mut node = Node::new();
     let config = node.path("config.yaml");
-    std::fs::write(&config, "podPidsLimit: 64\n").unwrap();
+    std::fs::write(&config, "pidsPerPod: 64\n").unwrap();
     node.agent_args = vec!["--config".into(), config.display().to_string()];
     node.start_agent();
     node.load_busybox();

@@ -94,7 +94,7 @@ fn p09_a_gigabyte_without_a_newline_is_rotated_and_bounded() {
     let config = node.path("config.yaml");
     std::fs::write(
         &config,
-        "containerLogMaxSize: 1Mi\ncontainerLogMaxFiles: 3\n",
+        "logs: {maxBytes: 1048576, maxFiles: 3}\n",
     )
     .unwrap();
     node.agent_args = vec!["--config".into(), config.display().to_string()];
