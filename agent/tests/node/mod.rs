@@ -208,7 +208,7 @@ impl Node {
             self.podling_command(&["agent", "--manifests", manifests.to_str().unwrap()]);
         command.args(["--cgroup-parent", &self.cgroup]);
         command.args(&self.agent_args);
-        command.env("RUST_LOG", "info,podling_agent=debug");
+        command.env("PODLING_LOG", "info,podling_agent=debug");
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.agent = Some(command.spawn().expect("podling agent"));
         self.wait("the agent answers", || {
