@@ -43,7 +43,11 @@ impl Drop for Registry {
 fn p04_a_pod_pulls_its_image_from_a_registry() {
     let mut node = Node::new();
     let config = node.path("config.yaml");
-    std::fs::write(&config, "registries: [{host: '127.0.0.1:5000', plainHttp: true}]\n").unwrap();
+    std::fs::write(
+        &config,
+        "registries: [{host: '127.0.0.1:5000', plainHttp: true}]\n",
+    )
+    .unwrap();
     node.agent_args = vec!["--config".into(), config.display().to_string()];
     node.start_agent();
     let _registry = Registry::start(&node);

@@ -92,11 +92,7 @@ fn p09_nothing_is_lost_while_the_agent_restarts() {
 fn p09_a_gigabyte_without_a_newline_is_rotated_and_bounded() {
     let mut node = Node::new();
     let config = node.path("config.yaml");
-    std::fs::write(
-        &config,
-        "logs: {maxBytes: 1048576, maxFiles: 3}\n",
-    )
-    .unwrap();
+    std::fs::write(&config, "logs: {maxBytes: 1048576, maxFiles: 3}\n").unwrap();
     node.agent_args = vec!["--config".into(), config.display().to_string()];
     node.start_agent();
     node.load_busybox();
