@@ -1,18 +1,223 @@
 //! One task that watches the store and owns the pod workers.
+//!
+//! A worker is told *that* something may have changed, never what: it looks for itself.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use super::handle::Shutdown;
 use crate::pod::context::Context;
+use crate::pod::worker::{News, Order, Worker};
+use crate::store::{Batch, Change, Key, Kind, What};
 
 /// The running dispatcher.
 #[derive(Debug)]
-pub(super) struct Handle {}
-
-impl Handle {
-    pub(super) async fn shutdown(&self, _mode: Shutdown) {}
+pub(super) struct Handle {
+    orders: mpsc::Sender<(Shutdown, oneshot::Sender<()>)>,
 }
 
-pub(super) async fn spawn(_context: Arc<Context>) -> Handle {
-    Handle {}
+impl Handle {
+    /// Ends the workers; returns when the last is done.
+    pub(super) async fn shutdown(&self, mode: Shutdown) {
+        let (done, wait) = oneshot::channel();
+        if self.orders.send((mode, done)).await.is_ok() {
+            // An error means that the dispatcher has ended, and with it its workers.
+            wait.await.unwrap_or_default();
+        }
+    }
+}
+
+/// A worker of the table.
+struct Entry {
+    key: Option<Key>,
+    news: watch::Sender<News>,
+}
+
+struct Dispatcher {
+    context: Arc<Context>,
+    /// By UID.
+    workers: HashMap<String, Entry>,
+    tasks: JoinSet<String>,
+    ending: Option<Order>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// Starts a worker for each pod of the store and for each leftover of others, then follows the store.
+pub(super) async fn spawn(context: Arc<Context>) -> Handle {
+    // A shutdown and a hurried one: nobody asks for more.
+    let (orders, receiver) = mpsc::channel(4);
+    let mut watch = context.store.watch();
+    let mut dispatcher = Dispatcher {
+        context,
+        workers: HashMap::new(),
+        tasks: JoinSet::new(),
+        ending: None,
+        waiting: Vec::new(),
+    };
+    dispatcher.sync_all();
+    dispatcher.adopt_orphans().await;
+    tokio::spawn(async move { dispatcher.run(&mut watch, receiver).await });
+    Handle { orders }
+}
+
+impl Dispatcher {
+    async fn run(
+        mut self,
+        watch: &mut crate::store::Watch,
+        mut orders: mpsc::Receiver<(Shutdown, oneshot::Sender<()>)>,
+    ) {
+        loop {
+            tokio::select! {
+                batch = watch.next() => self.follow(batch),
+                Some((mode, done)) = orders.recv() => self.end(mode, done),
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.reap(ended),
+            }
+            if self.ending.is_some() && self.tasks.is_empty() {
+                for done in self.waiting.drain(..) {
+                    // Whoever asked may have gone.
+                    done.send(()).unwrap_or_default();
+                }
+                if self.ending == Some(Order::Leave) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, batch: Batch) {
+        match batch {
+            Batch::Relist => {
+                self.sync_all();
+                self.poke(|_| true);
+            }
+            Batch::Changes(changes) => {
+                let mut pods = BTreeSet::new();
+                let mut namespaces = HashSet::new();
+                for Change { key, what, .. } in changes {
+                    match (key.kind, what) {
+                        (Kind::Pod, What::Object | What::Removed) => {
+                            pods.insert(key);
+                        }
+                        (Kind::ConfigMap | Kind::Secret, What::Object | What::Removed) => {
+                            namespaces.insert(key.namespace);
+                        }
+                        (Kind::Namespace, _) | (_, What::Status) => {}
+                    }
+                }
+                for key in &pods {
+                    self.sync(key);
+                }
+                self.poke(|entry| {
+                    entry.key.as_ref().is_some_and(|key| {
+                        pods.contains(key) || namespaces.contains(&key.namespace)
+                    })
+                });
+            }
+        }
+    }
+
+    fn sync_all(&mut self) {
+        for object in self.context.store.list(Kind::Pod) {
+            self.sync(&object.key);
+        }
+    }
+
+    /// Sees to it that a pod of the store has a worker.
+    fn sync(&mut self, key: &Key) {
+        if self.ending.is_some() {
+            return;
+        }
+        if let Some(object) = self.context.store.get(key)
+            && !self.workers.contains_key(&object.uid)
+        {
+            self.start(Some(key.clone()), object.uid.clone());
+        }
+    }
+
+    fn start(&mut self, key: Option<Key>, uid: String) {
+        let (news, receiver) = watch::channel(News {
+            order: Order::Follow,
+            pokes: 0,
+        });
+        let worker = Worker::new(
+            Arc::clone(&self.context),
+            key.clone(),
+            uid.clone(),
+            receiver,
+        );
+        self.workers.insert(uid.clone(), Entry { key, news });
+        self.tasks.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    fn poke(&self, whom: impl Fn(&Entry) -> bool) {
+        for entry in self.workers.values().filter(|entry| whom(entry)) {
+            entry.news.send_modify(|news| news.pokes += 1);
+        }
+    }
+
+    fn reap(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        let uid = match ended {
+            Ok(uid) => uid,
+            Err(error) => {
+                tracing::error!(%error, "a pod worker failed");
+                return;
+            }
+        };
+        let Some(entry) = self.workers.remove(&uid) else {
+            return;
+        };
+        // The pod may have come back while its worker was ending.
+        if let Some(key) = entry.key {
+            self.sync(&key);
+        }
+    }
+
+    fn end(&mut self, mode: Shutdown, done: oneshot::Sender<()>) {
+        let order = match (mode, self.ending) {
+            (Shutdown::LeavePods, _) => Order::Leave,
+            (Shutdown::TerminatePods, None) => Order::Terminate { now: false },
+            (Shutdown::TerminatePods, Some(_)) => Order::Terminate { now: true },
+        };
+        self.ending = Some(order);
+        self.waiting.push(done);
+        for entry in self.workers.values() {
+            entry.news.send_modify(|news| news.order = order);
+        }
+    }
+
+    /// Starts workers for directories of pods that the store does not know; they end the pods and clear up. Takes
+    /// back the network of pods that left nothing else.
+    async fn adopt_orphans(&mut self) {
+        let config = &self.context.config;
+        let mut orphans = BTreeSet::new();
+        for dir in [config.pods_run_dir(), config.pods_data_dir()] {
+            orphans.extend(names_in(&dir));
+        }
+        for uid in orphans {
+            if !self.workers.contains_key(&uid) {
+                tracing::info!(uid, "clearing up after a pod that nobody wants any more");
+                self.start(None, uid);
+            }
+        }
+        let known: HashSet<String> = self.workers.keys().cloned().collect();
+        if let Err(error) = self.context.network.retain(&known).await {
+            tracing::warn!(%error, "networks of former pods stay");
+        }
+    }
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }

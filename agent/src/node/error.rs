@@ -48,6 +48,12 @@ pub enum NodeError {
     /// The machine's cgroups are unusable.
     #[error("find the machine's cgroups")]
     Cgroups(#[from] podling_runtime::cgroup::Error),
+    /// systemd does not answer.
+    #[error("connect to systemd")]
+    Systemd(#[from] podling_systemd::Error),
+    /// systemd was asked for and is not there.
+    #[error("cgroupDriver is systemd, but systemd does not run this machine; use auto or cgroupfs")]
+    NoSystemd,
     /// A source of manifests cannot be watched.
     #[error("watch manifests in {origin}")]
     Source {

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use podling_images::ImageStore;
 use podling_runtime::cgroup;
+use podling_systemd::Systemd;
 
+use super::config::CgroupDriver;
 use super::handle::{NodeHandle, Options, Shutdown};
 use super::{Config, NodeError, Wait};
 use crate::network::{Network, NetworkConfig};
@@ -57,6 +59,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
         capacity: Capacity::of_machine(),
         min_oom_score_adj: super::machine::min_oom_score_adj(),
         waits: Mutex::new(HashMap::new()),
+        systemd: systemd(&config, &layout).await?,
         supervisor,
         layout,
         store: store.clone(),
@@ -102,6 +105,17 @@ impl Inner {
                 Ok(())
             }
         }
+    }
+}
+
+/// Connects to systemd where pods are to get scopes.
+async fn systemd(config: &Config, layout: &cgroup::Layout) -> Result<Option<Systemd>, NodeError> {
+    match config.cgroup_driver {
+        CgroupDriver::Cgroupfs => Ok(None),
+        // Delegation needs the one hierarchy.
+        CgroupDriver::Auto if !layout.is_v2() => Ok(None),
+        CgroupDriver::Auto => Ok(Systemd::connect().await?),
+        CgroupDriver::Systemd => Ok(Some(Systemd::connect().await?.ok_or(NodeError::NoSystemd)?)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Why a pod is not (yet) what its manifest says: the waits of its worker and its containers, for `podling why`.
 
 use jiff::Timestamp;
+use podling_runtime::pod::snapshot::{ContainerState, Snapshot, Stage};
 use serde::{Deserialize, Serialize};
 
 /// One thing that a pod waits for.
@@ -54,4 +55,33 @@ impl Wait {
         self.since = since;
         self
     }
+}
+
+/// What the containers of a pod wait for, as its supervisor reports.
+pub fn of_snapshot(snapshot: &Snapshot) -> Vec<Wait> {
+    let mut waits = Vec::new();
+    if let Stage::Terminating { deadline } = &snapshot.stage {
+        let message = "what still runs at the deadline is killed";
+        waits.push(Wait::of_pod("GracePeriod", message).until(Some(*deadline)));
+    }
+    for container in &snapshot.containers {
+        if let ContainerState::Waiting {
+            reason,
+            message,
+            until,
+        } = &container.state
+        {
+            waits.push(Wait::of_container(&container.name, reason, message).until(*until));
+        }
+        if let Some(failure) = &container.probe_failure {
+            let message = format!(
+                "{} probe failed {} times: {}",
+                failure.probe, failure.failures, failure.message
+            );
+            waits.push(
+                Wait::of_container(&container.name, "Unhealthy", message).since(Some(failure.at)),
+            );
+        }
+    }
+    waits
 }

@@ -29,6 +29,8 @@ pub struct Context {
     pub network: Network,
     /// How cgroups are mounted.
     pub layout: Layout,
+    /// systemd, where pods get scopes.
+    pub systemd: Option<podling_systemd::Systemd>,
     /// The supervisor's program.
     pub supervisor: PathBuf,
     /// The node's name.

@@ -7,12 +7,20 @@
 //!  volumes: directories ────────────┘     (one task per pod)
 //! ```
 //!
-//! Reading order: [`resources`], [`env`], [`security`]: pure rules of Kubernetes.
+//! Reading order: [`resources`], [`env`], [`security`], [`status`] (pure rules of Kubernetes), [`builder`] (all of
+//! them together: a Pod becomes a plan), [`volumes`], [`images`], [`network`], [`supervisor`] (what a plan needs of the
+//! machine), [`worker`] (the task that drives it all).
 
 pub mod builder;
 pub mod context;
 pub mod env;
+pub mod images;
+pub mod network;
+mod prepare;
 pub mod resources;
 pub mod security;
 pub mod status;
+pub mod supervisor;
+mod teardown;
 pub mod volumes;
+pub mod worker;

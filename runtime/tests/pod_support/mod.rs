@@ -326,9 +326,8 @@ fn make_rootfs(layer: &Path) {
         .expect("install busybox-static");
     fs::copy(busybox, layer.join("bin/busybox")).expect("a file");
     for name in [
-        "sh", "sleep", "grep", "mkdir", "rm", "echo", "cat", "dd", "nc", "httpd", "true", "false",
-        "hostname", "tr", "head", "ps", "id", "wget", "printf", "test", "touch", "kill", "ls",
-        "stty",
+        "sh", "sleep", "grep", "echo", "cat", "dd", "nc", "httpd", "true", "false", "hostname",
+        "tr", "head", "ps", "id", "wget", "printf", "test", "touch", "kill", "ls", "stty",
     ] {
         symlink("busybox", layer.join("bin").join(name)).expect("a link");
     }

@@ -43,8 +43,8 @@ impl Supervisor {
         };
         let (living, mut inputs) = find_living(&life);
         remove_strays(&layout, &pod_cgroup, &living, pid_init.is_some());
-        let pids = living.iter().map(|l| l.process.pid);
-        let sandbox = Sandbox::open(&plan, pids, pid_init, &pod_cgroup, &layout)?;
+        let ns_source = living.first().map(|l| l.process.pid);
+        let sandbox = Sandbox::open(&plan, ns_source, pid_init, &pod_cgroup, &layout)?;
         life.resume();
         let mut supervisor = Self {
             snapshot: life.snapshot(sequence, now),

@@ -108,24 +108,26 @@ struct PidInit {
 pub(super) const PID_INIT_CGROUP: &str = "_init";
 
 impl Sandbox {
-    /// Takes the namespaces of one of the `living` containers, if there is one, and makes what is missing.
+    /// Takes the namespaces of a living container, if there is one, and makes what is missing.
     pub(super) fn open(
         plan: &Plan,
-        living: impl IntoIterator<Item = i32>,
+        living: Option<i32>,
         pid_init: Option<Process>,
         pod_cgroup: &Cgroup,
         layout: &crate::cgroup::Layout,
     ) -> Result<Self, SandboxError> {
-        // One that has ended but is not reaped has no namespaces any more.
-        let inherited = living.into_iter().find_map(|pid| Inherited::open(pid).ok());
-        let (shared, inherited_network) = match inherited {
-            Some(Inherited { uts, ipc, network }) => {
-                ((uts, Some(ipc).filter(|_| !plan.host_ipc)), Some(network))
+        let (uts, ipc) = match living {
+            Some(pid) => {
+                let ipc = if plan.host_ipc {
+                    None
+                } else {
+                    Some(open_namespace(&format!("/proc/{pid}/ns/ipc"), "ipc")?)
+                };
+                (open_namespace(&format!("/proc/{pid}/ns/uts"), "uts")?, ipc)
             }
-            None => (make_uts_and_ipc(plan)?, None),
+            None => make_uts_and_ipc(plan)?,
         };
-        let (uts, ipc) = shared;
-        let (network, probe_address) = open_network(plan, inherited_network)?;
+        let (network, probe_address) = open_network(plan, living)?;
         let pid_init = if plan.share_pid && !plan.host_pid {
             Some(match pid_init.and_then(PidInit::adopt) {
                 Some(init) => init,
@@ -277,24 +279,6 @@ fn reap_for_ever() -> i32 {
     }
 }
 
-/// The namespaces of a container that an earlier supervisor started.
-struct Inherited {
-    uts: OwnedFd,
-    ipc: OwnedFd,
-    network: OwnedFd,
-}
-
-impl Inherited {
-    fn open(pid: i32) -> Result<Self, SandboxError> {
-        let open = |name: &str, kind| open_namespace(&format!("/proc/{pid}/ns/{name}"), kind);
-        Ok(Self {
-            uts: open("uts", "uts")?,
-            ipc: open("ipc", "ipc")?,
-            network: open("net", "network")?,
-        })
-    }
-}
-
 type Shared = (OwnedFd, Option<OwnedFd>);
 
 fn make_uts_and_ipc(plan: &Plan) -> Result<Shared, SandboxError> {
@@ -327,7 +311,7 @@ fn fill_uts_and_ipc(plan: &Plan) -> Result<Shared, SandboxError> {
 
 fn open_network(
     plan: &Plan,
-    inherited: Option<OwnedFd>,
+    living: Option<i32>,
 ) -> Result<(Option<OwnedFd>, IpAddr), SandboxError> {
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let namespace = match &plan.network {
@@ -340,8 +324,11 @@ fn open_network(
             let address = addresses.first().copied().unwrap_or(localhost);
             (OwnedFd::from(namespace), address)
         }
-        NetworkPlan::Isolated => match inherited {
-            Some(network) => return Ok((Some(network), localhost)),
+        NetworkPlan::Isolated => match living {
+            Some(pid) => {
+                let path = format!("/proc/{pid}/ns/net");
+                return Ok((Some(open_namespace(&path, "network")?), localhost));
+            }
             None => (make_network()?, localhost),
         },
     };

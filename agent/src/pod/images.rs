@@ -1,0 +1,385 @@
+//! The images of one pod: found, made or pulled, with back-off.
+//!
+//! ```text
+//!            ┌─ here, and the policy is content ─► Ready
+//!  Unknown ──┤
+//!            └─► Pulling ──┬─► Ready
+//!                  ▲       └─► Failed (ErrImagePull, then ImagePullBackOff) ── 10 s, doubling to 300 s ─┐
+//!                  └────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A difference to the kubelet: with `imagePullPolicy: Always` and a registry that cannot be reached, an image that is
+//! here is used, with a line in the log. A node without network must start what it last knew.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use oci_spec::image::ConfigBuilder;
+use podling_images::{
+    FileSource, Image, ImageFile, ImageStore, PullOptions, Reference, RegistriesConfig,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::context::Context;
+
+/// The image that the agent makes of its own program.
+const DEMO_REPOSITORY: &str = "demo";
+/// Its registry, which does not exist.
+const DEMO_REGISTRY: &str = "podling.local";
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Ask the registry, even if there is one of that name here.
+    Always,
+    /// Only if there is none of that name here.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+impl Policy {
+    /// `imagePullPolicy`; without one, `Always` for the tag `latest` and `IfNotPresent` for all else.
+    #[must_use]
+    pub fn of(written: Option<&str>, image: &str) -> Self {
+        match written {
+            Some("Always") => Self::Always,
+            Some("Never") => Self::Never,
+            Some("IfNotPresent") => Self::IfNotPresent,
+            _ => match Reference::parse(image) {
+                Ok(reference)
+                    if reference.digest().is_none() && reference.tag() == Some("latest") =>
+                {
+                    Self::Always
+                }
+                _ => Self::IfNotPresent,
+            },
+        }
+    }
+}
+
+/// How an image is doing.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// It is being fetched.
+    Pulling {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It is here.
+    Ready(Arc<Image>),
+    /// It is not, and why.
+    Failed {
+        /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`.
+        reason: &'static str,
+        /// For people.
+        message: String,
+        /// When it is tried again; none: only a new manifest helps.
+        retry: Option<(Instant, Timestamp)>,
+    },
+}
+
+/// The end of a pull.
+#[derive(Debug)]
+pub struct Pulled {
+    image: String,
+    result: Result<Arc<Image>, String>,
+}
+
+/// The images of one pod, by what the manifest calls them.
+#[derive(Debug)]
+pub struct Images {
+    context: Arc<Context>,
+    states: BTreeMap<String, State>,
+    failures: BTreeMap<String, u32>,
+    done: mpsc::Sender<Pulled>,
+}
+
+impl Images {
+    /// No images yet; the ends of pulls come through the receiver.
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> (Self, mpsc::Receiver<Pulled>) {
+        // One pull for each image of the pod at most: 16 never fill while the worker reads.
+        let (done, receiver) = mpsc::channel(16);
+        let images = Self {
+            context,
+            states: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            done,
+        };
+        (images, receiver)
+    }
+
+    /// How an image is doing.
+    #[must_use]
+    pub fn state(&self, image: &str) -> Option<&State> {
+        self.states.get(image)
+    }
+
+    /// Sees to it that an image comes, if it has not; `adopt` takes what is here whatever the policy says, for a pod
+    /// that runs already.
+    pub async fn ensure(&mut self, image: &str, policy: Policy, adopt: bool) {
+        match self.states.get(image) {
+            Some(State::Ready(_) | State::Pulling { .. }) => return,
+            Some(State::Failed { retry: None, .. }) if policy != Policy::Never => return,
+            Some(State::Failed {
+                retry: Some((at, _)),
+                ..
+            }) if Instant::now() < *at => return,
+            Some(State::Failed { .. }) | None => {}
+        }
+        let reference = match Reference::parse(image) {
+            Ok(reference) => reference,
+            Err(error) => {
+                let message = format!("Failed to apply default image tag \"{image}\": {error}");
+                self.fail(image, "InvalidImageName", message, None);
+                return;
+            }
+        };
+        let here = match self.find(&reference).await {
+            Ok(here) => here,
+            Err(message) => {
+                self.back_off(image, message);
+                return;
+            }
+        };
+        let is_demo = is_demo(&reference);
+        match here {
+            Some(found) if adopt || is_demo || policy != Policy::Always => {
+                self.states
+                    .insert(image.to_owned(), State::Ready(Arc::new(found)));
+            }
+            None if policy == Policy::Never && !is_demo => {
+                let message =
+                    format!("Container image \"{image}\" is not present with pull policy of Never");
+                // Looked for again, since somebody may load it.
+                let retry = Some(Duration::from_secs(5));
+                self.fail(image, "ErrImageNeverPull", message, retry);
+            }
+            here => self.pull(image, reference, here),
+        }
+    }
+
+    /// Looks on this machine.
+    async fn find(&self, reference: &Reference) -> Result<Option<Image>, String> {
+        let store = self.context.images.clone();
+        let reference = reference.clone();
+        blocking(move || {
+            let found = store.resolve(&reference).map_err(|error| chain(&error))?;
+            match found {
+                None if is_demo(&reference) => build_demo(&store, &reference).map(Some),
+                found => Ok(found),
+            }
+        })
+        .await
+    }
+
+    fn pull(&mut self, image: &str, reference: Reference, here: Option<Image>) {
+        tracing::info!(image, "pulling image");
+        let since = Timestamp::now();
+        self.states
+            .insert(image.to_owned(), State::Pulling { since });
+        let context = Arc::clone(&self.context);
+        let done = self.done.clone();
+        let image = image.to_owned();
+        tokio::spawn(async move {
+            let options = pull_options(&context);
+            let pulled = match context.pulls.acquire().await {
+                Ok(_permit) => context.images.pull(&reference, &options).await,
+                Err(_) => return,
+            };
+            let result = match (pulled, here) {
+                (Ok(pulled), _) => Ok(Arc::new(pulled)),
+                (Err(error), Some(here)) if error.is_transient() => {
+                    tracing::warn!(
+                        image,
+                        error = chain(&error),
+                        "registry not reached; using the image that is here"
+                    );
+                    Ok(Arc::new(here))
+                }
+                (Err(error), _) => Err(chain(&error)),
+            };
+            // The worker may have ended meanwhile.
+            done.send(Pulled { image, result })
+                .await
+                .unwrap_or_default();
+        });
+    }
+
+    /// Takes note of the end of a pull.
+    pub fn pulled(&mut self, pulled: Pulled) {
+        match pulled.result {
+            Ok(image) => {
+                tracing::info!(image = pulled.image, digest = %image.digest, "pulled image");
+                self.failures.remove(&pulled.image);
+                self.states.insert(pulled.image, State::Ready(image));
+            }
+            Err(message) => self.back_off(&pulled.image, message),
+        }
+    }
+
+    fn back_off(&mut self, image: &str, message: String) {
+        let failures = self.failures.entry(image.to_owned()).or_default();
+        let delay = delay(
+            *failures,
+            self.context.config.back_off.image_initial_ms,
+            self.context.config.back_off.image_max_ms,
+        );
+        *failures = failures.saturating_add(1);
+        tracing::warn!(image, error = message, retry_in = ?delay, "image not pulled");
+        self.fail(image, "ErrImagePull", message, Some(delay));
+    }
+
+    fn fail(
+        &mut self,
+        image: &str,
+        reason: &'static str,
+        message: String,
+        retry: Option<Duration>,
+    ) {
+        let retry = retry.map(|delay| {
+            let at = Timestamp::now()
+                .saturating_add(jiff::SignedDuration::try_from(delay).unwrap_or_default());
+            (Instant::now() + delay, at.unwrap_or(Timestamp::MAX))
+        });
+        self.states.insert(
+            image.to_owned(),
+            State::Failed {
+                reason,
+                message,
+                retry,
+            },
+        );
+    }
+
+    /// When the first failed image is tried again.
+    #[must_use]
+    pub fn next_retry(&self) -> Option<Instant> {
+        self.states
+            .values()
+            .filter_map(|state| match state {
+                State::Failed { retry, .. } => retry.map(|(at, _)| at),
+                State::Pulling { .. } | State::Ready(_) => None,
+            })
+            .min()
+    }
+}
+
+/// The delay after a number of earlier failures.
+fn delay(failures: u32, initial_ms: u64, max_ms: u64) -> Duration {
+    let factor = 1_u64.checked_shl(failures.min(32)).unwrap_or(u64::MAX);
+    Duration::from_millis(initial_ms.saturating_mul(factor).min(max_ms))
+}
+
+fn pull_options(context: &Context) -> PullOptions {
+    let mut registries = RegistriesConfig::default();
+    for registry in &context.config.registries {
+        if registry.plain_http {
+            registries.plain_http.insert(registry.host.clone());
+        }
+        if !registry.mirrors.is_empty() {
+            registries
+                .mirrors
+                .insert(registry.host.clone(), registry.mirrors.clone());
+        }
+        registries.ca_files.extend(registry.ca_file.clone());
+    }
+    PullOptions {
+        registries,
+        ..PullOptions::default()
+    }
+}
+
+fn is_demo(reference: &Reference) -> bool {
+    reference.registry() == DEMO_REGISTRY && reference.repository() == DEMO_REPOSITORY
+}
+
+/// Makes the demo image of this very program.
+fn build_demo(store: &ImageStore, reference: &Reference) -> Result<Image, String> {
+    let directory = |path: &str, mode| ImageFile {
+        path: PathBuf::from(path),
+        mode,
+        source: FileSource::Directory,
+    };
+    let text = |path: &str, text: &str| ImageFile {
+        path: PathBuf::from(path),
+        mode: 0o644,
+        source: FileSource::Bytes(text.as_bytes().to_vec()),
+    };
+    let files = [
+        directory("/tmp", 0o1777),
+        text(
+            "/etc/passwd",
+            "root:x:0:0:root:/:/\nnobody:x:65534:65534:nobody:/:/\n",
+        ),
+        text("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+        ImageFile {
+            path: PathBuf::from("/podling"),
+            mode: 0o755,
+            source: FileSource::Host(PathBuf::from("/proc/self/exe")),
+        },
+    ];
+    let config = ConfigBuilder::default()
+        .entrypoint(vec!["/podling".to_owned(), "demo".to_owned()])
+        .env(vec!["PATH=/".to_owned()])
+        .build()
+        .map_err(|error| chain(&error))?;
+    store
+        .build_from_files(reference, &files, &config)
+        .map_err(|error| chain(&error))
+}
+
+/// Runs blocking work; a panic in it becomes an error.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies() {
+        for (written, image, expected) in [
+            (None, "nginx", Policy::Always),
+            (None, "nginx:latest", Policy::Always),
+            (None, "nginx:1.27", Policy::IfNotPresent),
+            (Some("Never"), "nginx", Policy::Never),
+            (Some("IfNotPresent"), "nginx", Policy::IfNotPresent),
+            (Some("Always"), "nginx:1.27", Policy::Always),
+        ] {
+            assert_eq!(Policy::of(written, image), expected, "{written:?} {image}");
+        }
+    }
+
+    #[test]
+    fn delays_double_to_the_most() {
+        let secs: Vec<u64> = (0..8)
+            .map(|n| delay(n, 10_000, 300_000).as_secs())
+            .collect();
+        assert_eq!(secs, [10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(delay(u32::MAX, 10_000, 300_000).as_secs(), 300);
+    }
+}

@@ -1,0 +1,257 @@
+//! A pod's supervisor as the agent sees it: a process to start, and a socket to talk to.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use podling_runtime::cgroup::{self, Cgroup, Layout};
+use podling_runtime::pod::client::{Client, ClientError};
+use podling_runtime::pod::protocol::{Reply, Request};
+use podling_systemd::{Scope, Systemd};
+use tokio::io::AsyncWriteExt;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Where a new supervisor writes what went wrong.
+const LOG_FILE: &str = "supervisor.log";
+/// A supervisor that has not opened its socket by then is taken for dead; it needs some milliseconds.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+/// How often the socket of a new supervisor is tried: it says nothing when it is ready.
+const START_STEP: Duration = Duration::from_millis(2);
+/// The slice of all pods' scopes.
+const SLICE: &str = "podling.slice";
+
+/// Why a supervisor cannot be started or talked to.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// The program cannot be run.
+    #[error("start the pod supervisor {program}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its files cannot be made.
+    #[error("prepare {path} for the pod supervisor")]
+    Prepare {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It ended before it opened its socket.
+    #[error("the pod supervisor did not start: {last_words}")]
+    Died {
+        /// The end of its log.
+        last_words: String,
+    },
+    /// It has no scope.
+    #[error("ask systemd for the pod's scope")]
+    Scope(#[source] podling_systemd::Error),
+    /// It has no cgroup.
+    #[error("put the pod supervisor into its cgroup")]
+    Cgroup(#[source] cgroup::Error),
+    /// The socket.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The event loop does not take the socket.
+    #[error("watch the pod supervisor's socket")]
+    Watch(#[source] io::Error),
+}
+
+/// A connection to a running supervisor that has been subscribed to.
+#[derive(Debug)]
+pub struct Link {
+    client: AsyncFd<Client>,
+}
+
+impl Link {
+    /// Connects to the supervisor of a pod directory and subscribes to its snapshots.
+    ///
+    /// # Errors
+    /// When no supervisor answers there.
+    pub fn connect(dir: &Path) -> Result<Self, SupervisorError> {
+        let client = Client::connect(dir)?;
+        client.send(&Request::Subscribe)?;
+        // The successor of this function is unsafe, for types that change their descriptor: a client never does.
+        #[expect(deprecated, reason = "the client owns one socket for life")]
+        let client =
+            AsyncFd::with_interest(client, Interest::READABLE).map_err(SupervisorError::Watch)?;
+        Ok(Self { client })
+    }
+
+    /// Sends a request; its reply comes with the snapshots.
+    ///
+    /// # Errors
+    /// When the supervisor is gone.
+    pub fn send(&self, request: &Request) -> Result<(), SupervisorError> {
+        Ok(self.client.get_ref().send(request)?)
+    }
+
+    /// Waits for the next reply or snapshot. Cancel-safe: a packet is taken whole or not at all.
+    ///
+    /// # Errors
+    /// When the supervisor is gone.
+    pub async fn next(&self) -> Result<Reply, SupervisorError> {
+        loop {
+            let mut ready = self
+                .client
+                .readable()
+                .await
+                .map_err(SupervisorError::Watch)?;
+            match ready.get_inner().try_recv()? {
+                Some((reply, _)) => return Ok(reply),
+                None => ready.clear_ready(),
+            }
+        }
+    }
+}
+
+/// A supervisor that has been started and waits for the word to begin.
+#[derive(Debug)]
+pub struct Waiting {
+    child: tokio::process::Child,
+    dir: PathBuf,
+}
+
+/// Starts a supervisor. It does nothing before [`Waiting::begin`], so that its cgroup and plan can be made.
+///
+/// # Errors
+/// When the program or its log cannot be opened.
+pub fn start(program: &Path, dir: &Path) -> Result<Waiting, SupervisorError> {
+    let log_path = dir.join(LOG_FILE);
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(|source| SupervisorError::Prepare {
+            path: log_path,
+            source,
+        })?;
+    let child = tokio::process::Command::new(program)
+        .arg(dir)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(|source| SupervisorError::Start {
+            program: program.to_owned(),
+            source,
+        })?;
+    Ok(Waiting {
+        child,
+        dir: dir.to_owned(),
+    })
+}
+
+impl Waiting {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Lets it begin, and waits until it can be talked to.
+    ///
+    /// # Errors
+    /// When it ends instead.
+    pub async fn begin(mut self) -> Result<Link, SupervisorError> {
+        if let Some(mut stdin) = self.child.stdin.take()
+            && let Err(error) = stdin.write_all(b"go\n").await
+        {
+            tracing::debug!(dir = %self.dir.display(), %error, "a supervisor ended at once");
+        }
+        let deadline = tokio::time::Instant::now() + START_DEADLINE;
+        loop {
+            match Link::connect(&self.dir) {
+                Ok(link) => {
+                    // Reaped when it ends; it outlives the agent otherwise.
+                    tokio::spawn(async move { self.child.wait().await.map(drop) });
+                    return Ok(link);
+                }
+                Err(SupervisorError::Client(error)) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
+            let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+            if ended || tokio::time::Instant::now() > deadline {
+                return Err(SupervisorError::Died {
+                    last_words: last_words(&self.dir),
+                });
+            }
+            tokio::time::sleep(START_STEP).await;
+        }
+    }
+}
+
+/// The last line of a supervisor's log.
+fn last_words(dir: &Path) -> String {
+    let text = std::fs::read_to_string(dir.join(LOG_FILE)).unwrap_or_default();
+    let line = text.lines().rev().find(|line| !line.trim().is_empty());
+    line.unwrap_or("it said nothing").to_owned()
+}
+
+/// Where a supervisor belongs: the cgroup path for the plan, and whether that is a scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Below the root of each hierarchy.
+    pub path: PathBuf,
+    /// A delegated scope.
+    pub scope: bool,
+}
+
+/// The name of a pod's scope.
+#[must_use]
+pub fn scope_name(uid: &str) -> String {
+    format!("podling-pod{uid}.scope")
+}
+
+/// Puts a waiting supervisor into a scope of its pod: a new one, or the one whose containers a dead supervisor left.
+///
+/// # Errors
+/// When systemd refuses.
+pub async fn place_in_scope(
+    systemd: &Systemd,
+    layout: &Layout,
+    uid: &str,
+    description: &str,
+    pid: u32,
+    grace: Duration,
+) -> Result<Place, SupervisorError> {
+    let name = scope_name(uid);
+    if let Some(path) = systemd
+        .scope_path(&name)
+        .await
+        .map_err(SupervisorError::Scope)?
+    {
+        let own =
+            Cgroup::create(layout, &path.0.join("supervisor")).map_err(SupervisorError::Cgroup)?;
+        let pid = i32::try_from(pid).unwrap_or(i32::MAX);
+        own.add(pid).map_err(SupervisorError::Cgroup)?;
+        return Ok(Place {
+            path: path.0,
+            scope: true,
+        });
+    }
+    let path = systemd
+        .start_scope(&Scope {
+            name: &name,
+            slice: SLICE,
+            description,
+            pids: &[pid],
+            stop_timeout: grace + Duration::from_secs(10),
+            before: &[],
+        })
+        .await
+        .map_err(SupervisorError::Scope)?;
+    Ok(Place {
+        path: path.0,
+        scope: true,
+    })
+}
