@@ -388,13 +388,20 @@ mod tests {
     }
 
     proptest! {
-        /// Any damage to a manifest or configuration gives a document or an error.
+        /// Any damage to a manifest, index or configuration gives a document or an error.
         #[test]
         fn damaged_documents_end_in_peace(
-            damage in proptest::collection::vec((0_usize..600, any::<u8>()), 1..6),
-            cut in 0_usize..800,
+            which in 0_usize..3,
+            damage in proptest::collection::vec((0_usize..1000, any::<u8>()), 1..6),
+            cut in 0_usize..1000,
         ) {
-            let mut json = manifest().to_string().into_bytes();
+            let index = json!({"schemaVersion": 2, "manifests": [manifest()["config"]]});
+            let config = json!({
+                "os": "linux", "architecture": "amd64", "created": "2026-01-01T00:00:00Z",
+                "config": {"User": "a:b", "ExposedPorts": {"80/tcp": {}}, "Labels": {"a": "b"}},
+                "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(b"").to_string()]},
+            });
+            let mut json = [manifest(), index, config][which].to_string().into_bytes();
             for (at, byte) in damage {
                 let at = at % json.len();
                 json[at] = byte;

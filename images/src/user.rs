@@ -234,4 +234,19 @@ mod tests {
             assert!(error.contains(part), "{spec}: {error}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever is in the files and in the text, there is a user or an error, and never the number that means
+        /// "no change".
+        #[test]
+        fn any_files_end_in_peace(
+            files in "([a-z0-9:,\n]|x:|\n|:0|4294967295|root){0,60}",
+            spec in "[a-z0-9:]{0,12}|4294967295|root",
+        ) {
+            if let Ok(user) = resolve(&spec, |_| Ok(files.clone())) {
+                proptest::prop_assert_ne!(user.uid, u32::MAX);
+                proptest::prop_assert_ne!(user.gid, u32::MAX);
+            }
+        }
+    }
 }

@@ -529,4 +529,6 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
+mod test_server;
+#[cfg(test)]
 mod tests;
