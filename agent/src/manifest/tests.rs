@@ -236,6 +236,10 @@ fn rules_of_pod_specs() {
             "did you mean `TCP`",
         ),
         (
+            "    ports: [{containerPort: 1, hostPort: 1, hostIP: '::1'}]",
+            "not supported: the IPv6 address `::1`",
+        ),
+        (
             "    livenessProbe: {periodSeconds: 1}",
             "the probe does nothing",
         ),

@@ -273,13 +273,17 @@ fn ports(path: &str, container: &Container, spec: &PodSpec, faults: &mut Faults)
             let message = "not supported: a host port for SCTP";
             faults.add(format!("{path}.protocol"), message);
         }
-        if let Some(ip) = port.host_ip.as_deref().filter(|ip| !ip.is_empty())
-            && ip.parse::<std::net::IpAddr>().is_err()
-        {
-            faults.add(
-                format!("{path}.hostIP"),
-                format!("`{ip}` is not an address"),
-            );
+        if let Some(ip) = port.host_ip.as_deref().filter(|ip| !ip.is_empty()) {
+            let message = match ip.parse() {
+                Ok(std::net::IpAddr::V4(_)) => None,
+                Ok(std::net::IpAddr::V6(_)) => Some(format!(
+                    "not supported: the IPv6 address `{ip}`; pods have IPv4 addresses"
+                )),
+                Err(_) => Some(format!("`{ip}` is not an address")),
+            };
+            if let Some(message) = message {
+                faults.add(format!("{path}.hostIP"), message);
+            }
         }
         if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
             if let Err(message) = text::port_name(name) {
