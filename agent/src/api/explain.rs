@@ -4,6 +4,8 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use serde::{Deserialize, Serialize};
 
+use crate::node::Wait;
+
 /// Why a pod is as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -39,6 +41,32 @@ impl Reason {
             what,
             next: None,
             remedy,
+        }
+    }
+}
+
+impl Explanation {
+    /// Adds what the pod's worker waits for, where the status does not say it.
+    pub fn add_waits(&mut self, waits: Vec<Wait>) {
+        for wait in waits {
+            let next = wait.until.map(|at| format!("it is tried again at {at}"));
+            let known = self
+                .reasons
+                .iter_mut()
+                .find(|r| r.what.contains(wait.message.as_str()));
+            if let Some(known) = known {
+                known.next = next.or(known.next.take());
+                continue;
+            }
+            self.reasons.push(Reason {
+                about: match &wait.container {
+                    Some(name) => format!("container {name}"),
+                    None => "pod".to_owned(),
+                },
+                what: join(Some(&wait.reason), Some(&wait.message)),
+                next,
+                remedy: None,
+            });
         }
     }
 }

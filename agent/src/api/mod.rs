@@ -22,7 +22,7 @@ mod status;
 
 pub use explain::{Explanation, Reason, explain};
 pub use pods::{ORIGIN_ANNOTATION, WatchEvent};
-pub use server::{ServeError, Server};
+pub use server::{ServeError, Server, Waits};
 pub use status::{NodeInfo, NodeStatus, PodCounts, ProblemView};
 
 use std::io;
@@ -30,8 +30,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
+
+use crate::store::Store;
 
 /// The socket's name in the run directory.
 pub const SOCKET_FILE: &str = "agent.sock";
@@ -42,6 +45,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// More connections at once wait: each watch is one, and local tools need few.
 const MAX_CONNECTIONS: usize = 256;
+
+/// All pods of a store, as the API shows them.
+#[must_use]
+pub fn pods(store: &Store) -> Vec<Pod> {
+    pods::pods(store, None)
+}
 
 /// Connects to the agent of this run directory.
 ///

@@ -110,6 +110,7 @@ pub(super) async fn why(
 ) -> Result<Response, Refusal> {
     let (_, pod) = find(&api.store, &namespace, &name)?;
     let mut explanation = explain(&pod);
+    explanation.add_waits((api.waits)(&namespace, &name));
     let key = Key::pod(namespace, name);
     for problem in api.store.problems() {
         if problem.object.as_ref() == Some(&key) {
@@ -163,7 +164,8 @@ pub(super) fn pod_of(store: &Store, object: &Object) -> Option<Pod> {
     Some(pod)
 }
 
-fn pods(store: &Store, namespace: Option<&str>) -> Vec<Pod> {
+/// All pods of a namespace, or of all, by namespace and name.
+pub(super) fn pods(store: &Store, namespace: Option<&str>) -> Vec<Pod> {
     let all = store.list(Kind::Pod);
     let wanted = all
         .iter()

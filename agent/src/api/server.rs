@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::pods::{self, status_object};
 use super::status::{NodeInfo, NodeStatus};
 use super::{ANSWER_TIMEOUT, HEAD_TIMEOUT, MAX_CONNECTIONS, SOCKET_FILE, short_path};
+use crate::node::Wait;
 use crate::store::Store;
 
 /// The group whose members may use the socket.
@@ -57,7 +58,11 @@ pub enum ServeError {
 pub(super) struct Api {
     pub(super) store: Store,
     pub(super) info: NodeInfo,
+    pub(super) waits: Waits,
 }
+
+/// What a pod's worker waits for, by namespace and name.
+pub type Waits = Box<dyn Fn(&str, &str) -> Vec<Wait> + Send + Sync>;
 
 /// The API, listening.
 pub struct Server {
@@ -71,7 +76,12 @@ impl Server {
     ///
     /// # Errors
     /// When the socket cannot be made or protected.
-    pub fn bind(run_dir: &Path, store: Store, info: NodeInfo) -> Result<Self, ServeError> {
+    pub fn bind(
+        run_dir: &Path,
+        store: Store,
+        info: NodeInfo,
+        waits: Waits,
+    ) -> Result<Self, ServeError> {
         let path = run_dir.join(SOCKET_FILE);
         let listener = listen(run_dir).map_err(|source| ServeError::Listen {
             path: path.clone(),
@@ -84,7 +94,7 @@ impl Server {
         Ok(Self {
             listener,
             path,
-            api: Arc::new(Api { store, info }),
+            api: Arc::new(Api { store, info, waits }),
         })
     }
 

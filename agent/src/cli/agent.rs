@@ -3,9 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::dirs::DirectoryArgs;
-use super::{CommandError, Exit};
+use super::{CommandError, Exit, log};
+use crate::api::{NodeInfo, Server};
+use crate::node::config::{DEFAULT_MANIFEST_DIR, EtcdConfig};
+use crate::node::{Config, Node, NodeError, NodeHandle, Options, Shutdown};
+use crate::store::Kind;
 
 /// Read if it is there and none is named.
 pub(super) const DEFAULT_CONFIG: &str = "/etc/podling/config.yaml";
@@ -44,15 +52,14 @@ pub struct AgentArgs {
     /// Where pods' cgroups are made, such as /podling
     #[arg(long, value_name = "PATH")]
     pub cgroup_parent: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, trace, or a filter such as info,podling_agent::node=debug
+    /// What to log: error, warn, info, debug, trace, or a filter such as info,podling_agent::node=debug [default: info]
     #[arg(
         long,
         value_name = "FILTER",
         env = "PODLING_LOG",
-        default_value = "info",
         hide_env_values = true
     )]
-    pub log: String,
+    pub log: Option<String>,
     #[command(flatten)]
     pub etcd: EtcdArgs,
 }
@@ -94,6 +101,250 @@ pub struct EtcdArgs {
     pub password_file: Option<PathBuf>,
 }
 
-pub(super) fn run(_args: AgentArgs, _directories: &DirectoryArgs) -> Result<Exit, CommandError> {
-    Err(CommandError::new("not yet"))
+pub(super) fn run(args: AgentArgs, directories: &DirectoryArgs) -> Result<Exit, CommandError> {
+    let config = configure(args.config.clone(), |config| {
+        args.lay_over(config, directories)
+    })?;
+    log::to_journal_or_stderr(args.log.as_deref().unwrap_or("info"))?;
+    runtime()?.block_on(keep(config))
+}
+
+/// The threads that a node runs on: two, for what one pod's files make wait must not hold up another's.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| CommandError::new("cannot start threads").because(e))
+}
+
+/// The configuration file, and what the command line says otherwise.
+fn configure(
+    file: Option<PathBuf>,
+    lay_over: impl FnOnce(&mut Config),
+) -> Result<Config, CommandError> {
+    let path = file.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
+    let mut config = if file.is_some() || path.exists() {
+        Config::load(&path)
+            .map_err(|e| CommandError::new("cannot use the configuration").because(e))?
+    } else {
+        Config::default()
+    };
+    lay_over(&mut config);
+    config
+        .resolve()
+        .map_err(|e| CommandError::new("cannot use the configuration").because(e))
+}
+
+impl AgentArgs {
+    fn lay_over(&self, config: &mut Config, directories: &DirectoryArgs) {
+        let set = |field: &mut PathBuf, value: &Option<PathBuf>| {
+            if let Some(value) = value {
+                field.clone_from(value);
+            }
+        };
+        set(&mut config.run_dir, &directories.run_dir);
+        set(&mut config.data_dir, &directories.data_dir);
+        set(&mut config.cgroup_parent, &self.cgroup_parent);
+        if directories.log_dir.is_some() {
+            config.log_dir.clone_from(&directories.log_dir);
+        }
+        if self.node_name.is_some() {
+            config.node_name.clone_from(&self.node_name);
+        }
+        if self.pod_cidr.is_some() {
+            config.network.pod_cidr.clone_from(&self.pod_cidr);
+        }
+        if self.bridge.is_some() {
+            config.network.bridge.clone_from(&self.bridge);
+        }
+        if !self.manifests.is_empty() {
+            config.manifests.clone_from(&self.manifests);
+        }
+        self.etcd.lay_over(config);
+        if config.manifests.is_empty() && config.etcd.is_none() {
+            config.manifests.push(DEFAULT_MANIFEST_DIR.into());
+        }
+    }
+}
+
+impl EtcdArgs {
+    fn lay_over(&self, config: &mut Config) {
+        if self.endpoints.is_empty() {
+            return;
+        }
+        config.etcd = Some(EtcdConfig {
+            endpoints: self.endpoints.clone(),
+            prefix: self
+                .prefix
+                .clone()
+                .unwrap_or_else(EtcdConfig::default_prefix),
+            ca_file: self.ca.clone(),
+            cert_file: self.cert.clone(),
+            key_file: self.key.clone(),
+            username: self.user.clone(),
+            password_file: self.password_file.clone(),
+        });
+    }
+}
+
+/// Runs the node until it is told to stop.
+async fn keep(config: Config) -> Result<Exit, CommandError> {
+    let signal =
+        |kind| signal(kind).map_err(|e| CommandError::new("cannot listen to signals").because(e));
+    // Before anything is started: a signal that comes early is not lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let node = Node::start(config, Options::default())
+        .await
+        .map_err(cannot_start)?;
+    let api = LocalApi::start(&node)?;
+    let info = api.info.clone();
+    tracing::info!(node = info.node, version = info.version, sources = ?info.sources, "ready");
+    tell(podling_systemd::ready(&format!(
+        "{} pods",
+        node.store().list(Kind::Pod).len()
+    )));
+    let mut alive = podling_systemd::watchdog_interval().map(tokio::time::interval);
+    loop {
+        let tick = async {
+            match &mut alive {
+                Some(interval) => interval.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        // All are cancel-safe.
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = tick => tell(podling_systemd::watchdog()),
+        }
+    }
+    tracing::info!("stopping; pods go on");
+    tell(podling_systemd::stopping("pods go on"));
+    api.stop().await;
+    node.shutdown(Shutdown::LeavePods)
+        .await
+        .map_err(|e| CommandError::new("the node did not stop cleanly").because(e))?;
+    Ok(Exit::Done)
+}
+
+/// systemd not hearing is worth a line, not an end.
+fn tell(said: std::io::Result<()>) {
+    if let Err(error) = said {
+        tracing::warn!(%error, "cannot tell systemd");
+    }
+}
+
+/// What can be done about a node that does not start.
+pub(super) fn cannot_start(e: NodeError) -> CommandError {
+    let hint = match &e {
+        NodeError::Running { .. } => "`podling status` asks the one that runs",
+        NodeError::Directory { .. } | NodeError::Lock { .. }
+            if !rustix::process::geteuid().is_root() =>
+        {
+            "a node needs root: try with sudo"
+        }
+        _ => "`podling check` shows what this machine lacks",
+    };
+    CommandError::new("the node cannot start")
+        .because(e)
+        .hint(hint)
+}
+
+/// The API of a node in this process.
+pub(super) struct LocalApi {
+    pub(super) info: NodeInfo,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl LocalApi {
+    pub(super) fn start(node: &NodeHandle) -> Result<Self, CommandError> {
+        let config = node.config();
+        let mut sources: Vec<String> = config
+            .manifests
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect();
+        if let Some(etcd) = &config.etcd {
+            sources.push(format!(
+                "etcd {} below {}",
+                etcd.endpoints.join(" "),
+                etcd.prefix
+            ));
+        }
+        let info = NodeInfo {
+            node: config.node_name(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Timestamp::now(),
+            pid: std::process::id(),
+            sources,
+            run_dir: config.run_dir.clone(),
+            data_dir: config.data_dir.clone(),
+            log_dir: config.log_dir(),
+        };
+        let waits = {
+            let node = node.clone();
+            Box::new(move |namespace: &str, name: &str| {
+                node.why(namespace, name).unwrap_or_default()
+            })
+        };
+        let server = Server::bind(&config.run_dir, node.store().clone(), info.clone(), waits)
+            .map_err(|e| CommandError::new("cannot serve the local API").because(e))?;
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(server.serve(stop.clone().cancelled_owned()));
+        Ok(Self { info, stop, task })
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::warn!(%error, "the local API did not end well");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn configured(arguments: &[&str]) -> Config {
+        let cli = Cli::try_parse_from([&["podling", "agent"], arguments].concat())
+            .expect("a command line");
+        let Command::Agent(args) = cli.command else {
+            panic!("not the agent");
+        };
+        let mut config = Config::default();
+        args.lay_over(&mut config, &cli.directories);
+        config
+    }
+
+    #[test]
+    fn options_win_over_the_file_and_the_default_directory_is_only_for_a_node_without_sources() {
+        assert_eq!(
+            configured(&[]).manifests,
+            [PathBuf::from(DEFAULT_MANIFEST_DIR)]
+        );
+        let config = configured(&[
+            "--etcd",
+            "http://e:2379",
+            "--run-dir",
+            "/r",
+            "--pod-cidr",
+            "10.9.0.0/24",
+        ]);
+        assert!(config.manifests.is_empty());
+        assert_eq!(config.run_dir, PathBuf::from("/r"));
+        assert_eq!(config.network.pod_cidr.as_deref(), Some("10.9.0.0/24"));
+        assert_eq!(config.etcd.map(|e| e.prefix), Some("/podling/".to_owned()));
+    }
+
+    #[test]
+    fn options_of_etcd_need_etcd() {
+        assert!(Cli::try_parse_from(["podling", "agent", "--etcd-ca", "x"]).is_err());
+    }
 }

@@ -1,5 +1,7 @@
 //! Where a node lives on this machine: the three directories that tell one node from another.
 
+use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,6 +12,13 @@ pub(super) const DEFAULT_RUN_DIR: &str = "/run/podling";
 pub(super) const DEFAULT_DATA_DIR: &str = "/var/lib/podling";
 /// Where container logs go when neither a log directory nor a data directory is given: where Kubernetes has them.
 pub(super) const DEFAULT_LOG_DIR: &str = "/var/log/pods";
+
+/// Below the data directory: one directory for each `podling run`, named by its process.
+pub(super) const RUNS_DIR: &str = "runs";
+/// In it: a link to its run directory.
+pub(super) const RUN_LINK: &str = "run";
+/// In it: its logs.
+pub(super) const RUN_LOGS: &str = "logs";
 
 /// The options that choose a node; every command takes them.
 #[derive(Debug, Clone, Default, Args)]
@@ -45,13 +54,22 @@ pub struct DirectoryArgs {
 }
 
 impl DirectoryArgs {
+    /// The data directory.
+    #[must_use]
+    pub fn resolve_data(&self) -> PathBuf {
+        let data = self.data_dir.clone();
+        data.unwrap_or_else(|| DEFAULT_DATA_DIR.into())
+    }
+
     /// Fills in the defaults.
     #[must_use]
     pub fn resolve(&self) -> Directories {
-        let data = self
-            .data_dir
-            .clone()
-            .unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+        let data = self.resolve_data();
+        if self.run_dir.is_none()
+            && let Some(run) = only_run(&data)
+        {
+            return run;
+        }
         let log = self
             .log_dir
             .clone()
@@ -65,6 +83,37 @@ impl DirectoryArgs {
             log,
         }
     }
+}
+
+/// The one `podling run` of this data directory, when no node has the default run directory: what a person with two
+/// terminals means.
+fn only_run(data: &Path) -> Option<Directories> {
+    if Path::new(DEFAULT_RUN_DIR).join("agent.sock").exists() {
+        return None;
+    }
+    let runs = fs::read_dir(data.join(RUNS_DIR)).ok()?;
+    let mut live: Vec<Directories> = runs
+        .flatten()
+        .map(|entry| entry.path())
+        .filter_map(|path| {
+            let run = fs::read_link(path.join(RUN_LINK)).ok()?;
+            UnixStream::connect(run.join("agent.sock")).ok()?;
+            Some(Directories {
+                run,
+                data: data.to_owned(),
+                log: path.join(RUN_LOGS),
+            })
+        })
+        .collect();
+    if live.len() > 1 {
+        let all: Vec<String> = live.iter().map(|d| d.run.display().to_string()).collect();
+        eprintln!(
+            "note: several `podling run` are active; choose one with --run-dir: {}",
+            all.join(", ")
+        );
+        return None;
+    }
+    live.pop()
 }
 
 fn default_log_dir(data: &Path) -> PathBuf {

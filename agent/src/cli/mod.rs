@@ -25,6 +25,7 @@ mod error;
 mod exec;
 mod get;
 mod images;
+mod log;
 mod logs;
 mod manual;
 mod name;

@@ -14,14 +14,14 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 use podling_runtime::pod::plan::ContainerKind;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 
 use super::error::written;
 use super::name::{NamespaceArg, PodName, parse_duration};
 use super::{CommandError, Directories, Exit, offline};
-use follow::{Found, Reader};
-use print::Printer;
+pub(super) use follow::{Found, Reader};
+pub(super) use print::Printer;
 
 /// Show what a container printed
 #[derive(Debug, Args)]
@@ -246,19 +246,19 @@ fn print(streams: &mut [Stream], follow: bool, dir: &Path) -> io::Result<()> {
         }
         out.flush()?;
         match &watch {
-            Some(watch) if dir.is_dir() => watch.wait(dir)?,
+            Some(watch) if dir.is_dir() => watch.wait(dir, None)?,
             _ => return Ok(()),
         }
     }
 }
 
-/// Tells when something changes below a pod's log directory.
-struct Watch {
+/// Tells when something changes in a directory or the two levels below: of logs, of a pod, of a container.
+pub(super) struct Watch {
     inotify: OwnedFd,
 }
 
 impl Watch {
-    fn new(dir: &Path) -> io::Result<Self> {
+    pub(super) fn new(dir: &Path) -> io::Result<Self> {
         let inotify =
             inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let watch = Self { inotify };
@@ -266,19 +266,16 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches the pod's directory and each container's; those that are watched already are no loss.
+    /// Watches what is there now; what is watched already is no loss.
     fn add(&self, dir: &Path) -> io::Result<()> {
         let flags = inotify::WatchFlags::MODIFY
             | inotify::WatchFlags::CREATE
             | inotify::WatchFlags::MOVED_TO
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::ONLYDIR;
-        let below = fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path());
-        for path in below.filter(|p| p.is_dir()).chain([dir.to_owned()]) {
+        let below = subdirectories(dir);
+        let deeper: Vec<PathBuf> = below.iter().flat_map(|d| subdirectories(d)).collect();
+        for path in [dir.to_owned()].into_iter().chain(below).chain(deeper) {
             match inotify::add_watch(&self.inotify, &path, flags) {
                 Ok(_) | Err(rustix::io::Errno::NOENT) => {}
                 Err(e) => return Err(e.into()),
@@ -287,10 +284,11 @@ impl Watch {
         Ok(())
     }
 
-    /// Returns after the next change.
-    fn wait(&self, dir: &Path) -> io::Result<()> {
+    /// Returns after the next change, or after `limit`.
+    pub(super) fn wait(&self, dir: &Path, limit: Option<Duration>) -> io::Result<()> {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let mut poll = [PollFd::new(&self.inotify, PollFlags::IN)];
-        match rustix::event::poll(&mut poll, None) {
+        match rustix::event::poll(&mut poll, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -300,4 +298,9 @@ impl Watch {
         // A container that is new has a directory now.
         self.add(dir)
     }
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).filter(|p| p.is_dir()).collect()
 }

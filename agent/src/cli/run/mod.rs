@@ -1,11 +1,26 @@
 //! `podling run`: a node in the foreground that leaves nothing behind.
 
+mod place;
+mod tail;
+mod view;
+
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::agent::{self, LocalApi};
 use super::dirs::DirectoryArgs;
-use super::{CommandError, Exit};
+use super::log::{self, Tail};
+use super::{CommandError, Exit, status};
+use crate::api::{self, ProblemView};
+use crate::node::{Config, Node, NodeHandle, Options, Shutdown};
+use place::Place;
+use tail::LogTail;
+use view::{Live, Plain, View};
 
 /// Run manifests here, in the foreground, until ctrl-C
 #[derive(Debug, Args)]
@@ -50,6 +65,260 @@ pub struct RunArgs {
     pub log: String,
 }
 
-pub(super) fn run(_args: RunArgs, _directories: &DirectoryArgs) -> Result<Exit, CommandError> {
-    Err(CommandError::new("not yet"))
+pub(super) fn run(args: RunArgs, directories: &DirectoryArgs) -> Result<Exit, CommandError> {
+    for path in &args.paths {
+        if !path.exists() {
+            return Err(CommandError::new(format!("there is no {}", path.display()))
+                .hint("give manifest files, or directories of them"));
+        }
+    }
+    let live = !args.quiet && !args.plain && io::stdout().is_terminal();
+    let tail = Tail::default();
+    if live {
+        log::to_tail(&args.log, &tail)?;
+    } else {
+        log::to_stderr(&args.log)?;
+    }
+    let runtime = agent::runtime()?;
+    runtime.block_on(async {
+        // Before anything is made: a ctrl-C that comes early is not lost.
+        let mut stop = Stop::listen()?;
+        place::reclaim(directories).await?;
+        let place = Place::make(directories)?;
+        let ended = in_place(&args, directories, &place, live.then_some(&tail), &mut stop).await;
+        let removed = place.remove();
+        let exit = ended?;
+        removed?;
+        Ok(exit)
+    })
+}
+
+/// The signals that end a run: ctrl-C, SIGTERM, and the end of the terminal.
+struct Stop {
+    signals: [Signal; 3],
+}
+
+impl Stop {
+    fn listen() -> Result<Self, CommandError> {
+        let listen = |kind| {
+            signal(kind).map_err(|e| CommandError::new("cannot listen to signals").because(e))
+        };
+        Ok(Self {
+            signals: [
+                listen(SignalKind::interrupt())?,
+                listen(SignalKind::terminate())?,
+                listen(SignalKind::hangup())?,
+            ],
+        })
+    }
+
+    /// The next one. Cancel-safe.
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// From the node's start to its end; the place is there before and after.
+async fn in_place(
+    args: &RunArgs,
+    directories: &DirectoryArgs,
+    place: &Place,
+    live: Option<&Tail>,
+    stop: &mut Stop,
+) -> Result<Exit, CommandError> {
+    let mut config = Config {
+        manifests: args.paths.clone(),
+        ..Config::default()
+    };
+    place.apply(&mut config);
+    config.network.pod_cidr.clone_from(&args.pod_cidr);
+    let options = Options {
+        watch: !args.no_watch,
+    };
+    let node = Node::start(config, options)
+        .await
+        .map_err(agent::cannot_start)?;
+    let started = async {
+        let api = LocalApi::start(&node)?;
+        let (lines, quiet) = (live.cloned(), args.quiet);
+        let logs = LogTail::start(&place.logs, move |line| match &lines {
+            Some(tail) => tail.push(line),
+            None if quiet => {}
+            // A reader that has gone is found out by the next change of a pod.
+            None => drop(view::say(line)),
+        });
+        let logs =
+            logs.map_err(|e| CommandError::new("cannot follow the pods' logs").because(e))?;
+        Ok((api, logs))
+    };
+    let (api, logs) = match started.await {
+        Ok(started) => started,
+        Err(e) => {
+            end(&node).await?;
+            return Err(e);
+        }
+    };
+    let mut view = match live {
+        Some(tail) => View::Live(Live::new(tail.clone())),
+        None => View::Plain(Plain::new(args.quiet)),
+    };
+    let flags = if directories.run_dir.is_some() {
+        format!(" --run-dir {}", place.run.display())
+    } else {
+        String::new()
+    };
+    let head = format!(
+        "ctrl-C stops and removes all. In another terminal: podling get pods{flags}, logs, exec, why"
+    );
+    let outcome = attend(&node, &mut view, &head, args, stop).await;
+    let ended = terminate(&node, &mut view, stop).await;
+    logs.finish();
+    api.stop().await;
+    ended?;
+    outcome
+}
+
+/// Shows the pods until all have completed, or a signal comes.
+async fn attend(
+    node: &NodeHandle,
+    view: &mut View,
+    head: &str,
+    args: &RunArgs,
+    stop: &mut Stop,
+) -> Result<Exit, CommandError> {
+    let store = node.store();
+    let mut changes = store.watch();
+    let mut clock = tokio::time::interval(REDRAW);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    shown(view.say(head))?;
+    loop {
+        let pods = api::pods(store);
+        let problems: Vec<ProblemView> = store.problems().iter().map(ProblemView::from).collect();
+        shown(view.show(&pods, &problems))?;
+        if let Some(exit) = outcome(&pods) {
+            return Ok(exit);
+        }
+        if args.no_watch && pods.is_empty() {
+            return Err(nothing_to_run(&problems));
+        }
+        // All are cancel-safe.
+        tokio::select! {
+            () = stop.next() => return Ok(Exit::Done),
+            _ = changes.next() => tokio::time::sleep(GATHER).await,
+            _ = clock.tick() => {}
+        }
+    }
+}
+
+/// Ages are redrawn this often.
+const REDRAW: Duration = Duration::from_secs(1);
+/// Changes that come together are drawn together.
+const GATHER: Duration = Duration::from_millis(30);
+
+/// None while a pod still has something to do; else whether one failed.
+fn outcome(pods: &[Pod]) -> Option<Exit> {
+    let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone());
+    let ended = |p: &Pod| matches!(phase(p).as_deref(), Some("Succeeded" | "Failed"));
+    if pods.is_empty() || !pods.iter().all(ended) {
+        return None;
+    }
+    let failed = pods.iter().any(|p| phase(p).as_deref() == Some("Failed"));
+    Some(if failed { Exit::Negative } else { Exit::Done })
+}
+
+fn nothing_to_run(problems: &[ProblemView]) -> CommandError {
+    let now = jiff::Timestamp::now();
+    let all: Vec<String> = problems
+        .iter()
+        .map(|p| status::render_problem(p, now))
+        .collect();
+    let error = CommandError::new("there is no pod to run");
+    if all.is_empty() {
+        error.hint("the manifests hold none: give files with `kind: Pod`")
+    } else {
+        error.because(format!("these manifests were refused:\n{}", all.concat()))
+    }
+}
+
+/// Terminates the pods while they go on being shown. A signal meanwhile kills what is left.
+async fn terminate(
+    node: &NodeHandle,
+    view: &mut View,
+    stop: &mut Stop,
+) -> Result<(), CommandError> {
+    shown(view.say("stopping the pods; ctrl-C again kills them"))?;
+    let mut changes = node.store().watch();
+    let first = end(node);
+    let second = async {
+        stop.next().await;
+        end(node).await
+    };
+    tokio::pin!(first, second);
+    let mut killing = false;
+    loop {
+        let pods = api::pods(node.store());
+        shown(view.show(&pods, &[]))?;
+        // The two ends are pinned and go on; the others are cancel-safe.
+        tokio::select! {
+            ended = &mut first => break ended?,
+            killed = &mut second, if !killing => {
+                killed?;
+                killing = true;
+            }
+            _ = changes.next() => {}
+        }
+    }
+    shown(view.show(&api::pods(node.store()), &[]))?;
+    shown(view.say("everything has been stopped and removed"))
+}
+
+async fn end(node: &NodeHandle) -> Result<(), CommandError> {
+    node.shutdown(Shutdown::TerminatePods)
+        .await
+        .map_err(|e| CommandError::new("not everything could be removed").because(e))
+}
+
+/// A terminal that has gone is no reason to leave pods behind: the run goes on to its end.
+fn shown(result: io::Result<()>) -> Result<(), CommandError> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            tracing::debug!(%error, "cannot show the pods");
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pods(phases: &[&str]) -> Vec<Pod> {
+        let pod = |phase: &&str| {
+            serde_json::from_value(json!({ "metadata": {}, "status": { "phase": phase } }))
+                .expect("a pod")
+        };
+        phases.iter().map(pod).collect()
+    }
+
+    #[test]
+    fn a_run_ends_when_all_pods_have_and_fails_if_one_did() {
+        assert_eq!(outcome(&pods(&[])), None);
+        assert_eq!(outcome(&pods(&["Succeeded", "Running"])), None);
+        assert_eq!(
+            outcome(&pods(&["Succeeded", "Succeeded"])),
+            Some(Exit::Done)
+        );
+        assert_eq!(
+            outcome(&pods(&["Succeeded", "Failed"])),
+            Some(Exit::Negative)
+        );
+    }
 }
