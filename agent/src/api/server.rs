@@ -160,10 +160,20 @@ fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 
 /// Root, and the group if there is one.
 fn protect(path: &Path) -> io::Result<()> {
-    if let Some(group) = nix::unistd::Group::from_name(GROUP).map_err(io::Error::from)? {
-        std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
+    // Not by getgrnam(3): a statically linked program cannot load the modules that it may want (nss(5)).
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    if let Some(gid) = group_id(&groups, GROUP) {
+        std::os::unix::fs::chown(path, None, Some(gid))?;
     }
     fs::set_permissions(path, Permissions::from_mode(0o660))
+}
+
+/// The number of a group in the text of group(5).
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    })
 }
 
 fn router(api: Arc<Api>) -> axum::Router {
@@ -250,5 +260,17 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = status_object(self.code.as_u16(), self.reason, &self.message);
         (self.code, axum::Json(status)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::group_id;
+
+    #[test]
+    fn groups_are_found_by_name() {
+        let groups = "root:x:0:\npodling:x:997:alice,bob\n";
+        assert_eq!(group_id(groups, "podling"), Some(997));
+        assert_eq!(group_id(groups, "pod"), None);
     }
 }

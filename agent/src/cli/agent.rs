@@ -201,11 +201,11 @@ async fn keep(config: Config) -> Result<Exit, CommandError> {
     let api = LocalApi::start(&node)?;
     let info = api.info.clone();
     tracing::info!(node = info.node, version = info.version, sources = ?info.sources, "ready");
-    tell(podling_systemd::ready(&format!(
+    tell(podling_systemd::service::ready(&format!(
         "{} pods",
         node.store().list(Kind::Pod).len()
     )));
-    let mut alive = podling_systemd::watchdog_interval().map(tokio::time::interval);
+    let mut alive = podling_systemd::service::watchdog_interval().map(tokio::time::interval);
     loop {
         let tick = async {
             match &mut alive {
@@ -217,11 +217,11 @@ async fn keep(config: Config) -> Result<Exit, CommandError> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = tick => tell(podling_systemd::watchdog()),
+            _ = tick => tell(podling_systemd::service::watchdog()),
         }
     }
     tracing::info!("stopping; pods go on");
-    tell(podling_systemd::stopping("pods go on"));
+    tell(podling_systemd::service::stopping("pods go on"));
     api.stop().await;
     node.shutdown(Shutdown::LeavePods)
         .await

@@ -13,7 +13,7 @@ const MAX_RECORD_BYTES: usize = 64 << 10;
 
 /// Where the reading of a container's log stands.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(in crate::cli) struct Reader {
     dir: PathBuf,
     run: u32,
     /// Go on with the next run when this one has ended.
@@ -31,7 +31,7 @@ struct Open {
 
 /// What a reader finds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found<'a> {
+pub(in crate::cli) enum Found<'a> {
     /// A record without its newline.
     Line(&'a [u8]),
     /// The next run begins.
@@ -39,7 +39,7 @@ pub(super) enum Found<'a> {
 }
 
 impl Reader {
-    pub(super) fn new(dir: PathBuf, run: u32, over_restarts: bool) -> Self {
+    pub(in crate::cli) fn new(dir: PathBuf, run: u32, over_restarts: bool) -> Self {
         Self {
             dir,
             run,
@@ -50,7 +50,7 @@ impl Reader {
     }
 
     /// Gives all that is there now to `each`.
-    pub(super) fn read(
+    pub(in crate::cli) fn read(
         &mut self,
         each: &mut impl FnMut(Found<'_>) -> io::Result<()>,
     ) -> io::Result<()> {

@@ -8,7 +8,7 @@ use super::record::Record;
 
 /// Prints the records of one container.
 #[derive(Debug, Clone)]
-pub(super) struct Printer {
+pub(in crate::cli) struct Printer {
     /// In front of each line, such as the container's name.
     pub(super) prefix: String,
     pub(super) timestamps: bool,
@@ -23,7 +23,7 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn new(prefix: String, timestamps: bool, since: Option<Timestamp>) -> Self {
+    pub(in crate::cli) fn new(prefix: String, timestamps: bool, since: Option<Timestamp>) -> Self {
         Self {
             prefix,
             timestamps,
@@ -35,7 +35,7 @@ impl Printer {
     }
 
     /// Prints a record. True: a line began with it.
-    pub(super) fn record(&mut self, line: &[u8], out: &mut impl Write) -> io::Result<bool> {
+    pub(in crate::cli) fn record(&mut self, line: &[u8], out: &mut impl Write) -> io::Result<bool> {
         let Some(record) = Record::parse(line) else {
             out.write_all(line)?;
             out.write_all(b"\n")?;
@@ -68,7 +68,7 @@ impl Printer {
     }
 
     /// Begins a new line if the last one was not ended.
-    pub(super) fn end_line(&mut self, out: &mut impl Write) -> io::Result<()> {
+    pub(in crate::cli) fn end_line(&mut self, out: &mut impl Write) -> io::Result<()> {
         if std::mem::replace(&mut self.open, false) {
             out.write_all(b"\n")?;
         }
@@ -76,7 +76,7 @@ impl Printer {
     }
 
     /// The next record is the first of another run.
-    pub(super) fn restart(&mut self, out: &mut impl Write) -> io::Result<()> {
+    pub(in crate::cli) fn restart(&mut self, out: &mut impl Write) -> io::Result<()> {
         self.inside = [false; 2];
         self.end_line(out)
     }
