@@ -1,6 +1,7 @@
 //! Frees what nobody needs, and checks what is there.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -34,9 +35,11 @@ pub struct Problem {
 }
 
 impl ImageStore {
-    /// Frees what no name needs, except the layer directories in `in_use` (from [`Image::layers`](crate::Image)).
+    /// Frees what no name needs, except the layer directories in `in_use` (from [`Image::layers`](crate::Image)), by
+    /// whatever path they are named.
     pub fn gc(&self, in_use: &HashSet<PathBuf>) -> Result<Collected, StoreError> {
         let session = Session::begin(self)?;
+        let in_use = identities(in_use)?;
         let mut collected = Collected::default();
         let mut trash = Vec::new();
         {
@@ -51,7 +54,8 @@ impl ImageStore {
             }
             for diff_id in self.digests("layers")? {
                 let path = disk::layer_path(self.dir(), &diff_id);
-                if !needed.contains(&Held::Layer(diff_id)) && !in_use.contains(&path.join("fs")) {
+                let is_used = identity(&path.join("fs"))?.is_some_and(|id| in_use.contains(&id));
+                if !needed.contains(&Held::Layer(diff_id)) && !is_used {
                     trash.push(path);
                     collected.layers += 1;
                 }
@@ -149,9 +153,22 @@ impl ImageStore {
     }
 }
 
+/// Device and inode of a directory, which are the same by every path to it; none if it is not there.
+fn identity(path: &Path) -> Result<Option<(u64, u64)>, StoreError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed("look at", path)(e)),
+    }
+}
+
+fn identities(paths: &HashSet<PathBuf>) -> Result<HashSet<(u64, u64)>, StoreError> {
+    let identities = paths.iter().map(|path| identity(path));
+    identities.filter_map(Result::transpose).collect()
+}
+
 /// The sum of all regular files' sizes; each hard-linked file counts once.
 fn file_bytes(path: &Path) -> Result<u64, StoreError> {
-    use std::os::unix::fs::MetadataExt;
     let mut seen = HashSet::new();
     let mut sum = 0;
     let mut todo = vec![path.to_owned()];

@@ -205,7 +205,11 @@ impl ImageStore {
             })?;
         let mut layers = Vec::new();
         let mut size_bytes = 0;
-        for diff_id in &record.layers {
+        for (i, diff_id) in record.layers.iter().enumerate() {
+            // Overlayfs refuses a directory that is given twice. Of the same layer twice only the upper one shows.
+            if record.layers[i + 1..].contains(diff_id) {
+                continue;
+            }
             let layer = disk::read_layer(&self.dir, diff_id)?;
             size_bytes += layer.file_bytes;
             if layer.root_is_opaque {

@@ -1,8 +1,9 @@
 //! A session adds to the store: it owns a directory below `tmp`, and protects from the collector what it relies on.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,6 +131,9 @@ impl Session {
         let temporary = self.temporary();
         let fs = temporary.join("fs");
         disk::create_dir(&fs)?;
+        // The root directory of a container, unless the layer says otherwise; whatever our umask is.
+        std::fs::set_permissions(&fs, Permissions::from_mode(0o755))
+            .map_err(failed("set the mode of", &fs))?;
         let unpacked = unpack(&fs)?;
         let info = LayerInfo {
             file_bytes: unpacked.file_bytes,

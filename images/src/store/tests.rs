@@ -383,6 +383,11 @@ fn layers_in_use_are_not_collected() {
     assert_eq!((collected.layers, collected.blobs), (1, 2));
     assert!(loaded.layers[0].exists());
     assert!(!loaded.layers[1].exists());
+    let other_path = fixture.path("other-path");
+    std::os::unix::fs::symlink(fixture.store.dir(), &other_path).unwrap();
+    let layer = loaded.layers[0].strip_prefix(fixture.store.dir()).unwrap();
+    let in_use = HashSet::from([other_path.join(layer)]);
+    assert_eq!(fixture.store.gc(&in_use).unwrap(), Collected::default());
     assert_eq!(fixture.store.gc(&HashSet::new()).unwrap().layers, 1);
 }
 
@@ -467,4 +472,18 @@ fn many_threads_load_one_image_at_once() {
     assert_eq!(fixture.store.verify().unwrap(), []);
     assert_eq!(fixture.layer_count(), 2);
     assert_eq!(fixture.temporary_files(), 0);
+}
+
+#[test]
+fn a_layer_that_an_image_has_twice_is_stacked_once() {
+    let fixture = Fixture::new();
+    let repeated = Tar::new().file("a", b"a").finish();
+    let between = Tar::new().file("b", b"b").finish();
+    let test = TestImage::new(vec![repeated.clone(), between, repeated]);
+    let loaded = fixture.load_layout(&test, "app:1");
+    assert_eq!(loaded.layers.len(), 2);
+    assert!(loaded.layers[0].join("b").exists());
+    assert!(loaded.layers[1].join("a").exists());
+    let root = std::fs::metadata(&loaded.layers[0]).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&root) & 0o777, 0o755);
 }
