@@ -23,13 +23,14 @@ pub fn bring_loopback_up() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = *from as libc::c_char;
     }
+    let fd = socket.as_raw_fd();
     // SAFETY: `request` outlives the call, which reads its name and writes its flags. netdevice(7), SIOCGIFFLAGS.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) }.into())?;
+    let got = unsafe { libc::ioctl(fd, libc::SIOCGIFFLAGS, &raw mut request) };
+    check(got.into())?;
     // SAFETY: the call before has stored flags, so that this member of the union is the valid one.
     unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
     // SAFETY: `request` outlives the call, which only reads it. netdevice(7), SIOCSIFFLAGS.
-    check(
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into(),
-    )?;
+    let set = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) };
+    check(set.into())?;
     Ok(())
 }

@@ -132,10 +132,11 @@ impl Output {
         let new = record.len() as u64;
         if self.size + gathered > 0 && self.size + gathered + new > self.max_bytes {
             self.flush();
-            if self.size > 0 && self.file.is_some() {
-                if let Err(e) = self.rotate(now) {
-                    self.trouble = Some(e);
-                }
+            if self.size > 0
+                && self.file.is_some()
+                && let Err(e) = self.rotate(now)
+            {
+                self.trouble = Some(e);
             }
         } else if self.gathered.len() + record.len() > BATCH_BYTES {
             self.flush();

@@ -212,3 +212,126 @@ impl AsFd for SocketTry {
         self.stream.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::Arc;
+    use std::thread::{self, JoinHandle};
+    use std::time::{Duration, Instant};
+
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::*;
+
+    const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// Serves one connection.
+    fn server(serve: impl FnOnce(TcpStream) + Send + 'static) -> (u16, JoinHandle<()>) {
+        let listener = TcpListener::bind((LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let thread = thread::spawn(move || serve(listener.accept().expect("a client").0));
+        (port, thread)
+    }
+
+    fn answer(stream: &mut (impl Read + Write), status: &str) {
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).expect("a request");
+            request.push(byte[0]);
+        }
+        assert!(request.starts_with(b"GET /healthz HTTP/1.1\r\n"));
+        for piece in [format!("HTTP/1.1 {status}\r\n"), "A: b\r\n\r\n".to_owned()] {
+            stream.write_all(piece.as_bytes()).expect("a client");
+            stream.flush().expect("a client");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn http(port: u16, tls: bool) -> Handler {
+        Handler::Http {
+            tls,
+            host: None,
+            port,
+            path: "/healthz".to_owned(),
+            headers: Vec::new(),
+        }
+    }
+
+    fn outcome(handler: &Handler) -> Outcome {
+        let mut attempt = SocketTry::begin(handler, LOCALHOST)?;
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            if let Some(outcome) = attempt.advance() {
+                return outcome;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no outcome")
+    }
+
+    fn serve_tls(stream: TcpStream) {
+        let certificate = include_bytes!("../../../tests/data/self-signed.cert.der");
+        let key = include_bytes!("../../../tests/data/self-signed.key.der");
+        let config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(
+                    vec![CertificateDer::from(certificate.to_vec())],
+                    PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec())),
+                )
+                .expect("a certificate");
+        let connection = ServerConnection::new(Arc::new(config)).expect("a server");
+        answer(
+            &mut rustls::StreamOwned::new(connection, stream),
+            "200 OK",
+        );
+    }
+
+    #[test]
+    fn an_answer_in_pieces_is_judged_by_its_status() {
+        for (status, good) in [("200 OK", true), ("302 Found", true), ("503 No", false)] {
+            let (port, thread) = server(move |mut stream| answer(&mut stream, status));
+            assert_eq!(outcome(&http(port, false)).is_ok(), good, "{status}");
+            thread.join().expect("a server");
+        }
+    }
+
+    #[test]
+    fn https_takes_any_certificate() {
+        let (port, thread) = server(serve_tls);
+        assert_eq!(outcome(&http(port, true)), Ok(()));
+        thread.join().expect("a server");
+    }
+
+    #[test]
+    fn a_server_without_tls_fails_an_https_probe() {
+        let (port, thread) = server(|mut stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("a client");
+        });
+        assert!(outcome(&http(port, true)).is_err());
+        thread.join().expect("a server");
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_fails() {
+        let (port, thread) = server(drop);
+        assert!(outcome(&http(port, false)).is_err());
+        thread.join().expect("a server");
+    }
+
+    #[test]
+    fn tcp_succeeds_when_somebody_listens_only() {
+        let listener = TcpListener::bind((LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let host = Some("localhost".to_owned());
+        let handler = Handler::Tcp { host, port };
+        assert_eq!(outcome(&handler), Ok(()));
+        drop(listener);
+        assert!(outcome(&handler).expect_err("closed").contains("refused"));
+    }
+}

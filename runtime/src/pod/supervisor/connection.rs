@@ -89,6 +89,11 @@ impl Connection {
         self.snapshot_due |= self.subscribed;
     }
 
+    /// Descriptors that wait for the client to read.
+    pub(super) fn queued_descriptors(&self) -> usize {
+        self.queue.iter().map(|(_, fds)| fds.len()).sum()
+    }
+
     pub(super) fn has_work(&self) -> bool {
         (self.snapshot_due || !self.queue.is_empty()) && !self.waits_to_send
     }

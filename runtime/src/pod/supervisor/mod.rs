@@ -72,6 +72,8 @@ use sandbox::Sandbox;
 const CONNECTIONS_MAX: usize = 256;
 /// Inputs beget steps and steps inputs; a lifecycle that would go on for ever is a fault.
 const ROUNDS_MAX: usize = 1_000;
+/// How long clients wait when there is no descriptor for them.
+const LISTENER_REST_MS: u64 = 500;
 
 /// Why the supervisor cannot work.
 #[derive(Debug, Error)]
@@ -163,6 +165,11 @@ struct Supervisor {
     reactor: Reactor,
     signals: SignalFd,
     listener: OwnedFd,
+    listener_key: Option<Key>,
+    /// There was no descriptor for another client.
+    listener_rests_until_ms: Option<u64>,
+    /// The lifecycle has changed without an input.
+    stale: bool,
     runs: BTreeMap<String, Run>,
     attempts: BTreeMap<u64, Attempt>,
     /// Commands that clients run.
@@ -258,7 +265,14 @@ impl Supervisor {
                 }
             }
             self.end_late_attempts();
-            self.settle();
+            self.wake_listener();
+            // Output of containers and clients that come and go are no concern of the lifecycle's.
+            let due = self.life.wake_ms().is_some_and(|at| at <= Now::read().ms);
+            if due || self.stale || self.leave || !self.inputs.is_empty() {
+                self.settle();
+            } else {
+                self.tell();
+            }
             self.reap();
         }
         self.clean_up();
@@ -267,7 +281,10 @@ impl Supervisor {
 
     fn wake_ms(&self) -> Option<u64> {
         let attempts = self.attempts.values().filter_map(Attempt::wake_ms);
-        attempts.chain(self.life.wake_ms()).min()
+        attempts
+            .chain(self.life.wake_ms())
+            .chain(self.listener_rests_until_ms)
+            .min()
     }
 
     fn dispatch(&mut self, source: Source) {
@@ -300,6 +317,7 @@ impl Supervisor {
 
     /// Takes note of what happened, and does what follows, until nothing does.
     fn settle(&mut self) {
+        self.stale = false;
         for _ in 0..ROUNDS_MAX {
             let now = Now::read();
             for input in std::mem::take(&mut self.inputs) {
@@ -458,9 +476,18 @@ impl Supervisor {
     }
 
     fn accept(&mut self) {
+        use rustix::io::Errno;
         use rustix::net::{SocketFlags, accept_with};
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = accept_with(&self.listener, flags) {
+        loop {
+            let socket = match accept_with(&self.listener, flags) {
+                Ok(socket) => socket,
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    self.rest_listener();
+                    return;
+                }
+                Err(_) => return,
+            };
             // Beyond the limit a client sees its connection closed, as it does when a supervisor ends.
             if self.connections.len() < CONNECTIONS_MAX {
                 let number = self.reactor.fresh();
@@ -474,6 +501,38 @@ impl Supervisor {
         }
     }
 
+    /// The client in the queue cannot be taken, and would be reported again and again.
+    fn rest_listener(&mut self) {
+        say(format_args!("no descriptor is free for another client"));
+        if let Some(key) = self.listener_key.take() {
+            self.reactor.remove(&self.listener, key);
+        }
+        self.listener_rests_until_ms = Some(Now::read().ms.saturating_add(LISTENER_REST_MS));
+    }
+
+    fn wake_listener(&mut self) {
+        if self
+            .listener_rests_until_ms
+            .is_none_or(|at| at > Now::read().ms)
+        {
+            return;
+        }
+        self.listener_rests_until_ms = None;
+        if let Err(e) = self.listen() {
+            say(format_args!("{}", chain(&e)));
+            self.rest_listener();
+        }
+    }
+
+    fn listen(&mut self) -> Result<(), Error> {
+        let key = self
+            .reactor
+            .add(&self.listener, Source::Listener, EpollFlags::EPOLLIN)
+            .map_err(failed("listen"))?;
+        self.listener_key = Some(key);
+        Ok(())
+    }
+
     fn drop_connection(&mut self, number: u64) {
         if let Some(connection) = self.connections.remove(&number) {
             connection.close(&mut self.reactor);
@@ -481,9 +540,7 @@ impl Supervisor {
     }
 
     fn register(&mut self) -> Result<(), Error> {
-        self.reactor
-            .add(&self.listener, Source::Listener, EpollFlags::EPOLLIN)
-            .map_err(failed("listen"))?;
+        self.listen()?;
         self.reactor
             .add(&self.signals, Source::Signals, EpollFlags::EPOLLIN)
             .map_err(failed("listen to signals"))?;

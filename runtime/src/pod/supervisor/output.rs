@@ -28,6 +28,7 @@ const DRAIN_CHUNKS: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Output {
     streams: Vec<(Stream, OwnedFd, Option<Key>)>,
+    is_terminal: bool,
     /// The writing end of standard input, held until somebody attaches.
     stdin: Option<OwnedFd>,
     stdin_path: Option<PathBuf>,
@@ -131,6 +132,7 @@ impl Output {
         rustix::io::ioctl_fionbio(&control, true)?;
         Ok(Self {
             streams: vec![(Stream::Stdout, control, None)],
+            is_terminal: true,
             ..Self::default()
         })
     }
@@ -151,6 +153,15 @@ impl Output {
         buffer: &mut Vec<u8>,
         reactor: &mut Reactor,
     ) {
+        // An attached client has the same open file, and may have made it wait for both.
+        if self.is_terminal
+            && self
+                .streams
+                .iter()
+                .any(|(_, fd, _)| rustix::io::ioctl_fionbio(fd, true).is_err())
+        {
+            return;
+        }
         for (of, fd, key) in &mut self.streams {
             if *of == stream
                 && !copy(fd.as_fd(), stream, log, buffer)

@@ -3,9 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::epoll::EpollFlags;
+use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::connection::Connection;
 use super::container::resources;
 use super::journal::{chain, say};
 use super::reactor::Source;
@@ -19,6 +21,10 @@ use crate::pod::protocol::{Reply, Request};
 
 /// Requests of one client that are answered before others get their turn.
 const REQUESTS_AT_ONCE: usize = 16;
+/// Commands of clients that run at once; each takes a descriptor.
+const COMMANDS_MAX: usize = 256;
+/// Descriptors on their way to clients that have not read their replies yet.
+const QUEUED_DESCRIPTORS_MAX: usize = 128;
 
 type Answer = Result<(Reply, Vec<OwnedFd>), String>;
 
@@ -117,8 +123,8 @@ impl Supervisor {
             }
         }
         // At the next turn of the loop; the record must know of the new plan even if nothing else follows.
-        let now = Now::read();
-        self.note_snapshot(now);
+        self.stale = true;
+        self.note_snapshot(Now::read());
         self.save();
         self.resize(&old)
     }
@@ -160,13 +166,8 @@ impl Supervisor {
             if before.spec_hash != container.spec_hash {
                 continue;
             }
-            let of = |source| match source {
-                &ContainerSource::Ready { ref spec, .. } => resources(spec),
-                &ContainerSource::Waiting { .. } => None,
-            };
-            let new = of(&container.source);
-            if let Some(new) = new
-                && of(&before.source) != Some(new)
+            if let Some(new) = limits(&container.source)
+                && limits(&before.source) != Some(new)
             {
                 changes.push((format!("container {}", container.name), &run.cgroup, new));
             }
@@ -196,6 +197,14 @@ impl Supervisor {
     ) -> Answer {
         if command.is_empty() {
             return Err("the command is empty".to_owned());
+        }
+        let queued: usize = self
+            .connections
+            .values()
+            .map(Connection::queued_descriptors)
+            .sum();
+        if self.commands.len() >= COMMANDS_MAX || queued >= QUEUED_DESCRIPTORS_MAX {
+            return Err("too many commands run at once in this pod; try again".to_owned());
         }
         let plan = self.plan.containers.iter().find(|c| c.name == name);
         let plan = plan.ok_or_else(|| format!("there is no container {name}"))?;
@@ -265,6 +274,13 @@ impl Supervisor {
             )),
             Err(e) => Err(format!("cannot open the standard input of {name}: {e}")),
         }
+    }
+}
+
+fn limits(source: &ContainerSource) -> Option<&LinuxResources> {
+    match source {
+        ContainerSource::Ready { spec, .. } => resources(spec),
+        ContainerSource::Waiting { .. } => None,
     }
 }
 
