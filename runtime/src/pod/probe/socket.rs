@@ -286,10 +286,7 @@ mod tests {
                 )
                 .expect("a certificate");
         let connection = ServerConnection::new(Arc::new(config)).expect("a server");
-        answer(
-            &mut rustls::StreamOwned::new(connection, stream),
-            "200 OK",
-        );
+        answer(&mut rustls::StreamOwned::new(connection, stream), "200 OK");
     }
 
     #[test]
@@ -311,7 +308,9 @@ mod tests {
     #[test]
     fn a_server_without_tls_fails_an_https_probe() {
         let (port, thread) = server(|mut stream| {
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("a client");
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+                .expect("a client");
         });
         assert!(outcome(&http(port, true)).is_err());
         thread.join().expect("a server");
