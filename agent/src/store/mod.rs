@@ -25,6 +25,8 @@ mod disk;
 mod object;
 mod problem;
 mod state;
+#[cfg(test)]
+mod tests;
 mod uid;
 mod watch;
 mod wishes;
