@@ -90,6 +90,8 @@ fn is_manifest_name(name: &str) -> bool {
 /// The directory or file, and what it said.
 struct Place {
     path: PathBuf,
+    /// The path is a file, to be read whatever its name.
+    is_single_file: bool,
     units: Units,
     events: Events,
 }
@@ -112,8 +114,11 @@ impl Place {
             path: path.to_owned(),
             source,
         };
+        // One that is not there yet is told by its name.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let mut place = Place {
             path: path.to_owned(),
+            is_single_file: path.is_file() || (!path.is_dir() && is_manifest_name(&name)),
             units: Units::remembered(store, &Writer::directory(path)),
             events: Events::new().map_err(inotify)?,
         };
@@ -129,8 +134,9 @@ impl Place {
     }
 
     async fn follow(mut self) {
-        let mut retry_at = None;
+        let mut retry = self.events.watched.is_none();
         loop {
+            let retry_at = retry.then(|| Instant::now() + RETRY);
             let changes = match self.events.next(retry_at).await {
                 Ok(changes) => changes,
                 Err(error) => {
@@ -153,8 +159,7 @@ impl Place {
             if let Err(error) = &published {
                 tracing::error!(error = chain(error), "cannot store manifests; trying again");
             }
-            let waiting = published.is_err() || self.events.watched.is_none();
-            retry_at = waiting.then(|| Instant::now() + RETRY);
+            retry = published.is_err() || self.events.watched.is_none();
         }
     }
 
@@ -208,14 +213,8 @@ impl Place {
         }
     }
 
-    /// True when the path is a file, to be read whatever its name.
-    fn is_single_file(&self) -> bool {
-        let name = self.path.file_name().unwrap_or_default();
-        !self.path.is_dir() && (self.path.is_file() || is_manifest_name(&name.to_string_lossy()))
-    }
-
     fn directory(&self) -> PathBuf {
-        if self.is_single_file() {
+        if self.is_single_file {
             let parent = self
                 .path
                 .parent()
@@ -226,7 +225,7 @@ impl Place {
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        if self.is_single_file() {
+        if self.is_single_file {
             self.path.clone()
         } else {
             self.path.join(name)
@@ -234,14 +233,14 @@ impl Place {
     }
 
     fn is_ours(&self, name: &str) -> bool {
-        if self.is_single_file() {
+        if self.is_single_file {
             return self.path.file_name().is_some_and(|own| own == name);
         }
         is_manifest_name(name)
     }
 
     fn list(&self) -> io::Result<BTreeSet<String>> {
-        if self.is_single_file() {
+        if self.is_single_file {
             let name = self.path.file_name().unwrap_or_default();
             return Ok(BTreeSet::from([name.to_string_lossy().into_owned()]));
         }

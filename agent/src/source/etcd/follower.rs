@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::oneshot;
 use tonic::metadata::MetadataValue;
 
 use super::connection::{Connection, Connector, EtcdError, range_end, request, within};
@@ -166,8 +167,11 @@ impl Follower {
         let create = WatchRequest {
             request_union: Some(RequestUnion::CreateRequest(create)),
         };
-        // The stream ends when our side of it does.
+        // The transport holds the stream of requests, and with it the watch, until that ends: it must not outlive
+        // this function.
+        let (_here, gone) = oneshot::channel::<()>();
         let requests = stream::once(std::future::ready(create)).chain(stream::pending());
+        let requests = requests.take_until(gone);
         let mut requests = tonic::Request::new(requests);
         // A member that has lost its leader says so instead of being silent.
         let yes = MetadataValue::from_static("true");

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::connection::{Connection, Connector, EtcdError, request};
@@ -76,7 +77,10 @@ impl Reporter {
             id: 0,
         };
         let lease = request("grant a lease", connection.lease.lease_grant(grant)).await?;
-        let mut renewals = renew(connection, lease.id).await?;
+        // The transport holds the stream of renewals, and with it the lease, until that ends: it must not outlive
+        // this function.
+        let (_here, gone) = oneshot::channel::<()>();
+        let mut renewals = renew(connection, lease.id, gone).await?;
         // Watching before listing, so that nothing is missed in between.
         let mut watch = self.store.watch();
         let mut report = Report {
@@ -122,6 +126,7 @@ async fn next_change(watch: &mut Watch) -> (&mut Watch, Batch) {
 async fn renew(
     connection: &mut Connection,
     lease: i64,
+    gone: oneshot::Receiver<()>,
 ) -> Result<tonic::Streaming<LeaseKeepAliveResponse>, EtcdError> {
     let mut ticks = interval(RENEWAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,6 +134,7 @@ async fn renew(
         ticks.tick().await;
         Some((LeaseKeepAliveRequest { id: lease }, ticks))
     });
+    let requests = requests.take_until(gone);
     request(
         "renew the lease",
         connection.lease.lease_keep_alive(requests),
