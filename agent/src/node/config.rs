@@ -4,7 +4,6 @@
 //! a field it does not know is an error, not a typo that goes unnoticed. Flags of the command line are laid over it
 //! by the caller.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -123,8 +122,6 @@ pub struct NetworkConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct DnsConfig {
-    /// The cluster's name servers (`dnsPolicy: ClusterFirst`); empty: the host's are used, as the kubelet does.
-    pub cluster_servers: Vec<IpAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
     /// The host's resolver file, for `dnsPolicy: Default`.
@@ -134,7 +131,6 @@ pub struct DnsConfig {
 impl Default for DnsConfig {
     fn default() -> Self {
         Self {
-            cluster_servers: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
         }
@@ -346,6 +342,13 @@ impl Config {
                 message: "must have 1 to 15 bytes".to_owned(),
             });
         }
+        if self.platform.is_some() && self.platform().is_none() {
+            return Err(ConfigError::Value {
+                field: "platform",
+                message: "must be os/architecture or os/architecture/variant, such as linux/arm64"
+                    .to_owned(),
+            });
+        }
         if self.parallel_pulls == 0 {
             return Err(ConfigError::Value {
                 field: "parallelPulls",
@@ -376,6 +379,18 @@ impl Config {
                 .to_string_lossy()
                 .to_ascii_lowercase()
         })
+    }
+
+    /// The platform of images, if it is not the machine's.
+    #[must_use]
+    pub fn platform(&self) -> Option<podling_images::Platform> {
+        let mut parts = self.platform.as_deref()?.split('/');
+        let platform = podling_images::Platform {
+            os: parts.next().filter(|os| !os.is_empty())?.to_owned(),
+            architecture: parts.next().filter(|arch| !arch.is_empty())?.to_owned(),
+            variant: parts.next().map(str::to_owned),
+        };
+        parts.next().is_none().then_some(platform)
     }
 
     /// Where container logs go.
@@ -505,5 +520,7 @@ mod tests {
         assert!(with(|c| c.cgroup_parent = PathBuf::from("/a/../b")).is_err());
         assert!(with(|c| c.network.bridge = Some("sixteen-bytes-xx".to_owned())).is_err());
         assert!(with(|c| c.parallel_pulls = 0).is_err());
+        assert!(with(|c| c.platform = Some("arm64".to_owned())).is_err());
+        assert!(with(|c| c.platform = Some("linux/arm64/v8".to_owned())).is_ok());
     }
 }

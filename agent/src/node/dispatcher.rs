@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -13,6 +14,9 @@ use super::handle::Shutdown;
 use crate::pod::context::Context;
 use crate::pod::worker::{News, Order, Worker};
 use crate::store::{Batch, Change, Key, Kind, What};
+
+/// A worker that failed is not started again at once: it may fail for ever.
+const RESTART_DELAY: Duration = Duration::from_secs(5);
 
 /// The running dispatcher.
 #[derive(Debug)]
@@ -151,7 +155,11 @@ impl Dispatcher {
         );
         self.workers.insert(uid.clone(), Entry { key, news });
         self.tasks.spawn(async move {
-            worker.run().await;
+            if let Err(error) = tokio::spawn(worker.run()).await {
+                // A new worker finds out by itself what has been done.
+                tracing::error!(uid, %error, "the pod's worker failed");
+                tokio::time::sleep(RESTART_DELAY).await;
+            }
             uid
         });
     }
@@ -166,7 +174,7 @@ impl Dispatcher {
         let uid = match ended {
             Ok(uid) => uid,
             Err(error) => {
-                tracing::error!(%error, "a pod worker failed");
+                tracing::error!(%error, "a pod worker was lost");
                 return;
             }
         };

@@ -58,6 +58,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
         node_name: config.node_name(),
         capacity: Capacity::of_machine(),
         min_oom_score_adj: super::machine::min_oom_score_adj(),
+        demo_image: tokio::sync::Mutex::new(()),
         waits: Mutex::new(HashMap::new()),
         systemd: systemd(&config, &layout).await?,
         supervisor,

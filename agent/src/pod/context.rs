@@ -43,6 +43,8 @@ pub struct Context {
     pub min_oom_score_adj: i32,
     /// One permit for each pull that may run at once.
     pub pulls: Semaphore,
+    /// Held while the demo image is made, so that many pods at once make it once.
+    pub demo_image: tokio::sync::Mutex<()>,
     /// What each pod waits for, by UID; written by its worker alone.
     pub waits: Mutex<HashMap<String, Vec<Wait>>>,
 }

@@ -168,6 +168,10 @@ impl Images {
     async fn find(&self, reference: &Reference) -> Result<Option<Image>, String> {
         let store = self.context.images.clone();
         let reference = reference.clone();
+        let _alone = match is_demo(&reference) {
+            true => Some(self.context.demo_image.lock().await),
+            false => None,
+        };
         blocking(move || {
             let found = store.resolve(&reference).map_err(|error| chain(&error))?;
             match found {
@@ -291,6 +295,7 @@ fn pull_options(context: &Context) -> PullOptions {
     }
     PullOptions {
         registries,
+        platform: context.config.platform(),
         ..PullOptions::default()
     }
 }

@@ -20,6 +20,8 @@ const LOG_FILE: &str = "supervisor.log";
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How often the socket of a new supervisor is tried: it says nothing when it is ready.
 const START_STEP: Duration = Duration::from_millis(2);
+/// Ends all pods at the machine's shutdown; systemd must not stop their scopes before it has.
+const PODS_UNIT: &str = "podling-pods.service";
 /// The slice of all pods' scopes.
 const SLICE: &str = "podling.slice";
 
@@ -246,7 +248,7 @@ pub async fn place_in_scope(
             description,
             pids: &[pid],
             stop_timeout: grace + Duration::from_secs(10),
-            before: &[],
+            before: &[PODS_UNIT],
         })
         .await
         .map_err(SupervisorError::Scope)?;

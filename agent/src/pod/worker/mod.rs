@@ -13,6 +13,9 @@
 //! was killed. Facts live where they are made: in the store (wanted), the supervisor (observed) and on disk; this task
 //! keeps only what it would have to ask for again.
 
+mod ending;
+mod report;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +23,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use podling_runtime::pod::plan::Plan;
-use podling_runtime::pod::protocol::{PLAN_FILE, Reply, Request, STATE_FILE};
+use podling_runtime::pod::protocol::{PLAN_FILE, Reply, Request};
 use podling_runtime::pod::snapshot::{Snapshot, Stage};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -29,19 +32,16 @@ use super::builder::ImageState;
 use super::context::Context;
 use super::images::{Images, Policy, Pulled, State, chain};
 use super::network::Connection;
-use super::status::{self, ImageFacts, Waiting};
+use super::prepare;
+use super::status::{self, Waiting};
 use super::supervisor::{self, Link, SupervisorError};
-use super::{prepare, teardown};
-use crate::node::Wait;
 use crate::store::{Key, Object};
+use report::shown;
 
 /// The first delay after a step that failed.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest: most failures wait for a person, who should not wait for the node.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// How much longer than its grace period a pod may take to end before its supervisor is given up: preStop hooks have a
-/// floor of 2 s, and a dying process can hang in the kernel for a while.
-const OVERTIME: Duration = Duration::from_secs(60);
 /// How often emptyDir volumes on disk are measured against their `sizeLimit`, as the kubelet's eviction does.
 const VOLUME_PERIOD: Duration = Duration::from_secs(10);
 
@@ -175,6 +175,7 @@ impl Worker {
 
     /// Finds what an earlier agent left: its plan, and a supervisor that lives.
     fn adopt(&mut self) {
+        self.recall_final();
         let dir = self.context.run_dir(&self.uid);
         self.plan = std::fs::read(dir.join(PLAN_FILE))
             .ok()
@@ -351,13 +352,12 @@ impl Worker {
         let Some(spec) = &pod.spec else {
             return states;
         };
-        let had: Vec<&str> = self
+        let had: Vec<String> = self
             .plan
             .iter()
             .flat_map(|plan| &plan.containers)
-            .map(|c| c.name.as_str())
+            .map(|container| container.name.clone())
             .collect();
-        let had: Vec<String> = had.into_iter().map(str::to_owned).collect();
         for container in spec
             .init_containers
             .iter()
@@ -374,10 +374,13 @@ impl Worker {
                     reason,
                     message,
                     retry,
-                }) => ImageState::Waiting {
-                    reason: shown_reason(reason, retry.is_some()),
-                    message: message.clone(),
-                },
+                }) => {
+                    let shown = shown(name, reason, message, retry.is_some());
+                    ImageState::Waiting {
+                        reason: shown.reason,
+                        message: shown.message,
+                    }
+                }
                 Some(State::Pulling { .. }) | None => ImageState::Waiting {
                     reason: "ContainerCreating".to_owned(),
                     message: format!("Pulling image \"{name}\""),
@@ -407,136 +410,6 @@ impl Worker {
             self.measure_at = None;
             self.terminate(0, 0)?;
         }
-        Ok(())
-    }
-
-    /// Tells the supervisor to end the pod, once for each grace period.
-    fn terminate(&mut self, grace_secs: u64, passed_secs: u64) -> Step<()> {
-        if self.terminating.is_some_and(|(told, _)| told <= grace_secs) {
-            return Ok(());
-        }
-        let told_secs = grace_secs;
-        let grace_secs = grace_secs.saturating_sub(passed_secs);
-        if let Some(link) = &self.link {
-            let reason = self
-                .failure
-                .as_ref()
-                .map_or("deleted", |failure| failure.reason.as_str());
-            let request = Request::Terminate {
-                grace_secs,
-                reason: reason.to_owned(),
-            };
-            link.send(&request)
-                .map_err(|e| ("SupervisorFailed", chain(&e)))?;
-        }
-        let deadline = Instant::now() + Duration::from_secs(grace_secs) + OVERTIME;
-        self.terminating = Some((told_secs, deadline));
-        Ok(())
-    }
-
-    /// Ends the pod and takes everything away; the store hears of it last.
-    async fn end(&mut self, grace_secs: u64, object: Option<&Arc<Object>>) -> Step<Next> {
-        let is_ended = matches!(
-            self.snapshot,
-            Some(Snapshot {
-                stage: Stage::Ended { .. },
-                ..
-            })
-        );
-        if self.link.is_none() && !self.released && self.is_resumable() && !is_ended {
-            // Its containers may live: only a supervisor ends them properly.
-            self.restart_supervisor().await?;
-        }
-        if self.link.is_some() && !is_ended {
-            let passed = object.map_or(0, |object| passed_secs(object, grace_secs));
-            self.terminate(grace_secs, passed)?;
-            let late = self
-                .terminating
-                .is_some_and(|(_, deadline)| Instant::now() > deadline);
-            if !late {
-                return Ok(Next::Wait);
-            }
-            tracing::error!(
-                uid = self.uid,
-                "the pod's supervisor does not end it; killing what is left"
-            );
-        }
-        if let Some(link) = &self.link
-            && !self.released
-            && is_ended
-        {
-            self.released = true;
-            // A supervisor that is gone already is as good.
-            if link.send(&Request::Release).is_ok() {
-                self.terminating = Some((0, Instant::now() + OVERTIME));
-                return Ok(Next::Wait);
-            }
-        }
-        if self.released
-            && self.link.is_some()
-            && self
-                .terminating
-                .is_some_and(|(_, deadline)| Instant::now() < deadline)
-        {
-            return Ok(Next::Wait);
-        }
-        self.link = None;
-        self.publish();
-        let identity = self
-            .plan
-            .as_ref()
-            .map(|plan| (plan.pod.namespace.clone(), plan.pod.name.clone()));
-        let identity = identity.or_else(|| {
-            self.key
-                .as_ref()
-                .map(|key| (key.namespace.clone(), key.name.clone()))
-        });
-        let finalize = object.is_some_and(|object| object.deletion.is_some());
-        teardown::all(
-            &self.context,
-            &self.uid,
-            identity.as_ref().filter(|_| finalize || object.is_none()),
-        )
-        .await?;
-        if let (Some(key), true) = (&self.key, finalize) {
-            self.context
-                .store
-                .finalize(key, &self.uid)
-                .map_err(|error| ("StoreFailed", chain(&error)))?;
-        }
-        tracing::info!(
-            uid = self.uid,
-            pod = identity.map(|(ns, name)| format!("{ns}/{name}")),
-            "pod removed"
-        );
-        Ok(Next::Done)
-    }
-
-    /// True when a supervisor has begun with this pod since the machine started.
-    fn is_resumable(&self) -> bool {
-        let dir = self.context.run_dir(&self.uid);
-        self.plan.is_some() && dir.join(STATE_FILE).exists()
-    }
-
-    /// Starts a supervisor on the plan that is there, to end the pod.
-    async fn restart_supervisor(&mut self) -> Step<()> {
-        let dir = self.context.run_dir(&self.uid);
-        let failed = |error: SupervisorError| ("SupervisorFailed", chain(&error));
-        let waiting = supervisor::start(&self.context.supervisor, &dir).map_err(failed)?;
-        prepare::place_again(&self.context, &self.uid, self.plan.as_ref(), &waiting)
-            .await
-            .map_err(failed)?;
-        match waiting.begin().await {
-            Ok(link) => self.link = Some(link),
-            // What cannot be resumed is killed with its cgroup.
-            Err(error) => tracing::warn!(
-                uid = self.uid,
-                error = chain(&error),
-                "supervisor not resumed"
-            ),
-        }
-        self.terminating = None;
-        self.snapshot = None;
         Ok(())
     }
 
@@ -616,124 +489,6 @@ impl Worker {
             }
         }
     }
-
-    /// Brings status and waits up to date.
-    fn publish(&self) {
-        let Some((object, pod)) = self.object() else {
-            return;
-        };
-        let before = self.status_before(&object);
-        let mut facts = status::Facts {
-            snapshot: self.snapshot.as_ref(),
-            host_ip: Some(self.context.host_ip),
-            pod_ips: self
-                .connection
-                .as_ref()
-                .map(|c| c.pod_ips.clone())
-                .unwrap_or_default(),
-            sandbox_ready: self.connection.is_some() && self.link.is_some(),
-            failure: self.failure.clone(),
-            start_time: Some(self.started),
-            generation: i64::try_from(object.generation).ok(),
-            ..status::Facts::default()
-        };
-        let spec = pod.spec.clone().unwrap_or_default();
-        for container in spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-        {
-            let name = container.image.as_deref().unwrap_or_default();
-            match self.images.state(name) {
-                Some(State::Ready(image)) => {
-                    facts
-                        .images
-                        .insert(container.name.clone(), image_facts(name, image));
-                }
-                Some(State::Failed {
-                    reason,
-                    message,
-                    retry,
-                }) => {
-                    let reason = shown_reason(reason, retry.is_some());
-                    facts.waiting.insert(
-                        container.name.clone(),
-                        Waiting {
-                            reason,
-                            message: message.clone(),
-                        },
-                    );
-                }
-                Some(State::Pulling { .. }) | None => {}
-            }
-            if let Some(trouble) = &self.trouble {
-                facts
-                    .waiting
-                    .entry(container.name.clone())
-                    .or_insert_with(|| Waiting {
-                        reason: trouble.reason.to_owned(),
-                        message: trouble.message.clone(),
-                    });
-            }
-        }
-        let status = status::status(&pod, &facts, before.as_deref(), Timestamp::now());
-        self.context
-            .store
-            .set_status(&object.key, &self.uid, status);
-        self.context.set_waits(&self.uid, self.waits(&object, &pod));
-    }
-
-    /// What the pod waits for, now.
-    fn waits(&self, object: &Object, pod: &Pod) -> Vec<Wait> {
-        let mut waits = Vec::new();
-        if let Some(trouble) = &self.trouble {
-            waits.push(
-                Wait::of_pod(trouble.reason, &trouble.message)
-                    .since(Some(trouble.since))
-                    .until(Some(trouble.retry_at)),
-            );
-        }
-        if let Some(deletion) = object.deletion {
-            let message = "it is being ended";
-            waits.push(Wait::of_pod("Terminating", message).since(Some(deletion.requested_at)));
-        }
-        if let Some(failure) = &self.failure {
-            waits.push(Wait::of_pod(&failure.reason, &failure.message));
-        }
-        for container in pod
-            .spec
-            .iter()
-            .flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers))
-        {
-            let name = container.image.as_deref().unwrap_or_default();
-            match self.images.state(name) {
-                Some(State::Pulling { since }) => waits.push(
-                    Wait::of_container(
-                        &container.name,
-                        "Pulling",
-                        format!("image {name} is being pulled"),
-                    )
-                    .since(Some(*since)),
-                ),
-                Some(State::Failed {
-                    reason,
-                    message,
-                    retry,
-                }) => waits.push(
-                    Wait::of_container(
-                        &container.name,
-                        shown_reason(reason, retry.is_some()),
-                        message,
-                    )
-                    .until(retry.map(|(_, at)| at)),
-                ),
-                Some(State::Ready(_)) | None => {}
-            }
-        }
-        waits.extend(self.snapshot.iter().flat_map(crate::node::why::of_snapshot));
-        waits
-    }
 }
 
 /// Sleeps until then; for ever without a time.
@@ -750,40 +505,6 @@ async fn heard(link: Option<&Link>) -> Result<Reply, SupervisorError> {
         Some(link) => link.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// An image pull that will be tried again is in back-off.
-fn shown_reason(reason: &str, retried: bool) -> String {
-    match reason {
-        "ErrImagePull" if retried => "ImagePullBackOff".to_owned(),
-        other => other.to_owned(),
-    }
-}
-
-fn image_facts(name: &str, image: &podling_images::Image) -> ImageFacts {
-    let pinned = image.pinned_reference();
-    ImageFacts {
-        image: podling_images::Reference::parse(name)
-            .map_or_else(|_| name.to_owned(), |r| r.to_string()),
-        image_id: pinned.map_or_else(
-            || image.digest.to_string(),
-            |reference| reference.to_string(),
-        ),
-    }
-}
-
-/// How much of its grace period a pod that is being deleted has had, in whole seconds.
-fn passed_secs(object: &Object, grace_secs: u64) -> u64 {
-    let Some(deletion) = object.deletion else {
-        return 0;
-    };
-    let passed = Timestamp::now()
-        .duration_since(deletion.requested_at)
-        .as_secs();
-    // A clock that jumped, or an agent that was away, must not turn a graceful end into a kill.
-    u64::try_from(passed)
-        .unwrap_or(0)
-        .min(grace_secs.saturating_sub(1))
 }
 
 /// A container that can run is not made to wait by an image that was removed meanwhile.

@@ -1,0 +1,169 @@
+//! The end of a pod: terminated by its supervisor, then taken away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use podling_runtime::pod::protocol::{Request, STATE_FILE};
+use podling_runtime::pod::snapshot::{Snapshot, Stage};
+use tokio::time::Instant;
+
+use super::{Next, Step, Worker};
+use crate::pod::images::chain;
+use crate::pod::supervisor::{self, SupervisorError};
+use crate::pod::{prepare, teardown};
+use crate::store::Object;
+
+/// How much longer than its grace period a pod may take to end before its supervisor is given up: preStop hooks have a
+/// floor of 2 s, and a dying process can hang in the kernel for a while.
+const OVERTIME: Duration = Duration::from_secs(60);
+
+impl Worker {
+    /// Tells the supervisor to end the pod, once for each grace period.
+    pub(super) fn terminate(&mut self, grace_secs: u64, passed_secs: u64) -> Step<()> {
+        if self.terminating.is_some_and(|(told, _)| told <= grace_secs) {
+            return Ok(());
+        }
+        let told_secs = grace_secs;
+        let grace_secs = grace_secs.saturating_sub(passed_secs);
+        if let Some(link) = &self.link {
+            let reason = self
+                .failure
+                .as_ref()
+                .map_or("deleted", |failure| failure.reason.as_str());
+            let request = Request::Terminate {
+                grace_secs,
+                reason: reason.to_owned(),
+            };
+            link.send(&request)
+                .map_err(|e| ("SupervisorFailed", chain(&e)))?;
+        }
+        let deadline = Instant::now() + Duration::from_secs(grace_secs) + OVERTIME;
+        self.terminating = Some((told_secs, deadline));
+        Ok(())
+    }
+
+    /// Ends the pod and takes everything away; the store hears of it last.
+    pub(super) async fn end(
+        &mut self,
+        grace_secs: u64,
+        object: Option<&Arc<Object>>,
+    ) -> Step<Next> {
+        let is_ended = matches!(
+            self.snapshot,
+            Some(Snapshot {
+                stage: Stage::Ended { .. },
+                ..
+            })
+        );
+        if self.link.is_none() && !self.released && self.is_resumable() && !is_ended {
+            // Its containers may live: only a supervisor ends them properly.
+            self.restart_supervisor().await?;
+        }
+        if self.link.is_some() && !is_ended {
+            let passed = object.map_or(0, |object| passed_secs(object, grace_secs));
+            self.terminate(grace_secs, passed)?;
+            let late = self
+                .terminating
+                .is_some_and(|(_, deadline)| Instant::now() > deadline);
+            if !late {
+                return Ok(Next::Wait);
+            }
+            tracing::error!(
+                uid = self.uid,
+                "the pod's supervisor does not end it; killing what is left"
+            );
+        }
+        if let Some(link) = &self.link
+            && !self.released
+            && is_ended
+        {
+            self.released = true;
+            // A supervisor that is gone already is as good.
+            if link.send(&Request::Release).is_ok() {
+                self.terminating = Some((0, Instant::now() + OVERTIME));
+                return Ok(Next::Wait);
+            }
+        }
+        if self.released
+            && self.link.is_some()
+            && self
+                .terminating
+                .is_some_and(|(_, deadline)| Instant::now() < deadline)
+        {
+            return Ok(Next::Wait);
+        }
+        self.link = None;
+        self.publish();
+        let identity = self
+            .plan
+            .as_ref()
+            .map(|plan| (plan.pod.namespace.clone(), plan.pod.name.clone()));
+        let identity = identity.or_else(|| {
+            self.key
+                .as_ref()
+                .map(|key| (key.namespace.clone(), key.name.clone()))
+        });
+        let finalize = object.is_some_and(|object| object.deletion.is_some());
+        teardown::all(
+            &self.context,
+            &self.uid,
+            identity.as_ref().filter(|_| finalize || object.is_none()),
+        )
+        .await?;
+        if let (Some(key), true) = (&self.key, finalize) {
+            self.context
+                .store
+                .finalize(key, &self.uid)
+                .map_err(|error| ("StoreFailed", chain(&error)))?;
+        }
+        tracing::info!(
+            uid = self.uid,
+            pod = identity.map(|(ns, name)| format!("{ns}/{name}")),
+            "pod removed"
+        );
+        Ok(Next::Done)
+    }
+
+    /// True when a supervisor has begun with this pod since the machine started.
+    fn is_resumable(&self) -> bool {
+        let dir = self.context.run_dir(&self.uid);
+        self.plan.is_some() && dir.join(STATE_FILE).exists()
+    }
+
+    /// Starts a supervisor on the plan that is there, to end the pod.
+    async fn restart_supervisor(&mut self) -> Step<()> {
+        let dir = self.context.run_dir(&self.uid);
+        let failed = |error: SupervisorError| ("SupervisorFailed", chain(&error));
+        let waiting = supervisor::start(&self.context.supervisor, &dir).map_err(failed)?;
+        prepare::place_again(&self.context, &self.uid, self.plan.as_ref(), &waiting)
+            .await
+            .map_err(failed)?;
+        match waiting.begin().await {
+            Ok(link) => self.link = Some(link),
+            // What cannot be resumed is killed with its cgroup.
+            Err(error) => tracing::warn!(
+                uid = self.uid,
+                error = chain(&error),
+                "supervisor not resumed"
+            ),
+        }
+        self.terminating = None;
+        self.snapshot = None;
+        Ok(())
+    }
+}
+
+/// How much of its grace period a pod that is being deleted has had, in whole seconds.
+fn passed_secs(object: &Object, grace_secs: u64) -> u64 {
+    let Some(deletion) = object.deletion else {
+        return 0;
+    };
+    let passed = Timestamp::now()
+        .duration_since(deletion.requested_at)
+        .as_secs();
+    // A clock that jumped, or an agent that was away, must not turn a graceful end into a kill.
+    u64::try_from(passed)
+        .unwrap_or(0)
+        .min(grace_secs.saturating_sub(1))
+}

@@ -1,0 +1,195 @@
+//! What the node tells of a pod: its status, what it waits for, and its end, which outlives the node.
+
+use std::io;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use super::Worker;
+use crate::node::Wait;
+use crate::pod::images::{State, chain};
+use crate::pod::status::{self, ImageFacts, Waiting};
+use crate::store::Object;
+
+/// Holds the status of a pod that has come to its end, so that it is not run again after a reboot.
+const FINAL_STATUS_FILE: &str = "status.json";
+
+impl Worker {
+    /// Brings status and waits up to date.
+    pub(super) fn publish(&self) {
+        let Some((object, pod)) = self.object() else {
+            return;
+        };
+        if self.link.is_some() && self.snapshot.is_none() {
+            // A supervisor that was just found has not said yet how its pod is.
+            return;
+        }
+        let before = self.status_before(&object);
+        let mut facts = status::Facts {
+            snapshot: self.snapshot.as_ref(),
+            host_ip: Some(self.context.host_ip),
+            pod_ips: self
+                .connection
+                .as_ref()
+                .map(|c| c.pod_ips.clone())
+                .unwrap_or_default(),
+            sandbox_ready: self.connection.is_some() && self.link.is_some(),
+            failure: self.failure.clone(),
+            start_time: Some(self.started),
+            generation: i64::try_from(object.generation).ok(),
+            ..status::Facts::default()
+        };
+        let spec = pod.spec.clone().unwrap_or_default();
+        for container in spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+        {
+            let name = container.image.as_deref().unwrap_or_default();
+            match self.images.state(name) {
+                Some(State::Ready(image)) => {
+                    facts
+                        .images
+                        .insert(container.name.clone(), image_facts(name, image));
+                }
+                Some(State::Failed {
+                    reason,
+                    message,
+                    retry,
+                }) => {
+                    let shown = shown(name, reason, message, retry.is_some());
+                    facts.waiting.insert(container.name.clone(), shown);
+                }
+                Some(State::Pulling { .. }) | None => {}
+            }
+            if let Some(trouble) = &self.trouble {
+                facts
+                    .waiting
+                    .entry(container.name.clone())
+                    .or_insert_with(|| Waiting {
+                        reason: trouble.reason.to_owned(),
+                        message: trouble.message.clone(),
+                    });
+            }
+        }
+        let status = status::status(&pod, &facts, before.as_deref(), Timestamp::now());
+        self.keep_if_final(before.as_deref(), &status);
+        self.context
+            .store
+            .set_status(&object.key, &self.uid, status);
+        self.context.set_waits(&self.uid, self.waits(&object, &pod));
+    }
+
+    /// What the pod waits for, now.
+    fn waits(&self, object: &Object, pod: &Pod) -> Vec<Wait> {
+        let mut waits = Vec::new();
+        if let Some(trouble) = &self.trouble {
+            waits.push(
+                Wait::of_pod(trouble.reason, &trouble.message)
+                    .since(Some(trouble.since))
+                    .until(Some(trouble.retry_at)),
+            );
+        }
+        if let Some(deletion) = object.deletion {
+            let message = "it is being ended";
+            waits.push(Wait::of_pod("Terminating", message).since(Some(deletion.requested_at)));
+        }
+        if let Some(failure) = &self.failure {
+            waits.push(Wait::of_pod(&failure.reason, &failure.message));
+        }
+        for container in pod
+            .spec
+            .iter()
+            .flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers))
+        {
+            let name = container.image.as_deref().unwrap_or_default();
+            match self.images.state(name) {
+                Some(State::Pulling { since }) => waits.push(
+                    Wait::of_container(
+                        &container.name,
+                        "Pulling",
+                        format!("image {name} is being pulled"),
+                    )
+                    .since(Some(*since)),
+                ),
+                Some(State::Failed {
+                    reason,
+                    message,
+                    retry,
+                }) => {
+                    let shown = shown(name, reason, message, retry.is_some());
+                    let wait = Wait::of_container(&container.name, shown.reason, shown.message);
+                    waits.push(wait.until(retry.map(|(_, at)| at)));
+                }
+                Some(State::Ready(_)) | None => {}
+            }
+        }
+        waits.extend(self.snapshot.iter().flat_map(crate::node::why::of_snapshot));
+        waits
+    }
+
+    fn final_status_path(&self) -> PathBuf {
+        self.context.data_dir(&self.uid).join(FINAL_STATUS_FILE)
+    }
+
+    /// Writes down a status that has just become final.
+    fn keep_if_final(&self, before: Option<&PodStatus>, status: &PodStatus) {
+        if !status::is_terminal(status) || before.is_some_and(status::is_terminal) {
+            return;
+        }
+        let path = self.final_status_path();
+        let write = || -> io::Result<()> {
+            let new = path.with_extension("json.new");
+            let file = std::fs::File::create(&new)?;
+            serde_json::to_writer(&file, status)?;
+            file.sync_all()?;
+            std::fs::rename(&new, &path)
+        };
+        if let Err(error) = write() {
+            tracing::warn!(path = %path.display(), error = chain(&error), "the pod's end is not kept over a reboot");
+        }
+    }
+
+    /// Tells the store of an end that an earlier node saw.
+    pub(super) fn recall_final(&self) {
+        let Some((object, _)) = self.object() else {
+            return;
+        };
+        let status = std::fs::read(self.final_status_path())
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<PodStatus>(&bytes).ok());
+        if let Some(status) = status.filter(status::is_terminal) {
+            self.context
+                .store
+                .set_status(&object.key, &self.uid, status);
+        }
+    }
+}
+
+/// What a container shows while its image is missing: a pull that will be tried again is in back-off.
+pub(super) fn shown(image: &str, reason: &str, message: &str, retried: bool) -> Waiting {
+    match reason {
+        "ErrImagePull" if retried => Waiting {
+            reason: "ImagePullBackOff".to_owned(),
+            message: format!("Back-off pulling image \"{image}\": ErrImagePull: {message}"),
+        },
+        other => Waiting {
+            reason: other.to_owned(),
+            message: message.to_owned(),
+        },
+    }
+}
+
+fn image_facts(name: &str, image: &podling_images::Image) -> ImageFacts {
+    let pinned = image.pinned_reference();
+    ImageFacts {
+        image: podling_images::Reference::parse(name)
+            .map_or_else(|_| name.to_owned(), |r| r.to_string()),
+        image_id: pinned.map_or_else(
+            || image.digest.to_string(),
+            |reference| reference.to_string(),
+        ),
+    }
+}
