@@ -1,7 +1,6 @@
 //! The container's root file system: made, attached where only the container sees it, and made the root.
 
 use std::ffi::{CStr, CString};
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -83,12 +82,11 @@ pub(super) fn make(plan: &RootfsPlan) -> std::result::Result<Inside, Failure> {
             work,
         } => match detached_overlay(layers, upper, work) {
             Ok(mount) => (mount, upper),
-            // Layers one by one are known since Linux 6.8.
-            Err(Refused::LayerByLayer) => {
-                return mount_overlay(layers, upper, work).map(Inside::new);
-            }
-            Err(Refused::Error(subject, error)) => {
-                return Err(Failure::new(Step::MakeRootfs, subject, &error));
+            // Layers one by one are known since Linux 6.8; kernels before refuse them at once, or (before 6.5) when the
+            // file system is made. For any other cause mount(2) refuses too, and tells.
+            Err((_, Errno::INVAL)) => return mount_overlay(layers, upper, work).map(Inside::new),
+            Err((subject, error)) => {
+                return Err(Failure::new(Step::MakeRootfs, subject, &error.into()));
             }
         },
     };
@@ -105,24 +103,16 @@ fn open_directory(path: &CStr) -> rustix::io::Result<OwnedFd> {
     )
 }
 
-/// Why there is no detached overlay.
-enum Refused {
-    /// The kernel wants all layers at once.
-    LayerByLayer,
-    /// What failed, and why.
-    Error(String, io::Error),
-}
-
 /// The longest string that fsconfig(2) takes, in bytes.
 const FSCONFIG_MAX_BYTES: usize = 255;
 
-/// A detached overlay.
+/// A detached overlay; else what failed, and why.
 fn detached_overlay(
     layers: &[CString],
     upper: &CStr,
     work: &CStr,
-) -> std::result::Result<OwnedFd, Refused> {
-    let failed = |subject: String| move |e: Errno| Refused::Error(subject, e.into());
+) -> std::result::Result<OwnedFd, (String, Errno)> {
+    let failed = |subject: String| move |error: Errno| (subject, error);
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(failed("overlay".to_owned()))?;
     rustix::mount::fsconfig_set_string(&context, "source", "overlay")
@@ -134,11 +124,8 @@ fn detached_overlay(
         let fd = open_directory(path)?;
         rustix::mount::fsconfig_set_string(&context, key, descriptor_path(&fd))
     };
-    for (n, layer) in layers.iter().enumerate() {
-        set("lowerdir+", layer).map_err(|error| match error {
-            Errno::INVAL if n == 0 => Refused::LayerByLayer,
-            error => failed(shown(layer))(error),
-        })?;
+    for layer in layers {
+        set("lowerdir+", layer).map_err(failed(shown(layer)))?;
     }
     set("upperdir", upper).map_err(failed(shown(upper)))?;
     set("workdir", work).map_err(failed(shown(work)))?;
