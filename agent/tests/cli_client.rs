@@ -144,7 +144,7 @@ fn get_prints_a_table_names_json_and_yaml() {
         lines[2].starts_with("web     1/1     Running   0 "),
         "{table}"
     );
-    let wide = fixture.ok(&["get", "pods", "-A", "-o", "wide", "--no-headers", "web"]);
+    let wide = fixture.ok(&["get", "pods", "-o", "wide", "--no-headers", "web"]);
     assert_eq!(
         fixture.ok(&["get", "po", "-o", "name"]),
         "pod/other\npod/web\n"

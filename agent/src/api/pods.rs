@@ -187,8 +187,8 @@ struct Watching {
     store: Store,
     namespace: Option<String>,
     watch: crate::store::Watch,
-    /// The last version that the client saw of each pod, for the event of its end.
-    told: std::collections::HashMap<Key, Pod>,
+    /// The last version of each pod, for the event of its end, and whether this client has been told of it.
+    told: std::collections::HashMap<Key, (Pod, bool)>,
     /// Events of the first list, if the client did not say from which version.
     first: Option<String>,
     ended: bool,
@@ -208,7 +208,8 @@ fn watch(store: &Store, namespace: Option<String>, version: Option<u64>) -> Resp
                 .get_or_insert_with(String::new)
                 .push_str(&line("ADDED", &json!(pod)));
         }
-        told.insert(key_of(&pod), pod);
+        // What changed after the client's version may be in it already: the first event always counts.
+        told.insert(key_of(&pod), (pod, version.is_none()));
     }
     let state = Watching {
         store: store.clone(),
@@ -264,20 +265,32 @@ impl Watching {
 
     fn event(&mut self, key: &Key, what: What) -> Option<String> {
         if what == What::Removed {
-            let last = self.told.remove(key)?;
+            let last = match self.told.remove(key) {
+                Some((pod, _)) => pod,
+                // It ended before this watch began, after the version that the client knows.
+                None => last_known(key),
+            };
             return Some(line("DELETED", &json!(last)));
         }
         // Several changes in one batch show as the state after all of them.
         let pod = pod_of(&self.store, &*self.store.get(key)?)?;
         let kind = match self.told.get(key) {
-            Some(before) if *before == pod => return None,
+            Some((before, true)) if *before == pod => return None,
             Some(_) => "MODIFIED",
             None => "ADDED",
         };
         let text = line(kind, &json!(pod));
-        self.told.insert(key.clone(), pod);
+        self.told.insert(key.clone(), (pod, true));
         Some(text)
     }
+}
+
+/// All that is known of a pod that is gone.
+fn last_known(key: &Key) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.namespace = Some(key.namespace.clone());
+    pod.metadata.name = Some(key.name.clone());
+    pod
 }
 
 fn key_of(pod: &Pod) -> Key {

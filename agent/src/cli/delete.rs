@@ -154,9 +154,13 @@ fn delete(
     }
     client
         .watch_pods(Some(namespace), &version, |event| {
-            let is_it = event.object["metadata"]["uid"].as_str() == pod.metadata.uid.as_deref();
+            let of = &event.object["metadata"];
+            let named = of["name"] == name;
+            let successor = of["uid"]
+                .as_str()
+                .is_some_and(|uid| Some(uid) != pod.metadata.uid.as_deref());
             // An error means that too much has happened since: then its end may have been missed.
-            if event.kind == "ERROR" || (event.kind == "DELETED" && is_it) {
+            if event.kind == "ERROR" || named && (event.kind == "DELETED" || successor) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
