@@ -22,6 +22,9 @@ use place::Place;
 use tail::LogTail;
 use view::{Live, Plain, View};
 
+/// Refused manifests are shown by the run itself, with what to do.
+const DEFAULT_LOG: &str = "warn,podling_agent::source=off";
+
 /// Run manifests here, in the foreground, until ctrl-C
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -54,12 +57,13 @@ pub struct RunArgs {
     /// Where the pods' addresses are taken from [default: a free 10.x.y.0/24]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
-    /// What to log on standard error: error, warn, info, debug, trace
+    /// What to log on standard error: error, warn, info, debug, trace [default: warn]
     #[arg(
         long,
         value_name = "FILTER",
         env = "PODLING_LOG",
-        default_value = "warn",
+        default_value = DEFAULT_LOG,
+        hide_default_value = true,
         hide_env_values = true
     )]
     pub log: String,
@@ -199,12 +203,12 @@ async fn attend(
     loop {
         let pods = api::pods(store);
         let problems: Vec<ProblemView> = store.problems().iter().map(ProblemView::from).collect();
+        if args.no_watch && pods.is_empty() {
+            return Err(nothing_to_run(&problems));
+        }
         shown(view.show(&pods, &problems))?;
         if let Some(exit) = outcome(&pods) {
             return Ok(exit);
-        }
-        if args.no_watch && pods.is_empty() {
-            return Err(nothing_to_run(&problems));
         }
         // All are cancel-safe.
         tokio::select! {
@@ -273,8 +277,8 @@ async fn terminate(
             _ = changes.next() => {}
         }
     }
-    shown(view.show(&api::pods(node.store()), &[]))?;
-    shown(view.say("everything has been stopped and removed"))
+    shown(view.say("everything has been stopped and removed"))?;
+    shown(view.show(&api::pods(node.store()), &[]))
 }
 
 async fn end(node: &NodeHandle) -> Result<(), CommandError> {

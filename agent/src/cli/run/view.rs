@@ -188,8 +188,10 @@ fn change(name: &str, summary: &Summary) -> String {
         summary.state, summary.ready, summary.containers
     );
     let restarts = summary.restarts.split(' ').next().unwrap_or_default();
-    if restarts != "0" {
-        line.push_str(&format!(", {restarts} restarts"));
+    match restarts {
+        "0" => {}
+        "1" => line.push_str(", restarted once"),
+        n => line.push_str(&format!(", restarted {n} times")),
     }
     if summary.ip != "<none>" {
         line.push_str(&format!(", {}", summary.ip));
