@@ -1,6 +1,7 @@
 //! Cgroups of the running kernel, of whichever version it has. Needs root; every cgroup made here lies below one of
 //! this test process's own and is removed.
 #![cfg(feature = "privileged-tests")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::fs;
 use std::io::Write;

@@ -1,5 +1,6 @@
 //! Scopes of the systemd that runs the machine. The virtual machine tests run this where one does.
 #![cfg(feature = "systemd-tests")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::process::{Child, Command};
 use std::time::Duration;

@@ -11,6 +11,7 @@
 //! ends with the machine. The machine has no network card. Nothing of the host's network, mounts or cgroups is
 //! touched.
 
+pub mod artifact;
 pub mod image;
 pub mod machine;
 pub mod payload;

@@ -1,50 +1,35 @@
 //! What the parts below the agent do on a machine with systemd and cgroup v2: their own privileged tests, and the
 //! unit files.
 #![cfg(feature = "vm")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
+use podling_vm_tests::artifact::{self, Artifact};
 use podling_vm_tests::image::Image;
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
 use podling_vm_tests::workspace;
 
-/// Something that cargo built.
-struct Artifact {
-    name: String,
-    kind: String,
-    executable: PathBuf,
-}
-
 /// Builds a package's integration tests and the programs that they start.
-fn build(package: &str, feature: &str) -> Vec<Artifact> {
-    let output = Command::new(env!("CARGO"))
-        .current_dir(workspace())
-        .args(["test", "-p", package, "--features", feature, "--no-run"])
-        .args(["--test", "*", "--message-format", "json"])
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    let artifacts = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|message| {
-            Some(Artifact {
-                name: message["target"]["name"].as_str()?.to_owned(),
-                kind: message["target"]["kind"][0].as_str()?.to_owned(),
-                executable: PathBuf::from(message["executable"].as_str()?),
-            })
-        })
-        .collect();
-    artifacts
+fn build_tests(package: &str, feature: &str) -> Vec<Artifact> {
+    artifact::build(&[
+        "test",
+        "-p",
+        package,
+        "--features",
+        feature,
+        "--no-run",
+        "--test",
+        "*",
+    ])
+    .unwrap()
 }
 
 #[test]
 fn the_parts_work_with_systemd_and_cgroup_v2() {
-    let mut artifacts = build("podling-runtime", "privileged-tests");
-    artifacts.extend(build("podling-systemd", "systemd-tests"));
+    let mut artifacts = build_tests("podling-runtime", "privileged-tests");
+    artifacts.extend(build_tests("podling-systemd", "systemd-tests"));
     let payload = Payload::new().unwrap();
     for artifact in &artifacts {
         payload

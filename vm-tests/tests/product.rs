@@ -1,0 +1,322 @@
+//! The whole product on a machine with systemd and cgroup v2, seen from outside: installed as a package would, driven
+//! by its unit files, its manifests and its command line.
+//!
+//! Programs come from `PODLING_BIN_DIR`, or are built as cargo builds tests.
+#![cfg(feature = "vm")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use podling_vm_tests::artifact;
+use podling_vm_tests::image::Image;
+use podling_vm_tests::machine::Machine;
+use podling_vm_tests::payload::Payload;
+use podling_vm_tests::workspace;
+use serde_json::Value;
+
+/// For what takes seconds on real hardware; the guest is emulated, and its host is busy.
+const SOON: Duration = Duration::from_secs(240);
+
+/// The installation, as a package would do it, and the manifests.
+const INSTALL: &str = "set -e
+install -D -m 755 /payload/podling /usr/bin/podling
+install -D -m 755 /payload/podling-pod /usr/libexec/podling/podling-pod
+install -D -m 755 /payload/podling-runtime /usr/bin/podling-runtime
+install -m 644 /payload/units/*.service /payload/units/*.slice /etc/systemd/system
+install -D -m 644 /payload/units/podling.tmpfiles /usr/lib/tmpfiles.d/podling.conf
+install -D -m 644 /payload/units/podling.sysusers /usr/lib/sysusers.d/podling.conf
+systemctl daemon-reload
+systemd-sysusers
+systemd-tmpfiles --create podling.conf
+install -m 644 /payload/examples/hello.yaml /payload/examples/sidecar.yaml /etc/podling/manifests
+systemctl enable --now podling.service";
+
+/// A guest with Podling in it.
+struct Node {
+    machine: Machine,
+}
+
+/// One container's status, as `podling get pods -o json` tells it.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    uid: String,
+    address: String,
+    restarts: u64,
+    started_at: String,
+    last_reason: String,
+    ready: bool,
+}
+
+impl Node {
+    fn check(&mut self, script: &str) -> String {
+        match self.machine.check(script) {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) => self.give_up(&error.to_string()),
+        }
+    }
+
+    fn wait_for(&mut self, what: &str, script: &str) {
+        if let Err(error) = self.machine.wait_for(what, SOON, script) {
+            self.give_up(&error.to_string());
+        }
+    }
+
+    /// Fails the test with what the node can tell about it.
+    fn give_up(&mut self, error: &str) -> ! {
+        let report = self.machine.run(
+            "podling get pods -A -o wide; podling status; podling why hello; systemctl status podling --no-pager
+             journalctl -u podling --no-pager -o cat | tail -60; tail -n 20 /run/podling/pods/*/supervisor.log
+             systemd-cgls --no-pager /podling.slice; dmesg | tail -15",
+        );
+        let report = report.map_or_else(|error| error.to_string(), |report| report.text);
+        panic!("{error}\n--- the node\n{report}");
+    }
+
+    fn pods(&mut self) -> Vec<Value> {
+        let json = self.check("podling get pods -A -o json");
+        let list: Value = serde_json::from_str(&json).unwrap();
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// A pod's first container.
+    fn seen(&mut self, pod: &str) -> Option<Seen> {
+        let pods = self.pods();
+        let pod = pods.iter().find(|it| it["metadata"]["name"] == pod)?;
+        let container = &pod["status"]["containerStatuses"][0];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Some(Seen {
+            uid: text(&pod["metadata"]["uid"]),
+            address: text(&pod["status"]["podIP"]),
+            restarts: container["restartCount"].as_u64()?,
+            started_at: text(&container["state"]["running"]["startedAt"]),
+            last_reason: text(&container["lastState"]["terminated"]["reason"]),
+            ready: container["ready"] == true,
+        })
+    }
+
+    /// Waits until a pod's first container is as wanted.
+    fn wait_until(&mut self, pod: &str, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
+        let started = std::time::Instant::now();
+        loop {
+            let seen = self.seen(pod);
+            if let Some(seen) = seen.clone().filter(|it| wanted(it)) {
+                return seen;
+            }
+            if started.elapsed() > SOON {
+                self.give_up(&format!(
+                    "waited too long for {pod}: {what}; it is {seen:?}"
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    fn wait_ready(&mut self, pod: &str) -> Seen {
+        self.wait_until(pod, "ready", |it| it.ready && !it.started_at.is_empty())
+    }
+
+    fn agent_pid(&mut self) -> String {
+        self.check("systemctl show -P MainPID podling.service")
+    }
+}
+
+fn boot() -> Node {
+    let payload = Payload::new().unwrap();
+    for (name, program) in programs() {
+        payload.add_program(&program, &name).unwrap();
+    }
+    payload
+        .add_directory(&workspace().join("systemd/units"), "units")
+        .unwrap();
+    payload
+        .add_directory(&workspace().join("examples"), "examples")
+        .unwrap();
+    let machine = Machine::boot(&Image::build().unwrap(), payload).unwrap();
+    let mut node = Node { machine };
+    node.check(INSTALL);
+    node
+}
+
+fn programs() -> Vec<(String, PathBuf)> {
+    let names = ["podling", "podling-pod", "podling-runtime"];
+    if let Some(dir) = std::env::var_os("PODLING_BIN_DIR") {
+        let dir = PathBuf::from(dir);
+        return names
+            .iter()
+            .map(|name| ((*name).to_owned(), dir.join(name)))
+            .collect();
+    }
+    let packages = [
+        "build",
+        "-p",
+        "podling-agent",
+        "-p",
+        "podling-runtime",
+        "--bins",
+    ];
+    artifact::build(&packages)
+        .unwrap()
+        .into_iter()
+        .filter(|it| names.contains(&it.name.as_str()))
+        .map(|it| (it.name, it.executable))
+        .collect()
+}
+
+/// Issue by issue of a node's life, in one boot: an emulated machine takes a minute for it.
+#[test]
+fn a_node_lives_through_what_happens_to_it() {
+    let mut node = boot();
+    let step = |what: &str| println!("--- {what}");
+
+    step("pods come up");
+    let hello = node.wait_ready("hello");
+    node.wait_ready("sidecar");
+    step("a pod is a scope with its limits");
+    scopes_and_limits(&mut node, &hello);
+    step("a memory hog is killed alone");
+    memory_hog(&mut node);
+    step("a failed liveness probe restarts");
+    liveness(&mut node);
+    step("the agent is killed, the pods go on");
+    agent_killed(&mut node);
+    step("the agent is stopped, the pods go on and are restarted");
+    agent_stopped(&mut node);
+    step("the pods are stopped");
+    pods_stopped(&mut node);
+    step("the machine reboots");
+    reboot(&mut node);
+}
+
+/// The limits of the manifest are in the kernel's files, and systemd knows the pod as a delegated scope.
+fn scopes_and_limits(node: &mut Node, hello: &Seen) {
+    let unit = format!("podling-pod{}.scope", hello.uid);
+    let show = |property: &str| format!("systemctl show -P {property} {unit}");
+    let path = node.check(&show("ControlGroup"));
+    assert_eq!(path, format!("/podling.slice/{unit}"));
+    assert_eq!(node.check(&show("Delegate")), "yes");
+    assert_eq!(node.check(&show("ActiveState")), "active");
+    assert_eq!(node.check(&show("Slice")), "podling.slice");
+    for (file, value) in [
+        ("pod/web/memory.max", "209715200"),
+        ("pod/web/cpu.max", "30000 100000"),
+        // 200m is 204 shares.
+        ("pod/web/cpu.weight", "29"),
+        ("pod/web/memory.oom.group", "1"),
+        ("pod/memory.oom.group", "0"),
+    ] {
+        let found = node.check(&format!("cat /sys/fs/cgroup{path}/{file}"));
+        assert_eq!(found, value, "{file}");
+    }
+    let supervisor = node.check(&format!(
+        "cat /proc/$(head -n 1 /sys/fs/cgroup{path}/supervisor/cgroup.procs)/comm"
+    ));
+    assert_eq!(supervisor, "podling-pod");
+    // The agent's own cgroup holds no pod.
+    let agent =
+        node.check("cat /sys/fs/cgroup$(systemctl show -P ControlGroup podling)/cgroup.procs");
+    assert_eq!(agent, node.agent_pid());
+}
+
+fn memory_hog(node: &mut Node) {
+    let other = node.wait_ready("sidecar");
+    let hello = node.wait_ready("hello");
+    // The server dies before it has answered.
+    node.machine
+        .run(&format!(
+            "curl -s -m 60 http://{}:8080/fill-memory",
+            hello.address
+        ))
+        .unwrap();
+    let after = node.wait_until("hello", "killed and restarted", |it| {
+        it.restarts > hello.restarts && it.ready
+    });
+    assert_eq!(after.last_reason, "OOMKilled");
+    assert_eq!(
+        node.wait_ready("sidecar"),
+        other,
+        "the other pod is left alone"
+    );
+}
+
+fn liveness(node: &mut Node) {
+    let before = node.wait_ready("hello");
+    node.check(&format!(
+        "curl -s -m 60 http://{}:8080/health/off",
+        before.address
+    ));
+    node.wait_until("hello", "restarted by its probe", |it| {
+        it.restarts > before.restarts && it.ready
+    });
+}
+
+fn agent_killed(node: &mut Node) {
+    let before = (node.wait_ready("hello"), node.wait_ready("sidecar"));
+    let pid = node.agent_pid();
+    node.check(&format!("kill -KILL {pid}"));
+    node.wait_for(
+        "another agent",
+        &format!("pid=$(systemctl show -P MainPID podling.service); [ $pid -ne 0 ] && [ $pid -ne {pid} ] && systemctl -q is-active podling"),
+    );
+    let after = (node.wait_ready("hello"), node.wait_ready("sidecar"));
+    assert_eq!(after, before, "the same containers since the same time");
+}
+
+/// `systemctl stop podling` leaves the pods, and they are still restarted and shown.
+fn agent_stopped(node: &mut Node) {
+    let before = node.wait_ready("hello");
+    node.check("systemctl stop podling.service");
+    assert_eq!(
+        node.check("systemctl is-active podling.service || true"),
+        "inactive"
+    );
+    assert_eq!(
+        node.wait_until("hello", "shown without the agent", |it| it.restarts
+            == before.restarts)
+            .started_at,
+        before.started_at
+    );
+    node.machine
+        .run(&format!(
+            "curl -s -m 60 http://{}:8080/crash",
+            before.address
+        ))
+        .unwrap();
+    let crashed = node.wait_until("hello", "restarted without the agent", |it| {
+        it.restarts > before.restarts && !it.started_at.is_empty()
+    });
+    node.check("systemctl start podling.service");
+    let after = node.wait_ready("hello");
+    assert_eq!(
+        (after.uid, after.restarts, after.started_at),
+        (crashed.uid, crashed.restarts, crashed.started_at)
+    );
+}
+
+/// `systemctl stop podling-pods` ends them gracefully, and the agent first.
+fn pods_stopped(node: &mut Node) {
+    node.check("systemctl stop podling-pods.service");
+    assert_eq!(
+        node.check("systemctl is-active podling.service || true"),
+        "inactive"
+    );
+    node.wait_for(
+        "no scope of a pod",
+        "[ -z \"$(systemctl list-units --no-legend --state=active 'podling-pod*.scope')\" ]",
+    );
+    node.check("! pgrep -x podling-pod");
+    node.check("systemctl start podling.service");
+    node.wait_ready("hello");
+    node.wait_ready("sidecar");
+}
+
+fn reboot(node: &mut Node) {
+    let before = node.wait_ready("hello");
+    if let Err(error) = node.machine.reboot() {
+        node.give_up(&error.to_string());
+    }
+    node.wait_for("the agent", "systemctl -q is-active podling.service");
+    let after = node.wait_ready("hello");
+    node.wait_ready("sidecar");
+    assert_eq!(after.uid, before.uid, "a pod keeps its identity");
+}
