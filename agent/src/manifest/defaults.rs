@@ -100,15 +100,9 @@ fn container(container: &mut Container, host_network: bool) {
             default_text(&mut reference.api_version, "v1");
         }
     }
-    for each in [
-        &mut container.liveness_probe,
-        &mut container.readiness_probe,
-        &mut container.startup_probe,
-    ] {
-        if let Some(each) = each {
-            probe(each);
-        }
-    }
+    let probes = container.liveness_probe.iter_mut();
+    let probes = probes.chain(&mut container.readiness_probe);
+    probes.chain(&mut container.startup_probe).for_each(probe);
     if let Some(lifecycle) = &mut container.lifecycle {
         let handlers = lifecycle
             .post_start
@@ -174,6 +168,12 @@ fn volume(volume: &mut Volume) {
     }
     if let Some(secret) = &mut volume.secret {
         secret.default_mode.get_or_insert(VOLUME_FILE_MODE);
+    }
+    if let Some(projected) = &mut volume.projected {
+        projected.default_mode.get_or_insert(VOLUME_FILE_MODE);
+    }
+    if let Some(downward) = &mut volume.downward_api {
+        downward.default_mode.get_or_insert(VOLUME_FILE_MODE);
     }
     if let Some(path) = &mut volume.host_path {
         path.type_.get_or_insert_default();

@@ -95,10 +95,7 @@ pub(super) const FIELDS: &[Field] = &[
         "spec.containers[].lifecycle.preStop.tcpSocket",
         Refused("Kubernetes does not run it either; use exec, httpGet or sleep"),
     ),
-    f(
-        "spec.containers[].lifecycle.stopSignal",
-        Refused("the image's stop signal is used"),
-    ),
+    f("spec.containers[].lifecycle.stopSignal", Applied),
     f("spec.containers[].livenessProbe", Applied),
     f("spec.containers[].livenessProbe.exec", AppliedWhole),
     f("spec.containers[].livenessProbe.httpGet", AppliedWhole),
@@ -204,10 +201,7 @@ pub(super) const FIELDS: &[Field] = &[
         Only(&["\"Disabled\""], "mounts below a volume keep their mode"),
     ),
     f("spec.containers[].volumeMounts[].subPath", Applied),
-    f(
-        "spec.containers[].volumeMounts[].subPathExpr",
-        Refused("use subPath"),
-    ),
+    f("spec.containers[].volumeMounts[].subPathExpr", Applied),
     f("spec.containers[].workingDir", Applied),
     f("spec.dnsConfig", AppliedWhole),
     f("spec.dnsPolicy", Applied),
@@ -294,10 +288,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     f("spec.securityContext.seccompProfile", AppliedWhole),
     f("spec.securityContext.supplementalGroups", Applied),
-    f(
-        "spec.securityContext.supplementalGroupsPolicy",
-        Only(&["\"Merge\""], "groups of the image are always added"),
-    ),
+    f("spec.securityContext.supplementalGroupsPolicy", Applied),
     f("spec.securityContext.sysctls", AppliedWhole),
     f("spec.securityContext.windowsOptions", Refused(NO_WINDOWS)),
     f(
@@ -317,11 +308,27 @@ pub(super) const FIELDS: &[Field] = &[
     f("spec.volumes", Applied),
     f("spec.volumes[].name", Applied),
     f("spec.volumes[].configMap", AppliedWhole),
+    f("spec.volumes[].downwardAPI", AppliedWhole),
     f("spec.volumes[].emptyDir", AppliedWhole),
     f("spec.volumes[].hostPath", AppliedWhole),
+    f("spec.volumes[].projected", Applied),
+    f("spec.volumes[].projected.defaultMode", Applied),
+    f("spec.volumes[].projected.sources", Applied),
+    f("spec.volumes[].projected.sources[].configMap", AppliedWhole),
+    f(
+        "spec.volumes[].projected.sources[].downwardAPI",
+        AppliedWhole,
+    ),
+    f("spec.volumes[].projected.sources[].secret", AppliedWhole),
+    f(
+        "spec.volumes[].projected.sources[].*",
+        Refused("the sources of this node are configMap, secret and downwardAPI"),
+    ),
     f("spec.volumes[].secret", AppliedWhole),
     f(
         "spec.volumes[].*",
-        Refused("the volumes of this node are emptyDir, hostPath, configMap and secret"),
+        Refused(
+            "the volumes of this node are emptyDir, hostPath, configMap, secret, downwardAPI and projected",
+        ),
     ),
 ];

@@ -212,6 +212,17 @@ fn what_means_nothing_here_is_accepted() {
 }
 
 #[test]
+fn volumes_of_many_things() {
+    read_pod(&pod_with(
+        "  volumes:\n  - name: v\n    projected: {sources: [{configMap: {name: m}}, {secret: {name: s}}, {downwardAPI: \
+         {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}]}",
+    ));
+    read_pod(&container_with(
+        "    lifecycle: {stopSignal: SIGUSR1}\n    volumeMounts: [{name: v, mountPath: /v, subPathExpr: $(A)/b}]",
+    ));
+}
+
+#[test]
 fn rules_of_pod_specs() {
     for (lines, expected) in [
         (
@@ -316,6 +327,18 @@ fn rules_of_pod_specs() {
         (
             "  volumes: [{name: v, configMap: {name: s, defaultMode: 644}}]",
             "leading zero",
+        ),
+        (
+            "  volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]",
+            "configMap, secret and downwardAPI",
+        ),
+        (
+            "  volumes: [{name: v, projected: {sources: [{}]}}]",
+            "exactly one thing",
+        ),
+        (
+            "  volumes: [{name: v, downwardAPI: {items: [{path: a, fieldRef: {fieldPath: status.podIP}}]}}]",
+            "a file cannot take",
         ),
         ("  dnsPolicy: None", "needs at least one name server"),
         ("  hostname: A_b", "not a DNS label"),
@@ -704,7 +727,7 @@ fn shuffled(value: &serde_json::Value, seed: u64) -> String {
             let mut entries: Vec<_> = map.iter().collect();
             let len = entries.len().max(1);
             entries.rotate_left(usize::try_from(seed % 7).unwrap_or(0) % len);
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 entries.reverse();
             }
             let entries = entries

@@ -25,7 +25,7 @@ pub(super) fn start(
     store: &Store,
 ) -> Result<Sources, NodeError> {
     let directories = config.manifests.iter().map(|path| Writer::directory(path));
-    let etcds = config.etcd.iter().map(|config| etcd::writer(config));
+    let etcds = config.etcd.iter().map(etcd::writer);
     let writers: Vec<Writer> = directories.chain(etcds).collect();
     store.retain_writers(&writers)?;
 

@@ -343,8 +343,10 @@ impl Store {
             return Ok(());
         }
         if let Some(disk) = disk.as_mut() {
-            let mut commit = Commit::default();
-            commit.reserve = reserve;
+            let mut commit = Commit {
+                reserve,
+                ..Commit::default()
+            };
             for (key, step) in &steps {
                 match step {
                     Step::Put { entry, .. } => commit.put.push((key, entry)),

@@ -87,11 +87,8 @@ fn a_removed_pod_goes_when_it_has_ended() {
     let store = Store::in_memory("node");
     put(&store, POD);
     let pod = get(&store);
-    assert_eq!(
-        store.finalize(&web(), &pod.uid).expect("no disk"),
-        false,
-        "nobody wants it gone"
-    );
+    let finalized = store.finalize(&web(), &pod.uid).expect("no disk");
+    assert!(!finalized, "nobody wants it gone");
     store
         .replace_writer(&writer(), Vec::new())
         .expect("the store takes it");

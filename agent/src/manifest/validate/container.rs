@@ -10,6 +10,13 @@ use super::{Faults, probe, text, volume};
 
 const NOT_IN_INIT: &str = "an init container that is not a sidecar (`restartPolicy: Always`) runs to its end: it has none";
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+/// The resources that variables and files may take from a container.
+pub(super) const RESOURCES: [&str; 4] = [
+    "limits.cpu",
+    "limits.memory",
+    "requests.cpu",
+    "requests.memory",
+];
 /// The fields that a variable may take from the pod.
 const POD_FIELDS: [&str; 8] = [
     "metadata.name",
@@ -196,14 +203,8 @@ fn value_from(path: &str, variable: &EnvVar, spec: &PodSpec, faults: &mut Faults
     }
     if let Some(reference) = &from.resource_field_ref {
         let path = format!("{path}.resourceFieldRef");
-        let allowed = [
-            "limits.cpu",
-            "limits.memory",
-            "requests.cpu",
-            "requests.memory",
-        ];
         let resource = Some(reference.resource.as_str());
-        faults.one_of(&format!("{path}.resource"), resource, &allowed);
+        faults.one_of(&format!("{path}.resource"), resource, &RESOURCES);
         if reference.resource.is_empty() {
             faults.add(format!("{path}.resource"), "required");
         }
@@ -227,6 +228,18 @@ fn value_from(path: &str, variable: &EnvVar, spec: &PodSpec, faults: &mut Faults
             bad_quantity(&format!("{path}.divisor"), &error, faults);
         }
     }
+}
+
+/// A field of the pod that a file of a volume may take.
+pub(super) fn volume_field(path: &str, field: &str, faults: &mut Faults) {
+    if matches!(field, "metadata.labels" | "metadata.annotations") {
+        return;
+    }
+    if field.starts_with("metadata.") {
+        return pod_field(path, field, faults);
+    }
+    let remedy = "use a field of metadata, or a variable of the environment";
+    faults.add_with(path, format!("a file cannot take `{field}`"), remedy);
 }
 
 fn pod_field(path: &str, field: &str, faults: &mut Faults) {

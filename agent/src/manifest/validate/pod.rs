@@ -136,6 +136,12 @@ fn security(context: &PodSecurityContext, spec: &PodSpec, faults: &mut Faults) {
             most,
         );
     }
+    let policy = context.supplemental_groups_policy.as_deref();
+    faults.one_of(
+        &format!("{path}.supplementalGroupsPolicy"),
+        policy,
+        &["Merge", "Strict"],
+    );
     container::seccomp(path, context.seccomp_profile.as_ref(), faults);
     for (at, sysctl) in context.sysctls.iter().flatten().enumerate() {
         let path = format!("{path}.sysctls[{at}].name");

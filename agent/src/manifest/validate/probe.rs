@@ -79,6 +79,21 @@ pub(super) fn lifecycle(
     else {
         return;
     };
+    if let Some(signal) = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.stop_signal.as_deref())
+    {
+        let plain = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'+' || c == b'-';
+        if !signal.starts_with("SIG") || !signal.bytes().all(plain) {
+            let message = format!("`{signal}` is not a signal");
+            faults.add_with(
+                format!("{path}.lifecycle.stopSignal"),
+                message,
+                "write it like SIGTERM",
+            );
+        }
+    }
     for (field, found) in [("postStart", post_start), ("preStop", pre_stop)] {
         let Some(found) = found else { continue };
         let path = format!("{path}.lifecycle.{field}");

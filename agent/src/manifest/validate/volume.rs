@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, KeyToPath, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume};
 
 use super::super::quantity;
 use super::{Faults, text};
@@ -39,6 +39,8 @@ fn volume(path: &str, volume: &Volume, faults: &mut Faults) {
         volume.host_path.is_some(),
         volume.config_map.is_some(),
         volume.secret.is_some(),
+        volume.downward_api.is_some(),
+        volume.projected.is_some(),
     ];
     let others = serde_json::to_value(volume).ok();
     let others = others.and_then(|value| value.as_object().map(serde_json::Map::len));
@@ -46,7 +48,7 @@ fn volume(path: &str, volume: &Volume, faults: &mut Faults) {
         0 if others <= Some(1) => faults.add_with(
             path,
             "the volume says nothing about where it comes from",
-            "add emptyDir, hostPath, configMap or secret",
+            "add emptyDir, hostPath, configMap, secret, downwardAPI or projected",
         ),
         0 | 1 => {}
         _ => faults.add(path, "a volume comes from one place only"),
@@ -69,6 +71,7 @@ fn volume(path: &str, volume: &Volume, faults: &mut Faults) {
             faults.add(&field, "the path may not contain `..`");
         }
     }
+    projections(path, volume, faults);
     if let Some(map) = &volume.config_map {
         let path = format!("{path}.configMap");
         reference(&path, "name", &map.name, faults);
@@ -83,6 +86,84 @@ fn volume(path: &str, volume: &Volume, faults: &mut Faults) {
             faults,
         );
         items(&path, secret.items.as_deref(), secret.default_mode, faults);
+    }
+}
+
+/// Volumes that are made of several things.
+fn projections(path: &str, volume: &Volume, faults: &mut Faults) {
+    if let Some(downward) = &volume.downward_api {
+        let path = format!("{path}.downwardAPI");
+        mode(
+            &format!("{path}.defaultMode"),
+            downward.default_mode,
+            faults,
+        );
+        downward_items(&path, downward.items.as_deref(), faults);
+    }
+    let Some(projected) = &volume.projected else {
+        return;
+    };
+    let path = format!("{path}.projected");
+    mode(
+        &format!("{path}.defaultMode"),
+        projected.default_mode,
+        faults,
+    );
+    for (at, source) in projected.sources.iter().flatten().enumerate() {
+        let path = format!("{path}.sources[{at}]");
+        if let Some(map) = &source.config_map {
+            let path = format!("{path}.configMap");
+            reference(&path, "name", &map.name, faults);
+            items(&path, map.items.as_deref(), None, faults);
+        }
+        if let Some(secret) = &source.secret {
+            let path = format!("{path}.secret");
+            reference(&path, "name", &secret.name, faults);
+            items(&path, secret.items.as_deref(), None, faults);
+        }
+        if let Some(downward) = &source.downward_api {
+            downward_items(
+                &format!("{path}.downwardAPI"),
+                downward.items.as_deref(),
+                faults,
+            );
+        }
+        // What other sources there are, the support table refuses.
+        let given = serde_json::to_value(source).ok();
+        let given = given.and_then(|value| value.as_object().map(serde_json::Map::len));
+        if given != Some(1) {
+            let remedy = "give configMap, secret or downwardAPI";
+            faults.add_with(path, "a source is exactly one thing", remedy);
+        }
+    }
+}
+
+fn downward_items(path: &str, items: Option<&[DownwardAPIVolumeFile]>, faults: &mut Faults) {
+    for (at, item) in items.unwrap_or_default().iter().enumerate() {
+        let path = format!("{path}.items[{at}]");
+        mode(&format!("{path}.mode"), item.mode, faults);
+        file_path(&path, &item.path, faults);
+        match (&item.field_ref, &item.resource_field_ref) {
+            (Some(field), None) => {
+                let path = format!("{path}.fieldRef.fieldPath");
+                super::container::volume_field(&path, &field.field_path, faults);
+            }
+            (None, Some(resource)) => {
+                let path = format!("{path}.resourceFieldRef");
+                if resource
+                    .container_name
+                    .as_deref()
+                    .unwrap_or_default()
+                    .is_empty()
+                {
+                    faults.add(format!("{path}.containerName"), "required");
+                }
+                let name = Some(resource.resource.as_str());
+                let known = &super::container::RESOURCES;
+                faults.one_of(&format!("{path}.resource"), name, known);
+            }
+            _ => faults.add(path, "an item is of fieldRef or resourceFieldRef"),
+        }
     }
 }
 
@@ -102,13 +183,18 @@ fn items(path: &str, items: Option<&[KeyToPath]>, default_mode: Option<i32>, fau
             faults.add(format!("{path}.key"), "required");
         }
         mode(&format!("{path}.mode"), item.mode, faults);
-        if item.path.is_empty() {
-            faults.add(format!("{path}.path"), "required");
-        } else if let Err(message) = text::inner_path(&item.path) {
-            faults.add(format!("{path}.path"), message);
-        } else if item.path.starts_with("..") {
-            faults.add(format!("{path}.path"), "may not begin with `..`");
-        }
+        file_path(&path, &item.path, faults);
+    }
+}
+
+fn file_path(path: &str, file: &str, faults: &mut Faults) {
+    let path = format!("{path}.path");
+    if file.is_empty() {
+        faults.add(path, "required");
+    } else if let Err(message) = text::inner_path(file) {
+        faults.add(path, message);
+    } else if file.starts_with("..") {
+        faults.add(path, "may not begin with `..`");
     }
 }
 
@@ -165,6 +251,23 @@ pub(super) fn mounts(path: &str, container: &Container, spec: &PodSpec, faults: 
             && let Err(message) = text::inner_path(sub_path)
         {
             faults.add(format!("{path}.subPath"), message);
+        }
+        if let Some(sub_path) = mount
+            .sub_path_expr
+            .as_deref()
+            .filter(|path| !path.is_empty())
+        {
+            let path = format!("{path}.subPathExpr");
+            if mount
+                .sub_path
+                .as_deref()
+                .is_some_and(|path| !path.is_empty())
+            {
+                faults.add(&path, "not together with subPath");
+            }
+            if let Err(message) = text::inner_path(sub_path) {
+                faults.add(path, message);
+            }
         }
     }
 }

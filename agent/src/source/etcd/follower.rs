@@ -78,7 +78,7 @@ impl Follower {
             self.tell_trouble(&error).await;
             self.failures += 1;
             // The other endpoints are tried at once.
-            if self.failures % self.connector.endpoints() == 0 {
+            if self.failures.is_multiple_of(self.connector.endpoints()) {
                 tokio::time::sleep(self.back_off.delay()).await;
             }
         }

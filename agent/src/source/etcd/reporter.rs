@@ -52,7 +52,7 @@ impl Reporter {
                 tracing::warn!(error = chain(&error), "cannot report to etcd; trying again");
             }
             self.failures += 1;
-            if self.failures % self.connector.endpoints() == 0 {
+            if self.failures.is_multiple_of(self.connector.endpoints()) {
                 tokio::time::sleep(self.back_off.delay()).await;
             }
         }
