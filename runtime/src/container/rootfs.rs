@@ -80,10 +80,16 @@ pub(super) fn make(plan: &RootfsPlan) -> std::result::Result<Inside, Failure> {
             layers,
             upper,
             work,
+        } if !takes_layers_one_by_one(&rustix::system::uname().release().to_string_lossy()) => {
+            return mount_overlay(layers, upper, work).map(Inside::new);
+        }
+        RootfsPlan::Overlay {
+            layers,
+            upper,
+            work,
         } => match detached_overlay(layers, upper, work) {
             Ok(mount) => (mount, upper),
-            // Layers one by one are known since Linux 6.8; kernels before refuse them at once, or (before 6.5) when the
-            // file system is made. For any other cause mount(2) refuses too, and tells.
+            // Whatever the cause, mount(2) will refuse too, and tell.
             Err((_, Errno::INVAL)) => return mount_overlay(layers, upper, work).map(Inside::new),
             Err((subject, error)) => {
                 return Err(Failure::new(Step::MakeRootfs, subject, &error.into()));
@@ -93,6 +99,17 @@ pub(super) fn make(plan: &RootfsPlan) -> std::result::Result<Inside, Failure> {
     let target = open_directory(place).at(Step::AttachRootfs, shown(place))?;
     attach(mount.as_fd(), target.as_fd()).at(Step::AttachRootfs, shown(place))?;
     Ok(Inside::new(mount))
+}
+
+/// Overlayfs takes layers one by one (`lowerdir+`) since Linux 6.8. Before, trying it costs a line in the kernel's log.
+fn takes_layers_one_by_one(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) >= (6, 8),
+        _ => false,
+    }
 }
 
 fn open_directory(path: &CStr) -> rustix::io::Result<OwnedFd> {
@@ -205,4 +222,24 @@ pub(super) fn pivot(inside: &Inside) -> Done {
     rustix::process::pivot_root(c".", c".").at(Step::PivotRoot, "")?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH).at(Step::DetachHost, "")?;
     rustix::process::chdir(c"/").at(Step::PivotRoot, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_6_8_get_all_layers_at_once() {
+        for old in [
+            "5.15.0-91-generic",
+            "6.1.0-56-cloud-amd64",
+            "6.7.12",
+            "strange",
+        ] {
+            assert!(!takes_layers_one_by_one(old), "{old}");
+        }
+        for new in ["6.8.0", "6.18.44-fc", "7.0-rc1"] {
+            assert!(takes_layers_one_by_one(new), "{new}");
+        }
+    }
 }
