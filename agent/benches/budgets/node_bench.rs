@@ -151,9 +151,11 @@ fn running(socket: &Path) -> Option<usize> {
         .then(|| answer.matches("\"phase\":\"Running\"").count())
 }
 
+/// By the name of their program: what `/proc/<pid>/exe` shows is a clone that hides the file from containers.
 fn supervisors(node: &Node) -> Vec<i32> {
     let is_supervisor = |pid: &i32| {
-        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("podling-pod"))
+        fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|name| name.trim() == "podling-pod")
     };
     node.own_processes()
         .into_iter()
