@@ -77,7 +77,7 @@ fn a_program_that_is_not_there_is_a_start_error() {
     let ContainerState::Terminated(t) = &of(&snapshot, "main").state else {
         panic!("{snapshot:?}")
     };
-    assert_eq!((t.reason.as_str(), t.exit_code), ("StartError", 127));
+    assert_eq!((t.reason.as_str(), t.exit_code), ("StartError", 128));
     assert!(
         t.message
             .as_deref()

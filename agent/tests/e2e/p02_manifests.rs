@@ -4,7 +4,7 @@ use crate::node::{Node, container, restarts};
 
 fn sleeper(name: &str, env: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: localhost/busybox\n    command: [sleep, infinity]\n    env: [{{name: COLOUR, value: {env}}}]\n"
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: localhost/busybox\n    command: [sleep, infinity]\n    env: [{{name: COLOUR, value: '{env}'}}]\n"
     )
 }
 

@@ -81,7 +81,7 @@ spec:
   containers:
   - name: main
     image: localhost/busybox
-    command: [sh, -c, 'echo \"$(GREETING)\" > /tmp/args; sleep infinity']
+    command: [sh, -c, 'echo \"$0\" > /tmp/args; sleep infinity', '$(GREETING)']
     env:
     - {name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}
     - {name: WORD, valueFrom: {secretKeyRef: {name: password, key: word}}}

@@ -11,6 +11,9 @@ use crate::pod::snapshot::{ProbeFailure, Termination};
 /// What the kubelet reports for a container whose end nobody saw: 128 + SIGKILL.
 const UNKNOWN_EXIT_CODE: i32 = 137;
 
+/// What Kubernetes' runtimes report for a container that never ran.
+const START_ERROR_EXIT_CODE: i32 = 128;
+
 impl Lifecycle {
     /// Takes note of something that happened. An input about a container or a run that is gone is ignored.
     pub fn handle(&mut self, input: Input, now: Now) {
@@ -23,11 +26,9 @@ impl Lifecycle {
                 }
             }
             Input::Started { container } => self.started(&container),
-            Input::StartFailed {
-                container,
-                exit_code,
-                message,
-            } => self.start_failed(&container, exit_code, message, now),
+            Input::StartFailed { container, message } => {
+                self.start_failed(&container, message, now)
+            }
             Input::StartLost { container } => {
                 if let Some(c) = self.container_mut(&container)
                     && matches!(c.life, Life::Starting { .. })
@@ -103,7 +104,7 @@ impl Lifecycle {
         };
     }
 
-    fn start_failed(&mut self, name: &str, exit_code: i32, message: String, now: Now) {
+    fn start_failed(&mut self, name: &str, message: String, now: Now) {
         let ending = self.shutdown.is_some();
         let Some((rules, container)) = self.with_rules(name) else {
             return;
@@ -113,7 +114,7 @@ impl Lifecycle {
         };
         let termination = Termination {
             id: run.id.clone(),
-            exit_code,
+            exit_code: START_ERROR_EXIT_CODE,
             signal: None,
             reason: "StartError".to_owned(),
             message: Some(message),

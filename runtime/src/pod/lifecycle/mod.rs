@@ -97,8 +97,6 @@ pub enum Input {
     StartFailed {
         /// Which container.
         container: String,
-        /// What a shell would say: 127, 126, or 128.
-        exit_code: i32,
         /// The error with its causes.
         message: String,
     },

@@ -419,7 +419,6 @@ fn a_failed_start_is_a_termination_with_code_128_and_backs_off() {
     assert!(matches!(steps[0].action, Action::Start { .. }));
     let input = Input::StartFailed {
         container: "a".to_owned(),
-        exit_code: 128,
         message: "no".to_owned(),
     };
     world.life.handle(input, world.now);

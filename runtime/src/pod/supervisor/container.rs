@@ -73,16 +73,6 @@ pub enum StartError {
     Process(#[source] io::Error),
 }
 
-impl StartError {
-    /// What a shell would say.
-    pub(super) fn exit_code(&self) -> i32 {
-        match self {
-            Self::Runtime(e) => e.exit_code(),
-            _ => 128,
-        }
-    }
-}
-
 /// What a run needs of the pod.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {

@@ -63,7 +63,6 @@ impl Supervisor {
             container::abandon(name, &self.layout, &self.pod_cgroup);
             self.inputs.push(Input::StartFailed {
                 container: name.to_owned(),
-                exit_code: e.exit_code(),
                 message,
             });
         }
