@@ -283,6 +283,24 @@ fn a_cgroup_that_is_there_is_taken_as_it_is() {
     assert_eq!(again.stats().unwrap().pids.unwrap().limit, Some(7));
 }
 
+/// How a supervisor makes room in the scope that systemd put it into.
+#[test]
+fn a_process_moves_from_a_cgroup_to_a_new_one_below_and_makes_room_for_limits() {
+    let scratch = Scratch::new("scope");
+    let mut child = scratch.spawn("sleep 1000");
+    let below = |name: &str| {
+        let path = scratch.cgroup.path().join(name);
+        Cgroup::create(&scratch.layout, &path).unwrap()
+    };
+    below("supervisor").add(child.id() as i32).unwrap();
+    let limits = serde_json::from_str(
+        r#"{"memory":{"limit":67108864},"cpu":{"quota":30000},"pids":{"limit":9}}"#,
+    );
+    below("pod").apply(&limits.unwrap()).unwrap();
+    scratch.cgroup.kill_all().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_joiner_moves_its_thread() {
     let scratch = Scratch::new("join");

@@ -47,8 +47,7 @@ fn steps(root: &Path, path: &Path) -> Vec<PathBuf> {
 
 /// Makes `path` in a v2 hierarchy, and gives the controllers that are to be had to each cgroup on the way.
 ///
-/// A cgroup with processes of its own cannot give controllers to its children (EBUSY), and a delegated one may lack
-/// some. That is no error here: a limit that needs a missing one is refused when it is applied.
+/// A cgroup with processes of its own cannot give controllers to its children, and a delegated one may lack some. That is no error here: a limit that needs a missing one is refused when it is applied.
 pub(super) fn create_v2(root: &Path, path: &Path) -> Result<()> {
     let dirs = steps(root, path);
     // The usual case in one system call: everything above is there already.
@@ -84,7 +83,7 @@ fn enable_controllers(dir: &Path) -> Result<()> {
         .filter(|name| !enabled.split_whitespace().any(|other| other == *name))
         .map(|name| format!("+{name}"))
         .collect();
-    if missing.is_empty() {
+    if missing.is_empty() || holds_processes(dir)? {
         return Ok(());
     }
     // One write waits for the kernel once; only where one controller is refused are they tried one by one.
@@ -97,6 +96,18 @@ fn enable_controllers(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// True for a cgroup that has processes and is not the root. The kernel would refuse it most controllers, but take
+/// those that work by thread (cpu, cpuset, pids): then it becomes a threaded domain, and no process can join its
+/// children (EOPNOTSUPP).
+fn holds_processes(dir: &Path) -> Result<bool> {
+    // Only the root has no type.
+    if control::read(dir, "cgroup.type")?.is_none() {
+        return Ok(false);
+    }
+    let processes = control::read(dir, "cgroup.procs")?.unwrap_or_default();
+    Ok(!processes.is_empty())
 }
 
 /// Makes `path` in a v1 hierarchy. In the cpuset hierarchy each new cgroup takes its parent's processors and memory
