@@ -168,7 +168,7 @@ fn get_prints_a_table_names_json_and_yaml() {
         serde_json::from_str(&fixture.ok(&["get", "pod", "web", "-o", "json"])).unwrap();
     assert_eq!(one["kind"], "Pod");
     let yaml = fixture.ok(&["get", "pod", "web", "-o", "yaml"]);
-    assert!(yaml.contains("podIP: 10.0.0.7"), "{yaml}");
+    assert!(yaml.contains("podIP: \"10.0.0.7\""), "{yaml}");
 }
 
 #[test]
