@@ -1,6 +1,6 @@
-#![cfg(feature = "privileged-tests")]
 //! Point 3: manifests from Debian's real etcd, and statuses back to it. Each test starts an etcd of its own, on free
 //! ports of the loopback interface, in a temporary directory.
+#![cfg(feature = "privileged-tests")]
 
 use std::fs::File;
 use std::net::TcpListener;
