@@ -167,3 +167,44 @@ fn passed_secs(object: &Object, grace_secs: u64) -> u64 {
         .unwrap_or(0)
         .min(grace_secs.saturating_sub(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Body, Deletion, Key, Origin, Writer};
+
+    fn deleted(secs_ago: i64) -> Object {
+        let requested_at = Timestamp::now() - jiff::SignedDuration::from_secs(secs_ago);
+        Object {
+            key: Key::pod("default", "web"),
+            uid: "u".to_owned(),
+            resource_version: 1,
+            generation: 1,
+            writer: Writer::api(),
+            origin: Origin::Api,
+            hash: String::new(),
+            created: requested_at,
+            deletion: Some(Deletion {
+                requested_at,
+                grace_secs: None,
+            }),
+            body: Body::Pod(Arc::default()),
+        }
+    }
+
+    #[test]
+    fn grace_that_has_passed_counts() {
+        assert_eq!(passed_secs(&deleted(10), 30), 10);
+    }
+
+    #[test]
+    fn a_long_absence_leaves_a_second_to_end_well() {
+        assert_eq!(passed_secs(&deleted(3600), 30), 29);
+        assert_eq!(passed_secs(&deleted(3600), 0), 0);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_costs_nothing() {
+        assert_eq!(passed_secs(&deleted(-3600), 30), 0);
+    }
+}

@@ -193,3 +193,23 @@ fn image_facts(name: &str, image: &podling_images::Image) -> ImageFacts {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_that_is_tried_again_is_in_back_off() {
+        let back_off = shown("web:1", "ErrImagePull", "no such host", true);
+        assert_eq!(back_off.reason, "ImagePullBackOff");
+        assert!(back_off.message.contains("web:1") && back_off.message.contains("no such host"));
+        assert_eq!(
+            shown("web:1", "ErrImageNeverPull", "m", true).reason,
+            "ErrImageNeverPull"
+        );
+        assert_eq!(
+            shown("W", "InvalidImageName", "m", false).reason,
+            "InvalidImageName"
+        );
+    }
+}
