@@ -180,8 +180,8 @@ mod tests {
             uid: "u".to_owned(),
             resource_version: 1,
             generation: 1,
-            writer: Writer::api(),
-            origin: Origin::Api,
+            writer: Writer::etcd("/p/"),
+            origin: Origin::etcd("/p/web"),
             hash: String::new(),
             created: requested_at,
             deletion: Some(Deletion {
