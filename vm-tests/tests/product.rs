@@ -74,7 +74,8 @@ impl Node {
     }
 
     fn pods(&mut self) -> Vec<Value> {
-        let json = self.check("podling get pods -A -o json");
+        // Without the agent it says so on standard error.
+        let json = self.check("podling get pods -A -o json 2>/dev/null");
         let list: Value = serde_json::from_str(&json).unwrap();
         list["items"].as_array().cloned().unwrap_or_default()
     }
