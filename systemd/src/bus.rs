@@ -29,7 +29,7 @@ pub enum Error {
         unit: String,
         /// Why.
         #[source]
-        source: zbus::Error,
+        source: Box<zbus::Error>,
     },
     /// A scope of this name is there already.
     #[error("systemd has a unit {unit} already")]
@@ -165,7 +165,7 @@ impl Systemd {
             Err(source) => Err(Error::Request {
                 request: "find",
                 unit: name.to_owned(),
-                source,
+                source: Box::new(source),
             }),
         }
     }
@@ -234,7 +234,7 @@ impl Request<'_> {
         Error::Request {
             request: self.verb,
             unit: self.unit.to_owned(),
-            source,
+            source: Box::new(source),
         }
     }
 

@@ -123,13 +123,23 @@ pub(super) fn kill_v1(freezer: Option<&Path>, tracker: &Path) -> Result<()> {
     };
     let killed = frozen.and_then(|()| kill_once(tracker).map(drop));
     // The signal is acted on only after this.
-    let thawed = set_v1_state(freezer, false, FREEZE_DEADLINE);
+    thaw_v1_tree(freezer)?;
     killed?;
-    match thawed {
-        Err(_) if !freezer.exists() => return Ok(()),
-        other => other?,
-    }
     kill_each(tracker)
+}
+
+/// Thaws a v1 cgroup and all below it. A child that was frozen by itself (by someone who was killed in the middle of
+/// this very function) stays frozen when only its parent is thawed, and a frozen process cannot die.
+fn thaw_v1_tree(freezer: &Path) -> Result<()> {
+    for dir in tree::walk(freezer)? {
+        match set_v1_state(&dir, false, FREEZE_DEADLINE) {
+            Err(_) if !dir.exists() => {}
+            // Below a frozen parent a child cannot thaw; the parent's owner thaws both.
+            Err(Error::Freeze { .. }) if dir != freezer => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Kills what is there until a round finds nothing new: what is listed twice has the signal already and is on its
