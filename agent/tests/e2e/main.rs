@@ -1,6 +1,7 @@
 //! End to end: the real programs, real containers, in namespaces of the test's own. One module for each thing a
 //! user is promised.
 #![cfg(feature = "privileged-tests")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../node/mod.rs"]
 mod node;
