@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use podling_runtime::pod::client::{Client, ClientError};
 use podling_runtime::pod::plan::Plan;
-use podling_runtime::pod::protocol::{Reply, Request};
+use podling_runtime::pod::protocol::{Reply, Request, STATE_FILE};
 use podling_runtime::pod::snapshot::Stage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -86,7 +86,7 @@ fn stop(dir: &Path, plan: &Plan, grace_secs: Option<u64>) -> Result<(), CommandE
         match client.try_recv() {
             Ok(Some((Reply::Snapshot(snapshot), _))) => {
                 if matches!(snapshot.stage, Stage::Ended { .. }) {
-                    return Ok(());
+                    return release(dir, &client).map_err(failed);
                 }
             }
             Ok(Some((Reply::Error { message }, _))) => {
@@ -99,6 +99,26 @@ fn stop(dir: &Path, plan: &Plan, grace_secs: Option<u64>) -> Result<(), CommandE
             Err(error) if error.is_gone() => return Ok(()),
             Err(error) => return Err(failed(error)),
         }
+    }
+}
+
+/// Lets the supervisor of an ended pod go, and forgets how the pod ended: the next agent begins it anew.
+fn release(dir: &Path, client: &Client) -> Result<(), ClientError> {
+    client.send(&Request::Release)?;
+    loop {
+        match client.recv() {
+            Ok((Reply::Error { message }, _)) => return Err(ClientError::Refused { message }),
+            Ok(_) => {}
+            Err(error) if error.is_gone() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    match std::fs::remove_file(dir.join(STATE_FILE)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ClientError::Connect {
+            dir: dir.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
     }
 }
 
