@@ -19,6 +19,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 use serde::{Deserialize, Serialize};
 
 use super::object::{Key, Kind, Object};
+use super::opening::Opening;
 use super::wishes::Wanted;
 
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
@@ -118,7 +119,16 @@ enum Unusable {
 impl Disk {
     /// Opens the file or makes it. A damaged one is moved aside.
     pub(super) fn open(path: &Path) -> Result<(Disk, Loaded), DiskError> {
-        match Self::try_open(path) {
+        let opening = Opening::begin(path);
+        let opened = if opening.is_hopeless() && path.exists() {
+            Err(Unusable::Damaged(
+                "opening it has ended the agent again and again".to_owned(),
+            ))
+        } else {
+            Self::try_open(path)
+        };
+        opening.survived();
+        match opened {
             Ok(opened) => Ok(opened),
             Err(Unusable::Fatal(error)) => Err(error),
             Err(Unusable::Damaged(reason)) => {

@@ -23,6 +23,7 @@
 pub mod change;
 mod disk;
 mod object;
+mod opening;
 mod problem;
 mod state;
 #[cfg(test)]

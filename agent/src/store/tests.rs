@@ -361,6 +361,21 @@ fn a_damaged_store_is_moved_aside_and_pods_keep_their_uids() {
 }
 
 #[test]
+fn a_store_whose_opening_ends_the_agent_is_moved_aside_in_the_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store.redb");
+    put(&Store::open(&path, "node").expect("a new store"), POD);
+    // What agents that aborted while they opened it leave behind.
+    std::fs::write(path.with_extension("opening"), "2").expect("marked");
+    let store = Store::open(&path, "node").expect("the same store");
+    assert_eq!(store.list(Kind::Pod).len(), 1);
+    drop(store);
+    std::fs::write(path.with_extension("opening"), "3").expect("marked");
+    let store = Store::open(&path, "node").expect("an empty store");
+    assert_eq!(store.list(Kind::Pod), []);
+}
+
+#[test]
 fn a_store_of_another_content_is_moved_aside() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store.redb");
