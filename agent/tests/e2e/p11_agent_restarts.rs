@@ -12,7 +12,7 @@ spec:
   - name: main
     image: localhost/busybox
     command: [sh, -c, 'mkdir -p /w; touch /w/alive; httpd -f -p 8080 -h /w']
-    livenessProbe: {httpGet: {port: 8080, path: /alive}, periodSeconds: 1, failureThreshold: 1}
+    livenessProbe: {httpGet: {port: 8080, path: /alive}, periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 2}
   - {name: other, image: localhost/busybox, command: [sleep, infinity]}
 ";
 
