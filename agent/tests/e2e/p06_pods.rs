@@ -127,8 +127,8 @@ spec:
         (sh("cat /c/sub/renamed.txt") == "text blue").then_some(())
     });
     assert_eq!(
-        sh("echo $COLOUR"),
-        "red",
+        sh("tr '\\0' '\\n' < /proc/1/environ | grep COLOUR="),
+        "COLOUR=red",
         "a running process keeps its environment"
     );
     let after = node.pod("pod").unwrap();
