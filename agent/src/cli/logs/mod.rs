@@ -262,6 +262,10 @@ impl Watch {
         let inotify =
             inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let watch = Self { inotify };
+        // A directory tells of its own end only once nobody has it open; its parent tells at once.
+        if let Some(parent) = dir.parent() {
+            watch.watch(parent, inotify::WatchFlags::DELETE)?;
+        }
         watch.add(dir)?;
         Ok(watch)
     }
@@ -271,17 +275,21 @@ impl Watch {
         let flags = inotify::WatchFlags::MODIFY
             | inotify::WatchFlags::CREATE
             | inotify::WatchFlags::MOVED_TO
-            | inotify::WatchFlags::DELETE_SELF
-            | inotify::WatchFlags::ONLYDIR;
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::DELETE_SELF;
         let below = subdirectories(dir);
         let deeper: Vec<PathBuf> = below.iter().flat_map(|d| subdirectories(d)).collect();
         for path in [dir.to_owned()].into_iter().chain(below).chain(deeper) {
-            match inotify::add_watch(&self.inotify, &path, flags) {
-                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
-                Err(e) => return Err(e.into()),
-            }
+            self.watch(&path, flags)?;
         }
         Ok(())
+    }
+
+    fn watch(&self, path: &Path, flags: inotify::WatchFlags) -> io::Result<()> {
+        match inotify::add_watch(&self.inotify, path, flags | inotify::WatchFlags::ONLYDIR) {
+            Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Returns after the next change, or after `limit`.
