@@ -287,7 +287,8 @@ fn a_cgroup_that_is_there_is_taken_as_it_is() {
 #[test]
 fn a_process_moves_from_a_cgroup_to_a_new_one_below_and_makes_room_for_limits() {
     let scratch = Scratch::new("scope");
-    let mut child = scratch.spawn("sleep 1000");
+    // One process: a shell that waited for another would leave that one behind.
+    let mut child = scratch.spawn("exec sleep 1000");
     let below = |name: &str| {
         let path = scratch.cgroup.path().join(name);
         Cgroup::create(&scratch.layout, &path).unwrap()
