@@ -77,9 +77,9 @@ bench: build deps-bench
 install: build
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/podling $(RELEASE)/podling-runtime
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/podling $(RELEASE)/podling-pod
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/*.service systemd/*.slice
-	install -D -m 0644 systemd/podling.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/podling.conf
-	install -D -m 0644 systemd/podling.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/podling.conf
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/units/*.service systemd/units/*.slice
+	install -D -m 0644 systemd/units/podling.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/podling.conf
+	install -D -m 0644 systemd/units/podling.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/podling.conf
 	install -d -m 0755 $(DESTDIR)/etc/podling/manifests
 	$(RELEASE)/podling man $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
