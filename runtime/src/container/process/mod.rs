@@ -1,0 +1,282 @@
+//! The container's process: its arguments, environment, user, privileges and limits; the last steps before execve.
+//!
+//! ```text
+//! program       arguments, PATH                 capabilities  the five sets
+//! home          HOME from /etc/passwd           limits        rlimits
+//! user          user, groups, umask             descriptors   what stays open
+//! ```
+//!
+//! Everything is parsed before the child is made: in the child only system calls are left.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use oci_spec::runtime::Process;
+use rustix::thread::CapabilitySet;
+
+use super::channel::Channel;
+use super::error::{At, Error, Failure, Result, Step};
+use crate::seccomp::Filter;
+
+mod capabilities;
+mod descriptors;
+mod home;
+mod limits;
+mod program;
+mod user;
+
+use capabilities::CapabilityPlan;
+use limits::Limits;
+use program::Program;
+use user::Identity;
+
+type Done = std::result::Result<(), Failure>;
+
+/// The first descriptor after standard input, output and error.
+pub(super) const FIRST_FREE_FD: u32 = 3;
+
+/// A process, with all parsing done.
+#[derive(Debug)]
+pub(super) struct ProcessPlan {
+    program: Program,
+    env: Vec<CString>,
+    needs_home: bool,
+    cwd: CString,
+    user: Identity,
+    capabilities: CapabilityPlan,
+    limits: Limits,
+    no_new_privileges: bool,
+    oom_score_adj: Option<i32>,
+    seccomp: Option<Filter>,
+    preserve_fds: u32,
+}
+
+impl ProcessPlan {
+    pub(super) fn new(
+        process: &Process,
+        seccomp: Option<Filter>,
+        preserve_fds: u32,
+    ) -> Result<Self> {
+        let env = process.env().as_deref().unwrap_or_default();
+        let args = process.args().as_deref().unwrap_or_default();
+        Ok(Self {
+            program: Program::new(args, variable(env, "PATH"))?,
+            env: c_strings("process.env", env)?,
+            needs_home: variable(env, "HOME").is_none_or(str::is_empty),
+            cwd: c_string("process.cwd", process.cwd().as_os_str().as_bytes())?,
+            user: Identity::new(process.user()),
+            capabilities: CapabilityPlan::new(process.capabilities().as_ref())?,
+            limits: Limits::new(process)?,
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            oom_score_adj: process.oom_score_adj(),
+            seccomp,
+            preserve_fds,
+        })
+    }
+
+    pub(super) fn uid(&self) -> u32 {
+        self.user.uid()
+    }
+
+    /// Before the host's `/proc` is out of reach.
+    pub(super) fn write_oom_score_adj(&self) -> Done {
+        let Some(value) = self.oom_score_adj else {
+            return Ok(());
+        };
+        std::fs::write("/proc/self/oom_score_adj", value.to_string())
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EACCES | libc::EPERM) => (
+                    format!("to {value} (lowering it needs CAP_SYS_RESOURCE)"),
+                    error,
+                ),
+                _ => (format!("to {value}"), error),
+            })
+            .map_err(|(subject, error)| Failure::new(Step::WriteOomScoreAdj, subject, &error))
+    }
+
+    /// Looks for the program, so that a missing one is told when the container is created. It may still fail to
+    /// execute.
+    pub(super) fn find_program(&self) -> Done {
+        self.program.find()
+    }
+
+    /// Adds HOME from the container's `/etc/passwd` when the environment has none.
+    pub(super) fn add_home(&mut self) {
+        if !self.needs_home {
+            return;
+        }
+        let home = home::home_of(self.uid()).unwrap_or_else(|| b"/".to_vec());
+        self.env.retain(|v| !v.as_bytes().starts_with(b"HOME="));
+        let mut variable = b"HOME=".to_vec();
+        variable.extend_from_slice(&home);
+        if let Ok(variable) = CString::new(variable) {
+            self.env.push(variable);
+        }
+    }
+
+    /// Closes all descriptors but 0, 1, 2, those to preserve, the channel and `others`, which get new numbers.
+    pub(super) fn close_descriptors(
+        &self,
+        channel: Channel,
+        others: [Option<&OwnedFd>; 2],
+    ) -> std::result::Result<(Channel, [Option<OwnedFd>; 2]), Failure> {
+        descriptors::close(self.preserve_fds, channel, others)
+    }
+
+    /// What root may do that the container's user may not: limits.
+    pub(super) fn set_limits(&self) -> Done {
+        self.limits.set()
+    }
+
+    /// Gives up privileges and loads the filter; then only `execve` is left. `between` runs with the container's
+    /// credentials (for startContainer hooks).
+    ///
+    /// The order matters: with no_new_privs the filter comes last, so that it need allow nothing but `execve`;
+    /// without it loading takes CAP_SYS_ADMIN, which is kept so far and given up by one capset under the filter.
+    pub(super) fn give_up_privileges(&self, between: impl FnOnce() -> Done) -> Done {
+        let entered = self.change_directory();
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).at(Step::SetNoNewPrivileges, "")?;
+        }
+        self.capabilities.drop_bounding()?;
+        self.user.assume()?;
+        // A directory that only the user may enter, as on a network file system.
+        entered.or_else(|_| self.change_directory())?;
+
+        let early_filter = self.seccomp.as_ref().filter(|_| !self.no_new_privileges);
+        let extra = match early_filter {
+            Some(_) => CapabilitySet::SYS_ADMIN,
+            None => CapabilitySet::empty(),
+        };
+        self.capabilities.set(extra)?;
+        self.capabilities.raise_ambient()?;
+        if let Some(filter) = early_filter {
+            filter.load().at(Step::LoadSeccomp, "")?;
+            self.capabilities.set(CapabilitySet::empty())?;
+        }
+        between()?;
+        if let Some(filter) = self.seccomp.as_ref().filter(|_| self.no_new_privileges) {
+            filter.load().at(Step::LoadSeccomp, "")?;
+        }
+        Ok(())
+    }
+
+    fn change_directory(&self) -> Done {
+        let name = self.cwd.to_string_lossy();
+        rustix::process::chdir(&self.cwd).at(Step::ChangeDirectory, &name)?;
+        // The kernel's getcwd says "(unreachable)" for a directory outside the root.
+        let current = rustix::process::getcwd(Vec::new()).at(Step::ChangeDirectory, &name)?;
+        if current.as_bytes().first() == Some(&b'/') {
+            Ok(())
+        } else {
+            let error = io::Error::from_raw_os_error(libc::EXDEV);
+            Err(Failure::new(Step::ChangeDirectory, name, &error))
+        }
+    }
+
+    /// Becomes the program; returns only the failure.
+    pub(super) fn execute(&self) -> Failure {
+        self.program.execute(&self.env)
+    }
+}
+
+/// A variable's value, the last one given.
+fn variable<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
+    env.iter()
+        .rev()
+        .find_map(|v| v.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>> {
+    strings
+        .iter()
+        .map(|s| c_string(field, s.as_bytes()))
+        .collect()
+}
+
+fn c_string(field: &str, bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| invalid(field, "a NUL character is not allowed"))
+}
+
+fn invalid(field: &str, reason: &str) -> Error {
+    Error::Invalid {
+        field: field.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Refuses what is not supported.
+pub(super) fn validate(process: &Process) -> Result<()> {
+    let unsupported = |field: &str, present: bool| {
+        if present {
+            Err(Error::Unsupported {
+                field: field.to_owned(),
+                reason: "is not supported".to_owned(),
+            })
+        } else {
+            Ok(())
+        }
+    };
+    let given = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+    unsupported("process.commandLine", given(process.command_line()))?;
+    unsupported("process.apparmorProfile", given(process.apparmor_profile()))?;
+    unsupported("process.selinuxLabel", given(process.selinux_label()))?;
+    unsupported("process.user.username", given(process.user().username()))?;
+    unsupported("process.ioPriority", process.io_priority().is_some())?;
+    unsupported("process.scheduler", process.scheduler().is_some())?;
+    unsupported(
+        "process.execCPUAffinity",
+        process.exec_cpu_affinity().is_some(),
+    )?;
+    if !process.cwd().is_absolute() {
+        return Err(invalid("process.cwd", "must be absolute"));
+    }
+    ProcessPlan::new(process, None, 0).map(drop)
+}
+
+/// A path as a C string, for system calls in the child.
+pub(super) fn path_c_string(field: &str, path: &Path) -> Result<CString> {
+    c_string(field, path.as_os_str().as_bytes())
+}
+
+/// How a C string reads in an error.
+pub(super) fn shown(path: &CStr) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::Spec;
+
+    fn process() -> Process {
+        Spec::default().process().clone().expect("a process")
+    }
+
+    #[test]
+    fn a_process_without_a_program_is_refused() {
+        let mut process = process();
+        process.set_args(Some(vec![]));
+        assert!(validate(&process).is_err());
+        process.set_args(Some(vec!["a\0b".into()]));
+        assert!(validate(&process).is_err());
+    }
+
+    #[test]
+    fn a_relative_working_directory_is_refused() {
+        let mut process = process();
+        process.set_cwd("tmp".into());
+        let error = validate(&process).expect_err("refused");
+        assert_eq!(error.to_string(), "process.cwd: must be absolute");
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_applied_is_refused() {
+        let mut process = process();
+        process.set_apparmor_profile(Some("docker-default".into()));
+        assert!(matches!(validate(&process), Err(Error::Unsupported { .. })));
+    }
+}
