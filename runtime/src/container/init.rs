@@ -10,7 +10,7 @@ use super::channel::Channel;
 use super::error::{At, Failure, Result, Step};
 use super::inside::{Inside, Kind};
 use super::masks::Masks;
-use super::mounts::MountPlan;
+use super::mounts::{MountPlan, Places};
 use super::namespaces::Namespaces;
 use super::process::ProcessPlan;
 use super::rootfs::RootfsPlan;
@@ -114,11 +114,11 @@ impl InitPlan {
 
     /// Runs in the child, and returns its exit code if it fails; its parent is told why.
     pub(super) fn run(mut self, parent: Channel) -> i32 {
-        let (inside, terminal, hook_pid) = match self.build(&parent) {
+        let (places, terminal, hook_pid) = match self.build(&parent) {
             Ok(built) => built,
             Err(failure) => return report(&parent, &failure),
         };
-        if let Err(failure) = self.enter(&inside, terminal.as_ref()) {
+        if let Err(failure) = self.enter(&places.inside, terminal.as_ref()) {
             return report(&parent, &failure);
         }
         // The controlling side goes with the message, and closes here with all else.
@@ -141,7 +141,7 @@ impl InitPlan {
             }
         };
         // Their numbers are closed, or belong to others now.
-        std::mem::forget((inside, terminal, control));
+        std::mem::forget((places, terminal, control));
         let [gate, control] = gate;
         self.wait_and_execute(parent, gate, control, hook_pid)
     }
@@ -150,7 +150,7 @@ impl InitPlan {
     fn build(
         &mut self,
         parent: &Channel,
-    ) -> std::result::Result<(Inside, Option<Terminal>, Option<i32>), Failure> {
+    ) -> std::result::Result<(Places, Option<Terminal>, Option<i32>), Failure> {
         sys::process::reset_signals().at(Step::ResetSignals, "")?;
         if let Some(cgroup) = &self.cgroup {
             cgroup.join().at(Step::JoinCgroup, "")?;
@@ -169,21 +169,21 @@ impl InitPlan {
 
         let sources = mounts::open_sources(&self.mounts)?;
         rootfs::make_private()?;
-        let inside = rootfs::make(&self.rootfs)?;
-        let devpts = mounts::mount_all(&inside, sources)?;
+        let places = mounts::mount_all(rootfs::make(&self.rootfs)?, sources)?;
+        let inside = &places.inside;
         if let Some(nodes) = &self.devices {
-            devices::make(&inside, nodes)?;
+            devices::make(inside, nodes)?;
         }
-        let terminal = self.open_terminal(&inside, devpts.as_ref())?;
+        let terminal = self.open_terminal(&places)?;
         inside
             .ensure(&self.cwd, Kind::Directory)
             .at(Step::MakeCwd, self.cwd.to_string_lossy())?;
         let hook_pid = self.hooks.run_create()?;
-        self.masks.apply(&inside)?;
+        self.masks.apply(&places)?;
         if self.readonly_root {
-            rootfs::make_readonly(&inside)?;
+            rootfs::make_readonly(inside)?;
         }
-        Ok((inside, terminal, hook_pid))
+        Ok((places, terminal, hook_pid))
     }
 
     /// Steps into the container, with privileges.
@@ -256,15 +256,12 @@ impl InitPlan {
         Ok(())
     }
 
-    fn open_terminal(
-        &self,
-        inside: &Inside,
-        devpts: Option<&OwnedFd>,
-    ) -> std::result::Result<Option<Terminal>, Failure> {
+    fn open_terminal(&self, places: &Places) -> std::result::Result<Option<Terminal>, Failure> {
         let Stdio::Terminal { size } = self.stdio else {
             return Ok(None);
         };
-        let terminal = Terminal::open(devpts, inside, size, self.process.uid())?;
+        let inside = &places.inside;
+        let terminal = Terminal::open(places.devpts.as_ref(), inside, size, self.process.uid())?;
         if self.devices.is_some() {
             devices::make_console(inside, &terminal.user)?;
         }

@@ -43,6 +43,28 @@ impl Inside {
 
     /// Opens what is at `path`.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        self.resolve(path, flags, ResolveFlags::empty())
+    }
+
+    /// As [`Self::ensure`] for a directory, but through no symbolic link: `ELOOP` then.
+    pub(super) fn ensure_real(&self, path: &Path) -> io::Result<OwnedFd> {
+        let open = || {
+            self.resolve(
+                path,
+                OFlags::PATH | OFlags::DIRECTORY,
+                ResolveFlags::NO_SYMLINKS,
+            )
+        };
+        match open() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.make(path, Kind::Directory, &mut 0)?;
+                open()
+            }
+            result => result,
+        }
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags, how: ResolveFlags) -> io::Result<OwnedFd> {
         let mut races = 0;
         loop {
             match rustix::fs::openat2(
@@ -50,7 +72,7 @@ impl Inside {
                 path,
                 flags | OFlags::CLOEXEC,
                 Mode::empty(),
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+                how | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
             ) {
                 Err(Errno::AGAIN) if races < RACES_MAX => races += 1,
                 result => return Ok(result?),

@@ -1,5 +1,6 @@
 //! Paths that the container may not read (`linux.maskedPaths`) or not write (`linux.readonlyPaths`). Those that are
-//! not there need nothing.
+//! not there need nothing. Paths below `/proc` and `/sys` are looked for in the file systems that were just mounted
+//! there, whatever has become of the directories since.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,8 +12,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::devices::open_null;
 use super::error::{At, Failure, Step};
-use super::inside::{Inside, Kind, kind_of};
-use super::mounts::{attach, clone_of};
+use super::inside::{Kind, kind_of};
+use super::mounts::{Places, attach, clone_of};
 use crate::sys::mount::{Attributes, set_attributes};
 
 type Done = Result<(), Failure>;
@@ -43,22 +44,22 @@ impl Masks {
     }
 
     /// Covers the masked paths, then those to be read-only.
-    pub(super) fn apply(&self, inside: &Inside) -> Done {
-        let mut null = None;
-        let mut empty = None;
+    pub(super) fn apply(&self, places: &Places) -> Done {
+        let mut covers = Covers::default();
         for path in &self.masked {
-            mask(inside, path, &mut null, &mut empty).at(Step::MaskPath, path.to_string_lossy())?;
+            mask(places, path, &mut covers).at(Step::MaskPath, path.to_string_lossy())?;
         }
         for path in &self.readonly {
-            make_readonly(inside, path).at(Step::MakeReadonly, path.to_string_lossy())?;
+            make_readonly(places, path).at(Step::MakeReadonly, path.to_string_lossy())?;
         }
         Ok(())
     }
 }
 
 /// Opens what is there, if anything is.
-fn open(inside: &Inside, path: &Path) -> io::Result<Option<OwnedFd>> {
-    match inside.open(path, OFlags::PATH) {
+fn open(places: &Places, path: &Path) -> io::Result<Option<OwnedFd>> {
+    let (place, path) = places.of(path);
+    match place.open(&path, OFlags::PATH) {
         Ok(fd) => Ok(Some(fd)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
             Ok(None)
@@ -67,34 +68,41 @@ fn open(inside: &Inside, path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Covers a file with the host's `/dev/null`, and a directory with an empty one that cannot be written.
-fn mask(
-    inside: &Inside,
-    path: &Path,
-    null: &mut Option<OwnedFd>,
-    empty: &mut Option<OwnedFd>,
-) -> io::Result<()> {
-    let Some(target) = open(inside, path)? else {
+/// What masked paths are covered with: each kind is made once, attached, and cloned from then on.
+#[derive(Debug, Default)]
+struct Covers {
+    file: Option<OwnedFd>,
+    directory: Option<OwnedFd>,
+}
+
+/// Covers a file with `/dev/null`, and a directory with an empty one.
+fn mask(places: &Places, path: &Path, covers: &mut Covers) -> io::Result<()> {
+    let Some(target) = open(places, path)? else {
         return Ok(());
     };
-    let cover = match (kind_of(target.as_fd())?, &*empty) {
-        (Kind::File, _) => {
-            let null = match null {
-                Some(null) => null,
-                None => null.insert(open_null()?),
-            };
-            clone_of(null.as_fd(), false)?
-        }
-        // One file system serves all; it can be cloned once it is attached.
-        (Kind::Directory, Some(empty)) => clone_of(empty.as_fd(), false)?,
-        (Kind::Directory, None) => {
-            let first = empty_directory()?;
-            attach(first.as_fd(), target.as_fd())?;
-            *empty = Some(first);
-            return Ok(());
-        }
+    let (cover, make): (_, fn() -> io::Result<OwnedFd>) = match kind_of(target.as_fd())? {
+        Kind::File => (&mut covers.file, null),
+        Kind::Directory => (&mut covers.directory, empty_directory),
     };
-    attach(cover.as_fd(), target.as_fd())
+    match cover {
+        Some(cover) => attach(clone_of(cover.as_fd(), false)?.as_fd(), target.as_fd()),
+        None => {
+            let first = cover.insert(make()?);
+            attach(first.as_fd(), target.as_fd())
+        }
+    }
+}
+
+/// The host's `/dev/null`, never the container's (CVE-2025-31133). The mount is read-only, which takes nothing from the
+/// device but keeps a container's root from changing the mode, owner or attributes of the host's node through it.
+fn null() -> io::Result<OwnedFd> {
+    let mount = clone_of(open_null()?.as_fd(), false)?;
+    let read_only = Attributes {
+        set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
+        ..Default::default()
+    };
+    set_attributes(mount.as_fd(), false, read_only)?;
+    Ok(mount)
 }
 
 fn empty_directory() -> io::Result<OwnedFd> {
@@ -114,8 +122,8 @@ fn empty_directory() -> io::Result<OwnedFd> {
 }
 
 /// Binds what is there onto itself, read-only with all below it.
-fn make_readonly(inside: &Inside, path: &Path) -> io::Result<()> {
-    let Some(target) = open(inside, path)? else {
+fn make_readonly(places: &Places, path: &Path) -> io::Result<()> {
+    let Some(target) = open(places, path)? else {
         return Ok(());
     };
     let mount = clone_of(target.as_fd(), true)?;

@@ -40,6 +40,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod process;
+mod procfs;
 pub mod protect;
 mod rootfs;
 mod sysctls;

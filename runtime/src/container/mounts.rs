@@ -317,13 +317,45 @@ pub(super) fn open_sources(plans: &[MountPlan]) -> std::result::Result<Vec<Opene
         .collect()
 }
 
-/// Mounts all, in order. Returns the devpts of the container, if one was mounted.
+/// The container's root directory, and the file systems mounted in it that are looked into again.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// The root directory.
+    pub(super) inside: Inside,
+    /// The container's own devpts, if one was mounted.
+    pub(super) devpts: Option<OwnedFd>,
+    /// The procfs and sysfs mounted here, by destination, a deeper one later; those that a later mount covers are left
+    /// out.
+    kernel: Vec<(PathBuf, Inside)>,
+}
+
+impl Places {
+    /// Where to look for `path`, and under which name.
+    pub(super) fn of(&self, path: &Path) -> (&Inside, PathBuf) {
+        let path = lexical(path);
+        for (destination, mount) in self.kernel.iter().rev() {
+            if let Ok(below) = path.strip_prefix(destination) {
+                return (mount, Path::new("/").join(below));
+            }
+        }
+        (&self.inside, path)
+    }
+}
+
+/// Mounts all, in order.
 pub(super) fn mount_all(
-    inside: &Inside,
+    inside: Inside,
     mounts: Vec<Opened<'_>>,
-) -> std::result::Result<Option<OwnedFd>, Failure> {
-    let mut devpts = None;
+) -> std::result::Result<Places, Failure> {
+    let mut places = Places {
+        inside,
+        devpts: None,
+        kernel: Vec::new(),
+    };
     for Opened { plan, sources } in mounts {
+        let inside = &places.inside;
+        let destination = lexical(&plan.destination);
+        let mut made = None;
         match &plan.source {
             Source::Bind { .. } => {
                 for mount in &sources {
@@ -333,14 +365,22 @@ pub(super) fn mount_all(
             Source::New { filesystem, source } => {
                 let mount = make_filesystem(plan, filesystem, source.as_deref())?;
                 finish(inside, plan, mount.as_fd())?;
-                if filesystem == "devpts" {
-                    devpts = Some(mount);
-                }
+                made = Some((filesystem.as_str(), mount));
             }
             Source::CgroupV1(directories) => mount_cgroups(inside, plan, directories, &sources)?,
         }
+        places
+            .kernel
+            .retain(|(covered, _)| !covered.starts_with(&destination));
+        match made {
+            Some(("devpts", mount)) => places.devpts = Some(mount),
+            Some(("proc" | "sysfs", mount)) => {
+                places.kernel.push((destination, Inside::new(mount)));
+            }
+            _ => {}
+        }
     }
-    Ok(devpts)
+    Ok(places)
 }
 
 /// Sets a mount's attributes and moves it onto its target.
@@ -354,11 +394,34 @@ fn finish(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
     if !top.is_empty() {
         set_attributes(mount, false, top).at(Step::SetMountAttributes, &name)?;
     }
-    let kind = kind_of(mount).at(Step::OpenTarget, &name)?;
-    let target = inside
-        .ensure(&plan.destination, kind)
-        .at(Step::OpenTarget, &name)?;
+    let target = target(inside, plan, mount)?;
     attach(mount, target.as_fd()).at(Step::AttachMount, &name)
+}
+
+/// The place of a mount. Those of procfs and sysfs are reached through no symbolic link: the image, or whoever shares
+/// a volume that it leads into, could move them from under the paths to be masked (CVE-2019-19921, CVE-2023-28642).
+fn target(
+    inside: &Inside,
+    plan: &MountPlan,
+    mount: BorrowedFd<'_>,
+) -> std::result::Result<OwnedFd, Failure> {
+    let name = plan.destination.to_string_lossy();
+    match &plan.source {
+        Source::New { filesystem, .. } if matches!(filesystem.as_str(), "proc" | "sysfs") => {
+            inside.ensure_real(&plan.destination).at(
+                Step::OpenTarget,
+                format!(
+                    "{name} ({filesystem}, for which it must be a directory and no symbolic link)"
+                ),
+            )
+        }
+        _ => {
+            let kind = kind_of(mount).at(Step::OpenTarget, &name)?;
+            inside
+                .ensure(&plan.destination, kind)
+                .at(Step::OpenTarget, &name)
+        }
+    }
 }
 
 fn make_filesystem(

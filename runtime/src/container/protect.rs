@@ -7,8 +7,9 @@
 //!
 //! So this program runs from a read-only mount: [`seal`] clones the file's mount detached (`open_tree`), makes the
 //! clone read-only and executes itself from there once. Whoever opens `/proc/<pid>/exe` gets a file on that mount,
-//! where writing is `EROFS`; nobody can remount it, as it is in no mount namespace. A program whose file is on a
-//! read-only mount already, or that was started from such a clone ([`read_only_clone`]), is not executed again.
+//! where writing is `EROFS`; nobody can remount it, as it is in no mount namespace. A program that was started from
+//! such a clone ([`read_only_clone`]) is not executed again. One on a read-only file system is: that may be remounted
+//! for an update while a container still has it open.
 //!
 //! The process also stops being dumpable, which children inherit until they execute: no process of a shared pid
 //! namespace can trace the child or open its descriptors while it is neither here nor there (CVE-2016-9962).
@@ -80,10 +81,13 @@ pub fn read_only_clone(file: &Path) -> Result<OwnedFd> {
     Ok(clone)
 }
 
-/// True when this program's file is on a read-only mount.
+/// True when this program's file is on a read-only mount that is in no mount namespace. There the file is the root of
+/// its mount, with nothing above: its path is `/`, which no program's in a mount namespace can be.
 fn is_sealed() -> Result<bool> {
+    let path = rustix::fs::readlinkat(CWD, OWN_FILE, Vec::new())
+        .map_err(|e| failed("readlink")(e.into()))?;
     let mount = rustix::fs::statvfs(OWN_FILE).map_err(|e| failed("statvfs")(e.into()))?;
-    Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+    Ok(path.as_bytes() == b"/" && mount.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Fails unless [`seal`] was called.

@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::error::{Error, Failure, Result, Step};
 use super::namespaces::{Had, how};
+use super::procfs;
 
 /// Parameters as paths below `/proc/sys`, with their values.
 #[derive(Debug, Default)]
@@ -46,7 +47,7 @@ impl Sysctls {
     /// In the child, once it is in its namespaces: `/proc/sys` shows those of the process that looks.
     pub(super) fn write(&self) -> std::result::Result<(), Failure> {
         for (path, value) in &self.0 {
-            std::fs::write(format!("/proc/sys/{path}"), value)
+            procfs::write(&format!("sys/{path}"), value)
                 .map_err(|e| Failure::new(Step::WriteSysctl, format!("{path} to {value:?}"), &e))?;
         }
         Ok(())

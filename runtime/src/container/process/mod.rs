@@ -19,6 +19,7 @@ use rustix::thread::CapabilitySet;
 
 use super::channel::Channel;
 use super::error::{At, Error, Failure, Result, Step};
+use super::procfs;
 use crate::seccomp::Filter;
 
 mod capabilities;
@@ -86,7 +87,7 @@ impl ProcessPlan {
         let Some(value) = self.oom_score_adj else {
             return Ok(());
         };
-        std::fs::write("/proc/self/oom_score_adj", value.to_string())
+        procfs::write("self/oom_score_adj", &value.to_string())
             .map_err(|error| match error.raw_os_error() {
                 Some(libc::EACCES | libc::EPERM) => (
                     format!("to {value} (lowering it needs CAP_SYS_RESOURCE)"),
