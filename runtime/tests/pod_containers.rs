@@ -320,6 +320,93 @@ fn the_active_deadline_ends_the_pod() {
     assert_eq!(reason.as_deref(), Some("DeadlineExceeded"));
 }
 
+/// What a command prints that is run in a container as a client asks.
+fn exec(pod: &Pod, container: &str, command: &[&str]) -> String {
+    use std::io::Read;
+    let request = exec_request(container, command);
+    let (reply, descriptors) = pod.client().request(&request).expect("a reply");
+    assert_eq!(reply, Reply::ExecStarted);
+    let stdout = descriptors.into_iter().next().expect("its output");
+    let mut text = String::new();
+    std::fs::File::from(stdout)
+        .read_to_string(&mut text)
+        .expect("text");
+    text
+}
+
+fn exec_request(container: &str, command: &[&str]) -> Request {
+    Request::Exec {
+        container: container.to_owned(),
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        tty: false,
+        stdin: false,
+        size: None,
+    }
+}
+
+#[test]
+fn commands_have_the_environment_that_the_container_was_started_with() {
+    let mut pod = Pod::new(vec![json!({ "name": "main" })]);
+    let env = |colour: &str| json!(["PATH=/bin", format!("COLOUR={colour}")]);
+    pod.plan["containers"][0]["source"]["spec"]["process"]["env"] = env("red");
+    pod.start();
+    let main = pod.until_running("main");
+    let colour = |pod: &Pod| exec(pod, "main", &["sh", "-c", "echo $COLOUR"]);
+    assert_eq!(colour(&pod), "red\n");
+
+    pod.plan["generation"] = json!(2);
+    pod.plan["containers"][0]["source"]["spec"]["process"]["env"] = env("blue");
+    pod.reload();
+    assert_eq!(colour(&pod), "red\n");
+
+    // Nor does a plan without anything to run cost a container that runs.
+    pod.plan["generation"] = json!(3);
+    pod.plan["containers"][0]["source"] =
+        json!({ "kind": "waiting", "reason": "CreateContainerConfigError", "message": "gone" });
+    pod.reload();
+    pod.kill_supervisor();
+    pod.start_supervisor();
+    assert_eq!(pod.until_running("main"), main);
+    assert_eq!(colour(&pod), "red\n");
+}
+
+#[test]
+fn a_command_that_is_not_there_or_cannot_be_executed_has_a_shell_s_exit_code() {
+    let mut pod = Pod::new(vec![json!({ "name": "main" })]);
+    pod.start();
+    pod.until_running("main");
+    for (program, expected) in [("no-such-program", 127), ("/etc", 126), ("/dev/null", 126)] {
+        match pod.ask(&exec_request("main", &[program])) {
+            Reply::ExecRefused { exit_code, message } => {
+                assert_eq!(exit_code, expected, "{message}");
+                assert!(message.contains(program), "{message}");
+            }
+            other => panic!("{program}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_pod_ends_in_the_middle_of_a_post_start_hook() {
+    let mut pod = Pod::new(vec![json!({ "name": "main",
+        "run": "trap 'echo term; exit 0' TERM; while :; do sleep 0.1; done",
+        "post_start": { "kind": "exec", "command": ["sh", "-c", "touch /tmp/hook; exec sleep 1000"] } })]);
+    pod.start();
+    pod.until_running("main");
+    pod.wait_for("the hook runs", || {
+        (exec(&pod, "main", &["sh", "-c", "ls /tmp"]) == "hook\n").then_some(())
+    });
+    let snapshot = pod.terminate(30);
+    let ContainerState::Terminated(end) = &of(&snapshot, "main").state else {
+        panic!("it should have ended")
+    };
+    assert_eq!(end.exit_code, 0);
+    assert_eq!(pod.log("main", 0), ["term"]);
+    assert_eq!(pod.ask(&Request::Release), Reply::Ok);
+    assert!(pod.wait_for_supervisor().success());
+    assert!(!pod.cgroup().exists());
+}
+
 fn probe(handler: &serde_json::Value) -> serde_json::Value {
     json!({ "handler": handler, "initial_delay_ms": 0, "period_ms": 100, "timeout_ms": 10_000,
             "success_threshold": 1, "failure_threshold": 100 })

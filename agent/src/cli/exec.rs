@@ -26,7 +26,8 @@ Examples:
   tar c src | podling exec -i web -- tar x   standard input goes to the command
   podling exec -c sidecar site -- ls /data
 
-No shell is involved: what follows `--` is the program and its arguments. The exit code is that of the command.")]
+No shell is involved: what follows `--` is the program and its arguments. The exit code is that of the command;
+127 means that there is no such program, 126 that it cannot be executed.")]
 pub struct ExecArgs {
     /// The pod
     #[arg(value_name = "POD")]
@@ -82,6 +83,9 @@ pub(super) fn run(args: &ExecArgs, directories: &Directories) -> Result<Exit, Co
     };
     let fds = match client.request(&request) {
         Ok((Reply::ExecStarted, fds)) => fds,
+        Ok((Reply::ExecRefused { exit_code, message }, _)) => {
+            return Err(refused(failed(), exit_code, message, &args.command[0]));
+        }
         Ok((other, _)) => return Err(failed().because(format!("the supervisor answers {other:?}"))),
         Err(e) => return Err(failed().because(e)),
     };
@@ -97,6 +101,27 @@ pub(super) fn run(args: &ExecArgs, directories: &Directories) -> Result<Exit, Co
     let code = code.map_err(|e| failed().because(e))?;
     Ok(Exit::Code(u8::try_from(code & 0xff).unwrap_or(1)))
 }
+
+/// A command that does not run, with the exit code that a shell would give.
+fn refused(failed: CommandError, exit_code: i32, message: String, program: &str) -> CommandError {
+    let error = failed
+        .because(message)
+        .code(u8::try_from(exit_code).unwrap_or(1));
+    match exit_code {
+        NOT_FOUND => error.hint(format!(
+            "the container's image has no {program}; it is looked up in the container's own PATH, without a shell"
+        )),
+        NOT_EXECUTABLE => error.hint(format!(
+            "{program} is there, but cannot be executed: its permissions, or its first line"
+        )),
+        _ => error,
+    }
+}
+
+/// What shells say of a program that is not there.
+const NOT_FOUND: i32 = 127;
+/// What shells say of a program that cannot be executed.
+const NOT_EXECUTABLE: i32 = 126;
 
 /// The container named, else the pod's first that is not an init container.
 fn choose(args: &ExecArgs, plan: &Plan) -> Result<String, CommandError> {
@@ -197,7 +222,11 @@ impl Streams {
                 match reply {
                     Reply::ExecExited { exit_code } => code = Some(exit_code),
                     Reply::Error { message } => return Err(io::Error::other(message)),
-                    Reply::Ok | Reply::Snapshot(_) | Reply::ExecStarted | Reply::Attached => {}
+                    Reply::Ok
+                    | Reply::Snapshot(_)
+                    | Reply::ExecStarted
+                    | Reply::ExecRefused { .. }
+                    | Reply::Attached => {}
                 }
             }
             // After the exit was seen, all that the command wrote is there to be read.

@@ -73,7 +73,7 @@ pub fn of_snapshot(snapshot: &Snapshot) -> Vec<Wait> {
         {
             waits.push(Wait::of_container(&container.name, reason, message).until(*until));
         }
-        if let Some(failure) = &container.probe_failure {
+        for failure in &container.probe_failures {
             let message = format!(
                 "{} probe failed {} times: {}",
                 failure.probe, failure.failures, failure.message

@@ -131,6 +131,11 @@ spec:
         "COLOUR=red",
         "a running process keeps its environment"
     );
+    assert_eq!(
+        sh("echo $COLOUR $ALL_colour"),
+        "red red",
+        "a command has the environment of the container that runs"
+    );
     let after = node.pod("pod").unwrap();
     assert_eq!(after["metadata"]["uid"], pod["metadata"]["uid"]);
 }

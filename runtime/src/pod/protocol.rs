@@ -46,7 +46,8 @@ pub enum Request {
     Release,
     /// Run a command in a container. The reply [`Reply::ExecStarted`] brings descriptors: with `tty` the pty's
     /// controlling side; else, in this order, the writing end of stdin (if asked for), the reading ends of stdout
-    /// and stderr. [`Reply::ExecExited`] follows on the same connection. Closing the connection leaves the command
+    /// and stderr. The command has the environment and the rights that the container was started with.
+    /// [`Reply::ExecExited`] follows on the same connection. Closing the connection leaves the command
     /// running until its descriptors close.
     Exec {
         /// Which container.
@@ -77,6 +78,13 @@ pub enum Reply {
     Snapshot(Box<Snapshot>),
     /// The command runs; descriptors come with this packet.
     ExecStarted,
+    /// The command does not run.
+    ExecRefused {
+        /// As a shell would have it: 127 for a program that is not there, 126 for one that cannot be executed.
+        exit_code: i32,
+        /// Why, with its causes.
+        message: String,
+    },
     /// The command has ended.
     ExecExited {
         /// 128 + the signal's number for a signal.

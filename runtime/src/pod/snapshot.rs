@@ -60,8 +60,8 @@ pub struct ContainerSnapshot {
     pub started: bool,
     /// Its readiness probe succeeds, or it has none and is started. An init container that exited with 0 is ready.
     pub ready: bool,
-    /// The last result of a probe that failed, for `podling why`.
-    pub probe_failure: Option<ProbeFailure>,
+    /// The probes that fail now, by name: each one's last try, gone once it succeeds.
+    pub probe_failures: Vec<ProbeFailure>,
     /// The cgroup path of its current run, below the root of each hierarchy.
     pub cgroup: Option<PathBuf>,
 }

@@ -75,7 +75,7 @@ fn container(name: &str, code: char) -> ContainerSnapshot {
         restart_count: 0,
         started: matches!(code, 'r' | 'R'),
         ready: code == 'R',
-        probe_failure: None,
+        probe_failures: Vec::new(),
         cgroup: None,
     }
 }

@@ -476,7 +476,13 @@ impl Worker {
                     self.note_trouble("PlanRefused", message);
                 }
             }
-            Ok(Reply::Ok | Reply::ExecStarted | Reply::ExecExited { .. } | Reply::Attached) => {}
+            Ok(
+                Reply::Ok
+                | Reply::ExecStarted
+                | Reply::ExecRefused { .. }
+                | Reply::ExecExited { .. }
+                | Reply::Attached,
+            ) => {}
             Err(error) => {
                 self.link = None;
                 if !self.released {

@@ -25,7 +25,8 @@ pub(super) struct Container {
     pub(super) crashes: Crashes,
     /// No longer in the plan: forgotten when it has ended.
     pub(super) removed: bool,
-    pub(super) probe_failure: Option<ProbeFailure>,
+    /// The last try of each probe that failed, as long as none has succeeded since: one of each kind at most.
+    pub(super) probe_failures: Vec<ProbeFailure>,
 }
 
 /// What a container does.
@@ -119,7 +120,7 @@ impl Container {
             last_spec_hash: None,
             crashes: Crashes::default(),
             removed: false,
-            probe_failure: None,
+            probe_failures: Vec::new(),
         }
     }
 

@@ -167,24 +167,17 @@ impl Lifecycle {
             return;
         }
         let verdict = run.tries_mut(kind).end(probe, outcome.is_ok());
-        match outcome {
-            Ok(()) => {
-                if container
-                    .probe_failure
-                    .as_ref()
-                    .is_some_and(|f| f.probe == kind.name())
-                {
-                    container.probe_failure = None;
-                }
-            }
-            Err(message) => {
-                container.probe_failure = Some(ProbeFailure {
-                    probe: kind.name().to_owned(),
-                    message,
-                    failures: run.tries(kind).failures(),
-                    at: now.wall,
-                });
-            }
+        container.probe_failures.retain(|f| f.probe != kind.name());
+        if let Err(message) = outcome {
+            container.probe_failures.push(ProbeFailure {
+                probe: kind.name().to_owned(),
+                message,
+                failures: run.tries(kind).failures(),
+                at: now.wall,
+            });
+            container
+                .probe_failures
+                .sort_by(|a, b| a.probe.cmp(&b.probe));
         }
         match (kind, verdict) {
             (ProbeKind::Startup, Some(true)) => run.started = true,
@@ -253,7 +246,7 @@ impl Container {
         ending: bool,
         now: Now,
     ) {
-        self.probe_failure = None;
+        self.probe_failures = Vec::new();
         let cause = self
             .life
             .run()

@@ -2,7 +2,7 @@
 
 use super::container::{Container, Life};
 use super::run::{Stop, StopCause};
-use super::{Lifecycle, PlanError, PodRules, check, rules::Rules};
+use super::{Lifecycle, PlanError, PodRules, ProbeKind, check, rules::Rules};
 use crate::pod::clock::Now;
 use crate::pod::plan::{ContainerKind, Plan};
 
@@ -76,6 +76,13 @@ impl Container {
         self.removed = false;
         let waits_for_source = self.rules.waits.is_some();
         self.rules = rules;
+        let rules = &self.rules;
+        self.probe_failures.retain(|failure| {
+            let kind = ProbeKind::ALL
+                .into_iter()
+                .find(|k| k.name() == failure.probe);
+            kind.is_some_and(|kind| rules.probe(kind).is_some())
+        });
         match &mut self.life {
             Life::Running { run } => {
                 if run.spec_hash != self.rules.spec_hash && run.stop.is_none() {

@@ -69,7 +69,7 @@ impl Lifecycle {
                     running.is_some_and(|run| run.ready(&container.rules))
                 }
             },
-            probe_failure: container.probe_failure.clone(),
+            probe_failures: container.probe_failures.clone(),
             cgroup: container
                 .is_live()
                 .then(|| self.rules.cgroup.join(&container.name)),

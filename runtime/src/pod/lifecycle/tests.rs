@@ -472,8 +472,55 @@ fn the_startup_probe_holds_the_others_back() {
     world.pass(1_000);
     world.probed("a", ProbeKind::Readiness, false);
     assert!(!world.of("a").ready);
-    let failure = world.of("a").probe_failure.expect("it failed");
-    assert_eq!((failure.probe.as_str(), failure.failures), ("readiness", 1));
+    let failures = world.of("a").probe_failures;
+    assert_eq!(failures.len(), 1);
+    assert_eq!(
+        (failures[0].probe.as_str(), failures[0].failures),
+        ("readiness", 1)
+    );
+}
+
+#[test]
+fn a_probe_s_failure_is_shown_until_that_probe_succeeds_or_is_taken_away() {
+    let mut a = container("a", Main);
+    a.liveness_probe = Some(probe(1, 9));
+    a.readiness_probe = Some(probe(1, 1));
+    let mut plan = plan(Always, vec![a]);
+    let mut world = World::new(&plan);
+    let failing = |world: &World| -> Vec<String> {
+        let failures = world.of("a").probe_failures;
+        failures.into_iter().map(|f| f.probe).collect()
+    };
+    world.probed("a", ProbeKind::Readiness, false);
+    world.probed("a", ProbeKind::Liveness, false);
+    assert_eq!(failing(&world), ["liveness", "readiness"]);
+    world.pass(1_000);
+    world.probed("a", ProbeKind::Readiness, true);
+    assert_eq!(failing(&world), ["liveness"]);
+    plan.generation += 1;
+    plan.containers[0].liveness_probe = None;
+    world
+        .life
+        .replace_plan(&plan, world.now)
+        .expect("a good plan");
+    assert_eq!(failing(&world), [""; 0]);
+}
+
+#[test]
+fn a_pod_that_ends_does_not_wait_for_a_post_start_hook() {
+    let mut a = container("a", Main);
+    a.post_start = sleep_hook();
+    a.pre_stop = sleep_hook();
+    let mut world = World::new(&plan(Always, vec![a]));
+    assert_eq!(world.take_done(), ["start a", "hook a PostStart"]);
+    world.terminate(30_000);
+    assert_eq!(world.take_done(), ["hook a PreStop"]);
+    world.hook_over("a", HookKind::PreStop, true);
+    assert_eq!(world.take_done(), ["signal a 15"]);
+    world.hook_over("a", HookKind::PostStart, false);
+    assert_eq!(world.take_done(), [""; 0]);
+    world.ends("a", 0);
+    assert!(world.life.has_ended());
 }
 
 #[test]

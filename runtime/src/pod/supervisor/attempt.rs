@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::sys::epoll::EpollFlags;
 use rustix::fs::OFlags;
@@ -15,7 +16,7 @@ use super::reactor::{Key, Reactor, Source};
 use super::sandbox::Sandbox;
 use crate::container::Stdio;
 use crate::pod::lifecycle::{ExitStatus, HookKind, Input, ProbeKind, Process};
-use crate::pod::plan::{ContainerPlan, Handler};
+use crate::pod::plan::Handler;
 use crate::pod::probe::socket::{Outcome, SocketTry};
 use crate::sys::pidfd;
 
@@ -61,8 +62,9 @@ enum Work {
 
 /// Where it happens.
 pub(super) struct Place<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) container: &'a str,
     pub(super) run: &'a Run,
-    pub(super) plan: &'a ContainerPlan,
     pub(super) sandbox: &'a Sandbox,
 }
 
@@ -100,7 +102,7 @@ impl Attempt {
             Handler::Grpc { .. } => return Err("gRPC is not supported".to_owned()),
         };
         Ok(Self {
-            container: place.plan.name.clone(),
+            container: place.container.to_owned(),
             id: place.run.id.clone(),
             purpose,
             deadline_ms: timeout_ms.map(|ms| now_ms.saturating_add(ms)),
@@ -233,7 +235,7 @@ fn command_work(
     };
     let running = place
         .run
-        .exec(place.plan, command, stdio)
+        .exec(place.dir, place.container, command, stdio)
         .map_err(|e| chain(&e))?;
     let process = process::look(running.pid).map_err(text)?;
     let key = reactor

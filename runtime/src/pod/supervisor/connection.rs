@@ -183,7 +183,7 @@ fn shorten(snapshot: &mut Snapshot, max_bytes: usize) {
         if let Some(t) = &mut container.last_termination {
             t.message.iter_mut().for_each(cut);
         }
-        if let Some(failure) = &mut container.probe_failure {
+        for failure in &mut container.probe_failures {
             cut(&mut failure.message);
         }
     }

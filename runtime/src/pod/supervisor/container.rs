@@ -13,6 +13,7 @@ use oci_spec::runtime::{
 use thiserror::Error;
 
 use super::journal::{chain, say};
+use super::launch::{Launch, LaunchError};
 use super::output::Output;
 use super::process;
 use super::reactor::{Key, Reactor};
@@ -65,6 +66,9 @@ pub enum StartError {
     /// Its OCI spec.
     #[error("cannot complete its OCI spec")]
     Spec(#[from] oci_spec::OciSpecError),
+    /// What it was started with is not known.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
     /// The runtime. Its words stand for themselves.
     #[error(transparent)]
     Runtime(#[from] container::Error),
@@ -131,7 +135,9 @@ pub(super) fn prepare(
     if let Some(message) = &plan.termination_message {
         make_message_file(&message.host_file).map_err(file_error(&message.host_file))?;
     }
-    let filter = filter(seccomp, spec, pod.dir)?;
+    let launch = Launch::new(id, spec, seccomp)?;
+    let filter = filter(seccomp, &launch.process, pod.dir)?;
+    launch.save(pod.dir, &plan.name)?;
     let spec = complete(spec, plan, pod.sandbox)?;
     let log = LogWriter::open(&plan.log, restart_count);
     let (output, stdio) = if plan.tty {
@@ -221,10 +227,8 @@ pub(super) fn adopt(
         })
     };
     // Commands of probes and clients are held to the same filter.
-    let filter = match &plan.source {
-        ContainerSource::Ready { spec, seccomp, .. } => filter(seccomp, spec, pod_dir)?,
-        ContainerSource::Waiting { .. } => return Err(StartError::NotReady),
-    };
+    let launch = Launch::load(pod_dir, name, &remembered.id)?;
+    let filter = filter(&launch.seccomp, &launch.process, pod_dir)?;
     Ok(Run {
         id: remembered.id.clone(),
         process,
@@ -240,20 +244,16 @@ pub(super) fn adopt(
 }
 
 impl Run {
-    /// Runs a command beside the container's own.
+    /// Runs a command beside the container's own, with the environment, user and rights that the run was started
+    /// with: the plan's are those of the next run.
     pub(super) fn exec(
         &self,
-        plan: &ContainerPlan,
+        pod_dir: &Path,
+        container: &str,
         command: &[String],
         stdio: Stdio,
     ) -> Result<Running, StartError> {
-        let ContainerSource::Ready { spec, .. } = &plan.source else {
-            return Err(StartError::NotReady);
-        };
-        let Some(process) = spec.process() else {
-            return Err(StartError::NotReady);
-        };
-        let mut process: OciProcess = process.clone();
+        let Launch { mut process, .. } = Launch::load(pod_dir, container, &self.id)?;
         process.set_args(Some(command.to_vec()));
         process.set_terminal(Some(matches!(stdio, Stdio::Terminal { .. })));
         Ok(container::exec(Exec {
@@ -289,6 +289,9 @@ impl Run {
             .close(pod.dir, name, &mut self.log, buffer, reactor)
         {
             say(format_args!("{name}: cannot remove its FIFOs: {e}"));
+        }
+        if let Err(e) = Launch::remove(pod.dir, name) {
+            say(format_args!("{name}: cannot remove its record: {e}"));
         }
         self.log.end(jiff::Timestamp::now());
         let oom_killed = match self.cgroup.oom_kills() {
@@ -435,14 +438,17 @@ fn read_message(path: &Path) -> io::Result<String> {
     Ok(words)
 }
 
-fn filter(plan: &SeccompPlan, spec: &Spec, dir: &Path) -> Result<Option<Filter>, StartError> {
+fn filter(
+    plan: &SeccompPlan,
+    process: &OciProcess,
+    dir: &Path,
+) -> Result<Option<Filter>, StartError> {
     let profile: LinuxSeccomp = match plan {
         SeccompPlan::Unconfined => return Ok(None),
         SeccompPlan::RuntimeDefault => {
-            let bounding = spec
-                .process()
+            let bounding = process
+                .capabilities()
                 .as_ref()
-                .and_then(|p| p.capabilities().as_ref())
                 .and_then(|c| c.bounding().clone())
                 .unwrap_or_default();
             seccomp::default_profile(&bounding.into_iter().collect::<HashSet<_>>())

@@ -20,6 +20,7 @@
 //! | `attempt` | probes and hooks under way |
 //! | `connection` | a client |
 //! | `record` | `state.json` |
+//! | `launch` | what a run was started with |
 //!
 //! Order, always: facts change, the record is replaced, the steps are carried out, clients are told. The supervisor
 //! never waits for a client, a probe or a hook; it waits for the kernel to make a container (milliseconds), and for a
@@ -40,6 +41,7 @@ mod attempt;
 mod connection;
 mod container;
 mod journal;
+mod launch;
 mod output;
 mod process;
 mod reactor;
@@ -51,6 +53,7 @@ mod steps;
 
 pub use container::StartError;
 pub use journal::chain;
+pub use launch::LaunchError;
 pub use record::RecordError;
 pub use sandbox::SandboxError;
 

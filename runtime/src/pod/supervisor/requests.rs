@@ -8,10 +8,10 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::connection::Connection;
-use super::container::resources;
+use super::container::{Run, resources};
 use super::journal::{chain, say};
 use super::reactor::Source;
-use super::{Command, Error, Supervisor, output, process, read_plan};
+use super::{Command, Error, StartError, Supervisor, output, process, read_plan};
 use crate::container::{Running, Stdio, TerminalSize};
 use crate::pod::clock::Now;
 use crate::pod::lifecycle::{ExitStatus, Input};
@@ -27,6 +27,35 @@ const COMMANDS_MAX: usize = 256;
 const QUEUED_DESCRIPTORS_MAX: usize = 128;
 
 type Answer = Result<(Reply, Vec<OwnedFd>), String>;
+
+/// Why a command does not run.
+struct ExecRefused {
+    /// As a shell would have it.
+    exit_code: i32,
+    message: String,
+}
+
+impl ExecRefused {
+    /// It was not even tried.
+    fn other(message: impl ToString) -> Self {
+        Self {
+            exit_code: 1,
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<StartError> for ExecRefused {
+    fn from(error: StartError) -> Self {
+        Self {
+            exit_code: match &error {
+                StartError::Runtime(error) => error.exit_code(),
+                _ => 1,
+            },
+            message: chain(&error),
+        }
+    }
+}
 
 impl Supervisor {
     /// Something happened to a client's socket.
@@ -84,7 +113,12 @@ impl Supervisor {
                 tty,
                 stdin,
                 size,
-            } => self.exec(number, &container, &command, tty, stdin, size),
+            } => {
+                let started = self.exec(number, &container, &command, tty, stdin, size);
+                started.or_else(|ExecRefused { exit_code, message }| {
+                    Ok((Reply::ExecRefused { exit_code, message }, Vec::new()))
+                })
+            }
             Request::Attach { container } => self.attach(&container),
         };
         match answer {
@@ -194,9 +228,9 @@ impl Supervisor {
         tty: bool,
         stdin: bool,
         size: Option<(u16, u16)>,
-    ) -> Answer {
+    ) -> Result<(Reply, Vec<OwnedFd>), ExecRefused> {
         if command.is_empty() {
-            return Err("the command is empty".to_owned());
+            return Err(ExecRefused::other("the command is empty"));
         }
         let queued: usize = self
             .connections
@@ -204,30 +238,29 @@ impl Supervisor {
             .map(Connection::queued_descriptors)
             .sum();
         if self.commands.len() >= COMMANDS_MAX || queued >= QUEUED_DESCRIPTORS_MAX {
-            return Err("too many commands run at once in this pod; try again".to_owned());
+            return Err(ExecRefused::other(
+                "too many commands run at once in this pod; try again",
+            ));
         }
-        let plan = self.plan.containers.iter().find(|c| c.name == name);
-        let plan = plan.ok_or_else(|| format!("there is no container {name}"))?;
-        let run = self.runs.get(name);
-        let run = run.ok_or_else(|| format!("container {name} does not run"))?;
+        let run = self.running(name)?;
         let (stdio, mut descriptors) = if tty {
             let size = size.map(|(columns, rows)| TerminalSize { columns, rows });
             (Stdio::Terminal { size }, Vec::new())
         } else {
-            pipes(stdin).map_err(|e| format!("cannot make pipes: {e}"))?
+            pipes(stdin).map_err(|e| ExecRefused::other(format!("cannot make pipes: {e}")))?
         };
         let Running {
             pid,
             pidfd,
             terminal,
-        } = run.exec(plan, command, stdio).map_err(|e| chain(&e))?;
+        } = run.exec(&self.dir, name, command, stdio)?;
         descriptors.extend(terminal);
-        let process = process::look(pid).map_err(|e| e.to_string())?;
+        let process = process::look(pid).map_err(ExecRefused::other)?;
         let exec = self.reactor.fresh();
         let key = self
             .reactor
             .add(&pidfd, Source::Exec(exec), EpollFlags::EPOLLIN)
-            .map_err(|e| e.to_string())?;
+            .map_err(ExecRefused::other)?;
         let command = Command {
             connection: number,
             process,
@@ -260,6 +293,18 @@ impl Supervisor {
             &Reply::ExecExited { exit_code },
             Vec::new(),
         );
+    }
+
+    fn running(&self, name: &str) -> Result<&Run, ExecRefused> {
+        if let Some(run) = self.runs.get(name) {
+            return Ok(run);
+        }
+        let known = self.plan.containers.iter().any(|c| c.name == name);
+        Err(ExecRefused::other(if known {
+            format!("container {name} does not run")
+        } else {
+            format!("there is no container {name}")
+        }))
     }
 
     fn attach(&mut self, name: &str) -> Answer {

@@ -118,15 +118,15 @@ impl Supervisor {
         now: Now,
     ) {
         let number = self.reactor.fresh();
-        let plan = self.plan.containers.iter().find(|c| c.name == name);
-        let (Some(run), Some(plan)) = (self.runs.get(name), plan) else {
+        let Some(run) = self.runs.get(name) else {
             let outcome = Err("the container is gone".to_owned());
             self.finish_attempt(name.to_owned(), id, purpose, outcome);
             return;
         };
         let place = Place {
+            dir: &self.dir,
+            container: name,
             run,
-            plan,
             sandbox: &self.sandbox,
         };
         let reactor = &mut self.reactor;
