@@ -55,6 +55,12 @@ pub enum Error {
     /// The cgroup could not be prepared for the child.
     #[error("cannot prepare the cgroup for the container's process")]
     Cgroup(#[source] crate::cgroup::Error),
+    /// This process's own capabilities, which limit what it can give.
+    #[error("cannot look at this process's capabilities")]
+    Capabilities(#[source] io::Error),
+    /// `process.execCPUAffinity.initial`.
+    #[error("cannot run on the processors of process.execCPUAffinity.initial")]
+    Affinity(#[source] io::Error),
     /// The child could not be made.
     #[error("cannot clone the container's process")]
     Clone(#[source] io::Error),
@@ -220,6 +226,16 @@ steps! {
     FindProgram = "find the program",
     /// `linux.personality`.
     SetPersonality = "set the personality",
+    /// `linux.memoryPolicy`.
+    SetMemoryPolicy = "set the memory policy",
+    /// `process.ioPriority`.
+    SetIoPriority = "set the I/O priority",
+    /// `process.scheduler`.
+    SetScheduler = "set the scheduling policy",
+    /// `process.execCPUAffinity`.
+    SetAffinity = "set the processors to run on",
+    /// `process.apparmorProfile`, `process.selinuxLabel`.
+    SetLabel = "set the security label",
     /// `process.rlimits`.
     SetRlimit = "set the resource limit",
     /// All other descriptors.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -10,8 +11,8 @@ use super::child::Child;
 use super::error::{At, Error, Failure, Result, Step};
 use super::init::report;
 use super::inside::Inside;
-use super::namespaces::in_pid_namespace;
-use super::process::ProcessPlan;
+use super::namespaces::{self, in_pid_namespace};
+use super::process::{Affinity, ProcessPlan};
 use super::terminal::{self, Terminal};
 use super::{Exec, Running, Stdio, process, protect};
 use crate::cgroup::Joiner;
@@ -26,11 +27,18 @@ type Done = std::result::Result<(), Failure>;
 /// When it cannot be run; [`Error::exit_code`] tells a missing program from others. No process is left then.
 pub fn exec(exec: Exec<'_>) -> Result<Running> {
     protect::ensure_sealed()?;
-    process::validate(exec.process)?;
-    let plan = ProcessPlan::new(exec.process, exec.seccomp, exec.preserve_fds)?;
+    let linux = exec.spec.and_then(|spec| spec.linux().as_ref());
+    process::validate(exec.process, linux)?;
+    let affinity = Affinity::new(exec.process)?;
+    let mut plan = ProcessPlan::new(exec.process, linux, exec.seccomp, exec.preserve_fds)?;
+    let own_user_namespace = exec.spec.is_some_and(|spec| {
+        namespaces::how(spec, LinuxNamespaceType::User) == namespaces::Had::Own
+    });
+    plan.limit_capabilities(own_user_namespace)?;
     let (directory, joiner) = super::cgroup_entry(exec.cgroup)?;
     let (parent, child_end) = Channel::pair(false)?;
     let mut child_plan = Some((plan, joiner, exec.stdio, child_end));
+    let affinity = &affinity;
     let child = in_pid_namespace(
         || {
             Ok(move_into_thread_name_spaces(
@@ -41,14 +49,16 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
         || {
             let target = exec.target;
             let parent_number = parent.as_raw_fd();
-            super::clone_into(0, directory.as_ref(), || {
-                sys::process::close_number(parent_number);
-                match child_plan.take() {
-                    Some((plan, joiner, stdio, channel)) => {
-                        run(plan, joiner.as_ref(), &stdio, target, channel)
+            affinity.around(|| {
+                super::clone_into(0, directory.as_ref(), || {
+                    sys::process::close_number(parent_number);
+                    match child_plan.take() {
+                        Some((plan, joiner, stdio, channel)) => {
+                            run(plan, joiner.as_ref(), affinity, &stdio, target, channel)
+                        }
+                        None => 1,
                     }
-                    None => 1,
-                }
+                })
             })
         },
     )?;
@@ -75,11 +85,13 @@ fn finish(parent: Channel, child: Child) -> Result<Running> {
 fn run(
     mut plan: ProcessPlan,
     cgroup: Option<&Joiner>,
+    affinity: &Affinity,
     stdio: &Stdio,
     target: BorrowedFd<'_>,
     channel: Channel,
 ) -> i32 {
-    let entered = enter(&plan, cgroup, target).and_then(|()| set_up_stdio(&plan, stdio, &channel));
+    let entered = enter(&mut plan, cgroup, affinity, target)
+        .and_then(|()| set_up_stdio(&plan, stdio, &channel));
     if let Err(failure) = entered {
         return report(&channel, &failure);
     }
@@ -99,12 +111,19 @@ fn run(
 }
 
 /// Into the cgroup and the namespaces; the pid namespace is the child's from birth.
-fn enter(plan: &ProcessPlan, cgroup: Option<&Joiner>, target: BorrowedFd<'_>) -> Done {
+fn enter(
+    plan: &mut ProcessPlan,
+    cgroup: Option<&Joiner>,
+    affinity: &Affinity,
+    target: BorrowedFd<'_>,
+) -> Done {
     sys::process::reset_signals().at(Step::ResetSignals, "")?;
     if let Some(cgroup) = cgroup {
         cgroup.join().at(Step::JoinCgroup, "")?;
     }
+    affinity.settle()?;
     plan.write_oom_score_adj()?;
+    plan.open_label_files()?;
     let all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use oci_spec::runtime::{ContainerState, Hook, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{ContainerState, Hook, Spec};
 use rustix::fs::Mode;
 
 use super::channel::Channel;
@@ -21,10 +21,6 @@ use crate::cgroup::Joiner;
 use crate::sys;
 
 type Done = std::result::Result<(), Failure>;
-
-/// `PER_LINUX` and `PER_LINUX32` of linux/personality.h.
-const PERSONALITY_LINUX: u64 = 0;
-const PERSONALITY_LINUX32: u64 = 8;
 
 /// Everything that the child does, parsed; it holds all descriptors that the child needs.
 #[derive(Debug)]
@@ -45,7 +41,6 @@ pub(super) struct InitPlan {
     masks: Masks,
     stdio: Stdio,
     cwd: PathBuf,
-    personality: Option<u64>,
     process: ProcessPlan,
     hooks: ContainerHooks,
     gate: Option<OwnedFd>,
@@ -99,8 +94,7 @@ impl InitPlan {
             masks: Masks::new(spec),
             stdio,
             cwd: process.cwd().clone(),
-            personality: personality(spec),
-            process: ProcessPlan::new(process, seccomp, preserve_fds)?,
+            process: ProcessPlan::new(process, spec.linux().as_ref(), seccomp, preserve_fds)?,
             hooks: ContainerHooks {
                 create: create_hooks,
                 start: start_hooks,
@@ -110,6 +104,11 @@ impl InitPlan {
             },
             gate,
         })
+    }
+
+    /// As [`ProcessPlan::limit_capabilities`].
+    pub(super) fn limit_capabilities(&mut self, own_user_namespace: bool) -> Result<()> {
+        self.process.limit_capabilities(own_user_namespace)
     }
 
     /// Runs in the child, and returns its exit code if it fails; its parent is told why.
@@ -166,6 +165,7 @@ impl InitPlan {
         self.set_names()?;
         self.sysctls.write()?;
         self.process.write_oom_score_adj()?;
+        self.process.open_label_files()?;
 
         let sources = mounts::open_sources(&self.mounts)?;
         rootfs::make_private()?;
@@ -193,9 +193,6 @@ impl InitPlan {
             rootfs::set_propagation(propagation)?;
         }
         terminal::set_up(&self.stdio, terminal, self.process.uid())?;
-        if let Some(personality) = self.personality {
-            sys::process::set_personality(personality).at(Step::SetPersonality, "")?;
-        }
         Ok(())
     }
 
@@ -311,14 +308,6 @@ impl ContainerHooks {
         }
         Ok(())
     }
-}
-
-fn personality(spec: &Spec) -> Option<u64> {
-    let personality = spec.linux().as_ref()?.personality().as_ref()?;
-    Some(match personality.domain() {
-        LinuxPersonalityDomain::PerLinux => PERSONALITY_LINUX,
-        LinuxPersonalityDomain::PerLinux32 => PERSONALITY_LINUX32,
-    })
 }
 
 /// Tells the parent, and gives the child's exit code.

@@ -21,7 +21,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{ContainerState, Process, Spec};
+use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Process, Spec};
 
 use crate::cgroup::{Cgroup, Joiner};
 use crate::seccomp::Filter;
@@ -218,6 +218,8 @@ pub struct Exec<'a> {
     pub target: BorrowedFd<'a>,
     /// What to run, as whom.
     pub process: &'a Process,
+    /// The container's spec: its personality and memory policy hold for all of its processes. None: the caller's.
+    pub spec: Option<&'a Spec>,
     /// Standard input, output and error.
     pub stdio: Stdio,
     /// The container's cgroup.
@@ -241,6 +243,9 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     let mut plan = InitPlan::new(create, joiner)?;
     let patient = spec.hooks().is_some();
     let (parent, child_end) = Channel::pair(patient)?;
+    let own_user_namespace =
+        namespaces::how(spec, LinuxNamespaceType::User) == namespaces::Had::Own;
+    plan.limit_capabilities(own_user_namespace)?;
     let flags = plan.namespaces.clone_flags;
 
     let pid_namespace = plan.namespaces.take_pid_namespace();

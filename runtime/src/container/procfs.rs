@@ -23,17 +23,25 @@ const ROOT_INODE: u64 = 1;
 /// `EXDEV` when the file is on another mount than `/proc` itself, `ELOOP` behind a magic link, `ENOTTY` when `/proc`
 /// is no procfs.
 pub(super) fn write(path: &str, value: &str) -> io::Result<()> {
-    let file = rustix::fs::openat2(
+    let file = open(path)?;
+    match rustix::io::write(&file, value.as_bytes())? {
+        written if written == value.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+/// Opens a file below `/proc` for writing.
+///
+/// # Errors
+/// As [`write`].
+pub(super) fn open(path: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat2(
         root()?,
         path,
         OFlags::WRONLY | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS,
-    )?;
-    match rustix::io::write(&file, value.as_bytes())? {
-        written if written == value.len() => Ok(()),
-        _ => Err(io::ErrorKind::WriteZero.into()),
-    }
+    )?)
 }
 
 fn root() -> io::Result<OwnedFd> {

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::str::FromStr;
 
-use oci_spec::runtime::{Capability, ContainerState, LinuxCapabilities, Process, User};
+use oci_spec::runtime::{Capability, ContainerState, LinuxCapabilities, Process, Spec, User};
 
 use super::cli;
 use super::create::{hand_out, kill, stdio_of};
 use super::delete::cgroup_of;
 use super::error::{Error, Result};
 use super::foreground::{self, Signals};
-use super::store::{Entry, Store, parse_file};
+use super::store::{Store, parse_file};
 use crate::container::{self, Exec};
 use crate::seccomp;
 
@@ -28,12 +28,14 @@ pub(super) fn exec(store: &Store, options: &cli::Exec) -> Result<u8> {
             wanted: "running",
         });
     };
-    let (process, seccomp) = plan(store, &entry, options)?;
+    let spec = entry.spec()?;
+    let (process, seccomp) = plan(store, &spec, options)?;
     let signals = Signals::catch()?;
     let cgroup = cgroup_of(&record)?;
     let mut running = container::exec(Exec {
         target: target.as_fd(),
         process: &process,
+        spec: Some(&spec),
         stdio: stdio_of(Some(&process)),
         cgroup: Some(&cgroup),
         seccomp,
@@ -58,10 +60,9 @@ pub(super) fn exec(store: &Store, options: &cli::Exec) -> Result<u8> {
 /// The process to run and its filter: the file's, or the container's own with changes.
 fn plan(
     store: &Store,
-    entry: &Entry,
+    spec: &Spec,
     options: &cli::Exec,
 ) -> Result<(Process, Option<seccomp::Filter>)> {
-    let spec = entry.spec()?;
     let mut process = match &options.process {
         Some(path) => parse_file(path)?,
         None => {

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod network;
 pub mod pidfd;
 pub mod process;
+pub mod schedule;
 
 use std::io;
 

@@ -33,6 +33,42 @@ impl CapabilityPlan {
         })
     }
 
+    /// Leaves out what cannot be given, and says so (runtime-spec config.md#linux-process): `own` is what this process
+    /// may give, and a set is limited by others (capabilities(7), "Programmatically adjusting capability sets").
+    pub(super) fn limit(&mut self, own: CapabilitySet) {
+        let limit = |name: &str, set: &mut CapabilitySet, limit: CapabilitySet, why: &str| {
+            let lost = *set - limit;
+            *set &= limit;
+            if !lost.is_empty() {
+                tracing::warn!(
+                    "process.capabilities.{name}: {} left out: {why}",
+                    names(lost)
+                );
+            }
+        };
+        let not_ours = "this process does not have it";
+        limit("bounding", &mut self.bounding, own, not_ours);
+        limit("permitted", &mut self.permitted, own, not_ours);
+        limit(
+            "effective",
+            &mut self.effective,
+            self.permitted,
+            "it is not permitted",
+        );
+        limit(
+            "inheritable",
+            &mut self.inheritable,
+            own & self.bounding,
+            "it is not in the bounding set",
+        );
+        limit(
+            "ambient",
+            &mut self.ambient,
+            self.permitted & self.inheritable,
+            "it is not both permitted and inheritable",
+        );
+    }
+
     pub(super) fn drop_bounding(&self) -> Done {
         for number in 0..u64::BITS {
             let capability = CapabilitySet::from_bits_retain(1 << number);
@@ -77,6 +113,18 @@ impl CapabilityPlan {
     }
 }
 
+/// `CAP_CHOWN, CAP_KILL`
+fn names(set: CapabilitySet) -> String {
+    let mut known: Vec<caps::Capability> = caps::all().into_iter().collect();
+    known.sort_unstable_by_key(caps::Capability::index);
+    let names: Vec<String> = known
+        .iter()
+        .filter(|c| set.bits() & c.bitmask() != 0)
+        .map(caps::Capability::to_string)
+        .collect();
+    names.join(", ")
+}
+
 fn bits(set: &str, capabilities: Option<&Capabilities>) -> Result<CapabilitySet> {
     let mut bits = CapabilitySet::empty();
     for capability in capabilities.into_iter().flatten() {
@@ -105,5 +153,45 @@ mod tests {
         assert_eq!(all.len(), caps::all().len());
         let set = bits("bounding", Some(&all)).expect("known");
         assert_eq!(set.bits(), (1 << 41) - 1);
+    }
+
+    fn plan(json: serde_json::Value) -> CapabilityPlan {
+        let sets: LinuxCapabilities = serde_json::from_value(json).expect("sets");
+        CapabilityPlan::new(Some(&sets)).expect("known")
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_left_out() {
+        let mut planned = plan(serde_json::json!({
+            "bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"],
+            "permitted": ["CAP_CHOWN", "CAP_SYS_RESOURCE"],
+            "effective": ["CAP_CHOWN", "CAP_SYS_RESOURCE", "CAP_KILL"],
+            "inheritable": ["CAP_CHOWN", "CAP_KILL"],
+            "ambient": ["CAP_CHOWN", "CAP_KILL"],
+        }));
+        planned.limit(CapabilitySet::all() - CapabilitySet::SYS_RESOURCE);
+        let chown = CapabilitySet::CHOWN;
+        assert_eq!(
+            [
+                planned.bounding,
+                planned.permitted,
+                planned.effective,
+                planned.inheritable,
+                planned.ambient
+            ],
+            [chown; 5]
+        );
+    }
+
+    #[test]
+    fn an_ambient_capability_must_be_inheritable() {
+        let mut planned = plan(serde_json::json!({
+            "bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN"]}));
+        planned.limit(CapabilitySet::all());
+        assert!(planned.ambient.is_empty());
+        assert_eq!(
+            names(CapabilitySet::CHOWN | CapabilitySet::KILL),
+            "CAP_CHOWN, CAP_KILL"
+        );
     }
 }

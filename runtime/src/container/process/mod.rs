@@ -3,7 +3,8 @@
 //! ```text
 //! program       arguments, PATH                 capabilities  the five sets
 //! home          HOME from /etc/passwd           limits        rlimits
-//! user          user, groups, umask             descriptors   what stays open
+//! user          user, groups, umask             scheduling    policy, I/O class, processors, memory nodes
+//! label         AppArmor, SELinux               descriptors   what stays open
 //! ```
 //!
 //! Everything is parsed before the child is made: in the child only system calls are left.
@@ -14,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Linux, Process};
 use rustix::thread::CapabilitySet;
 
 use super::channel::Channel;
@@ -25,14 +26,22 @@ use crate::seccomp::Filter;
 mod capabilities;
 mod descriptors;
 mod home;
+mod label;
 mod limits;
+mod number_list;
 mod program;
+mod scheduling;
 mod user;
 
 use capabilities::CapabilityPlan;
+use label::{LabelFiles, Labels};
 use limits::Limits;
 use program::Program;
+use scheduling::Scheduling;
 use user::Identity;
+
+pub(super) use label::check_mount_label;
+pub(super) use scheduling::Affinity;
 
 type Done = std::result::Result<(), Failure>;
 
@@ -49,6 +58,10 @@ pub(super) struct ProcessPlan {
     user: Identity,
     capabilities: CapabilityPlan,
     limits: Limits,
+    scheduling: Scheduling,
+    labels: Labels,
+    /// Open from [`ProcessPlan::open_label_files`] on.
+    label_files: LabelFiles,
     no_new_privileges: bool,
     oom_score_adj: Option<i32>,
     seccomp: Option<Filter>,
@@ -56,8 +69,10 @@ pub(super) struct ProcessPlan {
 }
 
 impl ProcessPlan {
+    /// `linux` is the container's, for what holds for all of its processes.
     pub(super) fn new(
         process: &Process,
+        linux: Option<&Linux>,
         seccomp: Option<Filter>,
         preserve_fds: u32,
     ) -> Result<Self> {
@@ -71,6 +86,9 @@ impl ProcessPlan {
             user: Identity::new(process.user()),
             capabilities: CapabilityPlan::new(process.capabilities().as_ref())?,
             limits: Limits::new(process)?,
+            scheduling: Scheduling::new(process, linux)?,
+            labels: Labels::new(process)?,
+            label_files: LabelFiles::default(),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
             seccomp,
@@ -98,6 +116,26 @@ impl ProcessPlan {
             .map_err(|(subject, error)| Failure::new(Step::WriteOomScoreAdj, subject, &error))
     }
 
+    /// Opens what the security labels are written to, before the host's `/proc` is out of reach.
+    pub(super) fn open_label_files(&mut self) -> Done {
+        self.label_files = self.labels.open()?;
+        Ok(())
+    }
+
+    /// Leaves out the capabilities that this process cannot give, and says so. In a user namespace of its own the
+    /// child has all.
+    pub(super) fn limit_capabilities(&mut self, own_user_namespace: bool) -> Result<()> {
+        let own = if own_user_namespace {
+            CapabilitySet::from_bits_retain(u64::MAX)
+        } else {
+            rustix::thread::capabilities(None)
+                .map_err(|e| Error::Capabilities(e.into()))?
+                .permitted
+        };
+        self.capabilities.limit(own);
+        Ok(())
+    }
+
     /// Looks for the program, so that a missing one is told when the container is created. It may still fail to
     /// execute.
     pub(super) fn find_program(&self) -> Done {
@@ -120,15 +158,24 @@ impl ProcessPlan {
 
     /// Closes all descriptors but 0, 1, 2, those to preserve, the channel and `others`, which get new numbers.
     pub(super) fn close_descriptors(
-        &self,
+        &mut self,
         channel: Channel,
         others: [Option<&OwnedFd>; 2],
     ) -> std::result::Result<(Channel, [Option<OwnedFd>; 2]), Failure> {
-        descriptors::close(self.preserve_fds, channel, others)
+        let files = std::mem::take(&mut self.label_files);
+        let [a, b] = others;
+        let [apparmor, selinux] = &files;
+        let kept = [a, b, apparmor.as_ref(), selinux.as_ref()];
+        let closed = descriptors::close(self.preserve_fds, channel, kept);
+        std::mem::forget(files);
+        let (channel, [a, b, apparmor, selinux]) = closed?;
+        self.label_files = [apparmor, selinux];
+        Ok((channel, [a, b]))
     }
 
-    /// What root may do that the container's user may not: limits.
+    /// What root may do that the container's user may not: scheduling and limits.
     pub(super) fn set_limits(&self) -> Done {
+        self.scheduling.set()?;
         self.limits.set()
     }
 
@@ -159,6 +206,7 @@ impl ProcessPlan {
             self.capabilities.set(CapabilitySet::empty())?;
         }
         between()?;
+        self.labels.write(&self.label_files)?;
         if let Some(filter) = self.seccomp.as_ref().filter(|_| self.no_new_privileges) {
             filter.load().at(Step::LoadSeccomp, "")?;
         }
@@ -210,7 +258,7 @@ fn invalid(field: &str, reason: &str) -> Error {
 }
 
 /// Refuses what is not supported.
-pub(super) fn validate(process: &Process) -> Result<()> {
+pub(super) fn validate(process: &Process, linux: Option<&Linux>) -> Result<()> {
     let unsupported = |field: &str, present: bool| {
         if present {
             Err(Error::Unsupported {
@@ -223,19 +271,12 @@ pub(super) fn validate(process: &Process) -> Result<()> {
     };
     let given = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
     unsupported("process.commandLine", given(process.command_line()))?;
-    unsupported("process.apparmorProfile", given(process.apparmor_profile()))?;
-    unsupported("process.selinuxLabel", given(process.selinux_label()))?;
     unsupported("process.user.username", given(process.user().username()))?;
-    unsupported("process.ioPriority", process.io_priority().is_some())?;
-    unsupported("process.scheduler", process.scheduler().is_some())?;
-    unsupported(
-        "process.execCPUAffinity",
-        process.exec_cpu_affinity().is_some(),
-    )?;
     if !process.cwd().is_absolute() {
         return Err(invalid("process.cwd", "must be absolute"));
     }
-    ProcessPlan::new(process, None, 0).map(drop)
+    Affinity::new(process)?;
+    ProcessPlan::new(process, linux, None, 0).map(drop)
 }
 
 /// A path as a C string, for system calls in the child.
@@ -261,23 +302,16 @@ mod tests {
     fn a_process_without_a_program_is_refused() {
         let mut process = process();
         process.set_args(Some(vec![]));
-        assert!(validate(&process).is_err());
+        assert!(validate(&process, None).is_err());
         process.set_args(Some(vec!["a\0b".into()]));
-        assert!(validate(&process).is_err());
+        assert!(validate(&process, None).is_err());
     }
 
     #[test]
     fn a_relative_working_directory_is_refused() {
         let mut process = process();
         process.set_cwd("tmp".into());
-        let error = validate(&process).expect_err("refused");
+        let error = validate(&process, None).expect_err("refused");
         assert_eq!(error.to_string(), "process.cwd: must be absolute");
-    }
-
-    #[test]
-    fn a_profile_that_cannot_be_applied_is_refused() {
-        let mut process = process();
-        process.set_apparmor_profile(Some("docker-default".into()));
-        assert!(matches!(validate(&process), Err(Error::Unsupported { .. })));
     }
 }

@@ -1,0 +1,179 @@
+//! runtime-spec config.md, section "Linux Process", with "Memory policy" and "Personality" of config-linux.md, on
+//! real containers.
+#![cfg(feature = "privileged-tests")]
+
+mod oci_support;
+
+use oci_support::{Bundle, stderr, stdout};
+use serde_json::json;
+
+/// Changes `process` by JSON, so that a test reads as its configuration.
+fn with_process(script: &str, fields: serde_json::Value) -> Bundle {
+    let mut bundle = Bundle::sh(script);
+    let mut process = serde_json::to_value(bundle.process().clone()).expect("JSON");
+    let object = process.as_object_mut().expect("an object");
+    object.extend(fields.as_object().expect("an object").clone());
+    *bundle.process() = serde_json::from_value(process).expect("a process");
+    bundle
+}
+
+fn with_linux(script: &str, fields: serde_json::Value) -> Bundle {
+    let mut bundle = Bundle::sh(script);
+    let mut linux = serde_json::to_value(bundle.linux().clone()).expect("JSON");
+    let object = linux.as_object_mut().expect("an object");
+    object.extend(fields.as_object().expect("an object").clone());
+    *bundle.linux() = serde_json::from_value(linux).expect("linux");
+    bundle
+}
+
+/// Nice value, real-time priority and policy: fields 19, 40 and 41 of proc_pid_stat(5).
+const SCHEDULING: &str = "cut -d' ' -f19,40,41 /proc/self/stat";
+
+#[test]
+fn the_scheduling_policy_is_the_specs() {
+    for (scheduler, want) in [
+        (json!({"policy": "SCHED_OTHER", "nice": -5}), "-5 0 0"),
+        (json!({"policy": "SCHED_BATCH", "nice": 3}), "3 0 3"),
+        (json!({"policy": "SCHED_IDLE"}), "0 0 5"),
+    ] {
+        let bundle = with_process(SCHEDULING, json!({"scheduler": scheduler}));
+        assert_eq!(bundle.run(), want);
+    }
+}
+
+/// A v1 hierarchy with a cpu controller gives a new cgroup no real-time budget, and the kernel refuses then.
+#[test]
+fn a_real_time_policy_is_given_or_refused_by_name() {
+    let bundle = with_process(
+        SCHEDULING,
+        json!({"scheduler": {"policy": "SCHED_FIFO", "priority": 7}}),
+    );
+    bundle.write();
+    let output = bundle.runtime(&["run", "-b", &bundle.bundle_arg(), &bundle.id]);
+    if output.status.success() {
+        assert_eq!(stdout(&output), "0 7 1");
+    } else {
+        let message = stderr(&output);
+        assert!(message.contains("set the scheduling policy"), "{message}");
+    }
+}
+
+#[test]
+fn children_of_a_process_with_reset_on_fork_start_anew() {
+    let bundle = with_process(
+        "read -r all </proc/$$/stat; set -- $all; echo ${19}; cut -d' ' -f19 /proc/self/stat; true",
+        json!({"scheduler": {"policy": "SCHED_OTHER", "nice": -4, "flags": ["SCHED_RESET_ON_FORK"]}}),
+    );
+    assert_eq!(bundle.run(), "-4\n0");
+}
+
+#[test]
+fn the_io_priority_is_the_specs() {
+    let bundle = with_process(
+        "busybox ionice -p $$",
+        json!({"ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 6}}),
+    );
+    assert_eq!(bundle.run(), "best-effort: prio 6");
+    let bundle = with_process(
+        "busybox ionice -p $$",
+        json!({"ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 4}}),
+    );
+    assert!(bundle.run().starts_with("idle"));
+}
+
+#[test]
+fn a_priority_out_of_range_is_refused_by_its_field() {
+    let bundle = with_process(
+        "true",
+        json!({"ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 8}}),
+    );
+    let message = bundle.run_fails();
+    assert!(message.contains("process.ioPriority.priority"), "{message}");
+}
+
+#[test]
+fn the_memory_policy_is_the_specs_for_run_and_exec() {
+    let script = "head -n 1 /proc/self/numa_maps; while true; do sleep 1000; done";
+    let bundle = with_linux(
+        script,
+        json!({"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}}),
+    );
+    if !std::path::Path::new("/proc/self/numa_maps").exists() {
+        let message = bundle.run_fails();
+        assert!(message.contains("set the memory policy"), "{message}");
+        return;
+    }
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let output = bundle.exec(&["head", "-n", "1", "/proc/self/numa_maps"]);
+    assert!(stdout(&output).contains("bind:0"), "{}", stdout(&output));
+}
+
+#[test]
+fn the_personality_is_the_specs_for_run_and_exec() {
+    let bundle = with_linux(
+        "busybox uname -m >/tmp/machine; while true; do sleep 1000; done",
+        json!({"personality": {"domain": "LINUX32"}}),
+    );
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let output = bundle.exec(&["busybox", "uname", "-m"]);
+    assert_eq!(stdout(&output), "i686", "{}", stderr(&output));
+}
+
+#[test]
+fn exec_runs_on_the_specs_processors_and_the_first_process_does_not() {
+    let bundle = with_process(
+        "grep Cpus_allowed: /proc/self/status >/tmp/first; touch /tmp/up; while true; do sleep 1000; done",
+        json!({"execCPUAffinity": {"initial": "0", "final": "0"}}),
+    );
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    let output = bundle.exec(&["grep", "Cpus_allowed_list", "/proc/self/status"]);
+    assert_eq!(stdout(&output), "Cpus_allowed_list:\t0");
+    oci_support::until("the container is up", || {
+        bundle.rootfs().join("tmp/up").exists()
+    });
+    let first = std::fs::read_to_string(bundle.rootfs().join("tmp/first")).expect("reads");
+    let own = std::fs::read_to_string("/proc/thread-self/status").expect("reads");
+    assert!(own.contains(first.trim()), "{first}");
+}
+
+#[test]
+fn a_security_label_that_this_kernel_cannot_give_stops_the_container() {
+    let no_apparmor = !std::fs::read("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|said| said.starts_with(b"Y"));
+    if no_apparmor {
+        let bundle = with_process("true", json!({"apparmorProfile": "docker-default"}));
+        let message = bundle.run_fails();
+        assert!(message.contains("process.apparmorProfile"), "{message}");
+        let bundle = with_process("echo fine", json!({"apparmorProfile": "unconfined"}));
+        assert_eq!(bundle.run(), "fine");
+    }
+    if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        let bundle = with_process("true", json!({"selinuxLabel": "a:b:c:s0"}));
+        let message = bundle.run_fails();
+        assert!(message.contains("process.selinuxLabel"), "{message}");
+        let bundle = with_linux("true", json!({"mountLabel": "a:b:c:s0"}));
+        let message = bundle.run_fails();
+        assert!(message.contains("linux.mountLabel"), "{message}");
+    }
+}
+
+/// "Runtimes SHOULD NOT fail if the container configuration requests capabilities that cannot be granted."
+#[test]
+fn a_capability_that_cannot_be_given_is_left_out() {
+    let all: Vec<String> = caps::all()
+        .iter()
+        .map(caps::Capability::to_string)
+        .collect();
+    let bundle = with_process(
+        "grep CapEff /proc/self/status",
+        json!({"capabilities": {"bounding": all, "permitted": all, "effective": all}}),
+    );
+    let own = caps::read(None, caps::CapSet::Permitted)
+        .expect("reads")
+        .iter()
+        .fold(0, |bits, c| bits | c.bitmask());
+    assert_eq!(bundle.run(), format!("CapEff:\t{own:016x}"));
+}
