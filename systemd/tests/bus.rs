@@ -15,6 +15,7 @@ fn scope<'a>(name: &'a str, pids: &'a [u32]) -> Scope<'a> {
         pids,
         stop_timeout: Duration::from_secs(5),
         before: &["multi-user.target"],
+        cpu_weight: 35,
     }
 }
 
@@ -42,6 +43,11 @@ async fn a_scope_holds_its_process_and_ends_with_it() {
         systemd.scope_path(name).await.unwrap().as_ref(),
         Some(&path)
     );
+    let weight =
+        || std::fs::read_to_string(format!("/sys/fs/cgroup{}/cpu.weight", path.0.display()));
+    assert_eq!(weight().unwrap().trim(), "35");
+    systemd.set_cpu_weight(name, 59).await.unwrap();
+    assert_eq!(weight().unwrap().trim(), "59");
     let own = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
     assert!(own.contains(path.0.to_str().unwrap()), "{own}");
 

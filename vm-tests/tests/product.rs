@@ -199,6 +199,8 @@ fn scopes_and_limits(node: &mut Node, hello: &Seen) {
     assert_eq!(node.check(&show("ActiveState")), "active");
     assert_eq!(node.check(&show("Slice")), "podling.slice");
     for (file, value) in [
+        // Beside other pods' scopes: 200m is 204 shares.
+        ("cpu.weight", "29"),
         ("pod/web/memory.max", "209715200"),
         ("pod/web/cpu.max", "30000 100000"),
         // 200m is 204 shares.

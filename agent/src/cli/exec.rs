@@ -58,7 +58,12 @@ pub(super) fn run(args: &ExecArgs, directories: &Directories) -> Result<Exit, Co
         ))
     };
     let client = Client::connect(&dir).map_err(|e| {
-        if e.is_gone() {
+        let end = offline::end_of(directories, &plan);
+        if let Some(phase) = end.and_then(|status| status.phase) {
+            failed()
+                .because(format!("the pod has ended: {phase}"))
+                .hint(format!("its output is there: podling logs {}", args.pod))
+        } else if e.is_gone() {
             failed()
                 .because(e)
                 .hint("the agent starts a pod's supervisor again; is it running?")

@@ -23,12 +23,19 @@ use podling_runtime::pod::snapshot::{
 };
 
 use super::{CommandError, Directories};
+use crate::pod::final_status;
 
 /// All pods that have a directory in the run directory, by namespace and name.
 pub(super) fn pods(directories: &Directories) -> Result<Vec<Pod>, CommandError> {
     let mut pods: Vec<Pod> = plans(directories)?
         .iter()
-        .map(|(dir, plan)| to_pod(plan, snapshot(dir).as_ref()))
+        .map(|(dir, plan)| {
+            let mut pod = to_pod(plan, snapshot(dir).as_ref());
+            if let Some(status) = end_of(directories, plan) {
+                pod.status = Some(status);
+            }
+            pod
+        })
         .collect();
     pods.sort_by(|a, b| {
         let key = |p: &Pod| (p.metadata.namespace.clone(), p.metadata.name.clone());
@@ -62,6 +69,11 @@ pub(super) fn find(
             directories.flags()
         ))
     })
+}
+
+/// How a pod has ended for good, if it has: it has no supervisor any more then.
+pub(super) fn end_of(directories: &Directories, plan: &Plan) -> Option<PodStatus> {
+    final_status::read(&directories.data.join("pods").join(&plan.pod.uid))
 }
 
 /// The layers that pods of any node on this machine use, by their true paths: from the plans of this run directory

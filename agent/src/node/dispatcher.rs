@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 use super::handle::Shutdown;
 use crate::pod::context::Context;
+use crate::pod::status;
+use crate::pod::tiers::Tiers;
 use crate::pod::worker::{News, Order, Worker};
 use crate::store::{Batch, Change, Key, Kind, What};
 
@@ -46,6 +48,7 @@ struct Dispatcher {
     /// By UID.
     workers: HashMap<String, Entry>,
     tasks: JoinSet<String>,
+    tiers: Tiers,
     ending: Option<Order>,
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -59,10 +62,12 @@ pub(super) async fn spawn(context: Arc<Context>) -> Handle {
         context,
         workers: HashMap::new(),
         tasks: JoinSet::new(),
+        tiers: Tiers::default(),
         ending: None,
         waiting: Vec::new(),
     };
     dispatcher.sync_all();
+    dispatcher.share_out().await;
     dispatcher.adopt_orphans().await;
     tokio::spawn(async move { dispatcher.run(&mut watch, receiver).await });
     Handle { orders }
@@ -76,7 +81,10 @@ impl Dispatcher {
     ) {
         loop {
             tokio::select! {
-                batch = watch.next() => self.follow(batch),
+                batch = watch.next() => {
+                    self.follow(batch);
+                    self.share_out().await;
+                }
                 Some((mode, done)) = orders.recv() => self.end(mode, done),
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.reap(ended),
             }
@@ -102,6 +110,9 @@ impl Dispatcher {
                 let mut pods = BTreeSet::new();
                 let mut namespaces = HashSet::new();
                 for Change { key, what, .. } in changes {
+                    if key.kind == Kind::Pod {
+                        self.weigh(&key);
+                    }
                     match (key.kind, what) {
                         (Kind::Pod, What::Object | What::Removed) => {
                             pods.insert(key);
@@ -127,6 +138,28 @@ impl Dispatcher {
     fn sync_all(&mut self) {
         for object in self.context.store.list(Kind::Pod) {
             self.sync(&object.key);
+            self.weigh(&object.key);
+        }
+    }
+
+    /// Takes note of what a pod asks of the CPU: nothing once it has come to its end.
+    fn weigh(&mut self, key: &Key) {
+        let store = &self.context.store;
+        let is_over = store.status(key).is_some_and(|s| status::is_terminal(&s));
+        let pod = store
+            .get(key)
+            .filter(|_| !is_over)
+            .and_then(|object| object.to_pod(None));
+        match pod.and_then(|pod| pod.spec) {
+            Some(spec) => self.tiers.note(key, &spec),
+            None => self.tiers.forget(key),
+        }
+    }
+
+    /// Shares out the CPU between the classes of pods. A node that ends makes no cgroups.
+    async fn share_out(&mut self) {
+        if self.ending.is_none() {
+            self.tiers.apply(&self.context).await;
         }
     }
 

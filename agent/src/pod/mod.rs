@@ -14,6 +14,7 @@
 pub mod builder;
 pub mod context;
 pub mod env;
+pub mod final_status;
 pub mod images;
 pub mod network;
 mod prepare;
@@ -22,5 +23,6 @@ pub mod security;
 pub mod status;
 pub mod supervisor;
 mod teardown;
+pub mod tiers;
 pub mod volumes;
 pub mod worker;

@@ -19,7 +19,7 @@ use super::env::PodFacts;
 use super::images::{blocking, chain};
 use super::network::{self, Connection};
 use super::resources;
-use super::supervisor::{self, Place, SupervisorError, Waiting};
+use super::supervisor::{self, Place, ScopeNeeds, SupervisorError, Waiting};
 use super::volumes::{PreparedVolume, VolumeContext, Volumes};
 use super::worker::Step;
 
@@ -169,13 +169,18 @@ impl Prepared {
             .and_then(|s| u64::try_from(s).ok());
         // Wrong quantities are found before a plan is made.
         let class = resources::qos(&spec).unwrap_or(resources::Qos::BestEffort);
+        let cpu_weight = resources::pod_resources(&spec, 0, &wanted.context.capacity)
+            .map_or(1, |resources| supervisor::cpu_weight(&resources));
         let path = class.pod_cgroup(&wanted.context.config.cgroup_parent, &wanted.uid);
         let namespace = wanted.pod.metadata.namespace.as_deref().unwrap_or_default();
         place(
             &wanted.context,
             &wanted.uid,
-            &format!("Pod {namespace}/{name}"),
-            Duration::from_secs(grace.unwrap_or(30)),
+            &ScopeNeeds {
+                description: format!("Pod {namespace}/{name}"),
+                grace: Duration::from_secs(grace.unwrap_or(30)),
+                cpu_weight,
+            },
             path,
             waiting,
         )
@@ -236,25 +241,20 @@ pub(super) async fn place_again(
     let Some(plan) = plan else {
         return Ok(());
     };
-    let description = format!("Pod {}/{}", plan.pod.namespace, plan.pod.name);
-    let grace = Duration::from_secs(plan.termination_grace_secs);
-    place(
-        context,
-        uid,
-        &description,
-        grace,
-        plan.cgroup.path.clone(),
-        waiting,
-    )
-    .await
-    .map(drop)
+    let needs = ScopeNeeds {
+        description: format!("Pod {}/{}", plan.pod.namespace, plan.pod.name),
+        grace: Duration::from_secs(plan.termination_grace_secs),
+        cpu_weight: supervisor::cpu_weight(&plan.cgroup.resources),
+    };
+    place(context, uid, &needs, plan.cgroup.path.clone(), waiting)
+        .await
+        .map(drop)
 }
 
 async fn place(
     context: &Context,
     uid: &str,
-    description: &str,
-    grace: Duration,
+    needs: &ScopeNeeds,
     path: PathBuf,
     waiting: &Waiting,
 ) -> Result<Place, SupervisorError> {
@@ -262,8 +262,7 @@ async fn place(
         return Ok(Place { path, scope: false });
     };
     if let Some(systemd) = &context.systemd {
-        return supervisor::place_in_scope(systemd, &context.layout, uid, description, pid, grace)
-            .await;
+        return supervisor::place_in_scope(systemd, &context.layout, uid, needs, pid).await;
     }
     if context.layout.is_v2() {
         // In the agent's own cgroup a service manager would end it together with the agent.
@@ -276,6 +275,23 @@ async fn place(
             .map_err(SupervisorError::Cgroup)?;
     }
     Ok(Place { path, scope: false })
+}
+
+/// Tells systemd of a pod's new share of the CPU, where it has a scope.
+pub(super) async fn weigh_again(
+    context: &Context,
+    uid: &str,
+    before: &Plan,
+    plan: &Plan,
+) -> Step<()> {
+    let weight = supervisor::cpu_weight(&plan.cgroup.resources);
+    match &context.systemd {
+        Some(systemd) if weight != supervisor::cpu_weight(&before.cgroup.resources) => systemd
+            .set_cpu_weight(&supervisor::scope_name(uid), weight)
+            .await
+            .map_err(|error| ("ResizeFailed", chain(&error))),
+        _ => Ok(()),
+    }
 }
 
 /// Replaces the pod's plan at once or not at all.

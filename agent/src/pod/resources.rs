@@ -20,7 +20,7 @@ const QUOTA_PERIOD_MICROS: u64 = 100_000;
 /// The kernel takes no smaller quota (`min_cfs_quota_period`), in microseconds.
 const MIN_QUOTA_MICROS: i64 = 1000;
 /// The smallest share that the kernel takes.
-const MIN_SHARES: u64 = 2;
+pub(super) const MIN_SHARES: u64 = 2;
 
 /// What the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use oci_spec::runtime::{LinuxCpu, LinuxResources};
 use podling_runtime::cgroup::{self, Cgroup, Layout};
 use podling_runtime::pod::client::{Client, ClientError};
 use podling_runtime::pod::protocol::{Reply, Request};
@@ -15,7 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Where a new supervisor writes what went wrong.
-const LOG_FILE: &str = "supervisor.log";
+pub(super) const LOG_FILE: &str = "supervisor.log";
 /// A supervisor that has not opened its socket by then is taken for dead; it needs some milliseconds.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How often the socket of a new supervisor is tried: it says nothing when it is ready.
@@ -214,6 +215,25 @@ pub fn scope_name(uid: &str) -> String {
     format!("podling-pod{uid}.scope")
 }
 
+/// What systemd is told of a pod's scope.
+#[derive(Debug, Clone)]
+pub struct ScopeNeeds {
+    /// For `systemctl status`.
+    pub description: String,
+    /// The pod's grace period.
+    pub grace: Duration,
+    /// The pod's share of the CPU beside other scopes, 1 to 10000. Below the scope only its own cgroups compete, so
+    /// the pod's weight there would have no effect on other pods.
+    pub cpu_weight: u64,
+}
+
+/// The weight of a pod's scope.
+#[must_use]
+pub fn cpu_weight(pod: &LinuxResources) -> u64 {
+    let shares = pod.cpu().as_ref().and_then(LinuxCpu::shares);
+    cgroup::cpu_weight(shares.unwrap_or(0))
+}
+
 /// Puts a waiting supervisor into a scope of its pod: a new one, or the one whose containers a dead supervisor left.
 ///
 /// # Errors
@@ -222,9 +242,8 @@ pub async fn place_in_scope(
     systemd: &Systemd,
     layout: &Layout,
     uid: &str,
-    description: &str,
+    needs: &ScopeNeeds,
     pid: u32,
-    grace: Duration,
 ) -> Result<Place, SupervisorError> {
     let name = scope_name(uid);
     if let Some(path) = systemd
@@ -245,10 +264,11 @@ pub async fn place_in_scope(
         .start_scope(&Scope {
             name: &name,
             slice: SLICE,
-            description,
+            description: &needs.description,
             pids: &[pid],
-            stop_timeout: grace + Duration::from_secs(10),
+            stop_timeout: needs.grace + Duration::from_secs(10),
             before: &[PODS_UNIT],
+            cpu_weight: needs.cpu_weight,
         })
         .await
         .map_err(SupervisorError::Scope)?;

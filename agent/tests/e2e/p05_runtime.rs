@@ -113,3 +113,44 @@ fn p05_no_mount_of_a_container_shows_on_the_host() {
         "{mounts}"
     );
 }
+
+#[test]
+fn p05_the_classes_of_pods_share_the_cpu_by_their_requests() {
+    let node = Node::start();
+    node.load_busybox();
+    let pod = |name: &str, resources: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  restartPolicy: Never\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sh, -c, 'until [ -e /end ]; do sleep 0.1; done'], resources: {resources}}}\n"
+        )
+    };
+    // cpu.shares on v1; on v2 the weights that runc and crun make of the same shares.
+    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let weighs = |class: &str, shares: &str, weight: &str| {
+        let (file, expected) = if v2 {
+            ("cpu.weight", weight)
+        } else {
+            ("cpu.shares", shares)
+        };
+        node.wait(&format!("{class} has {expected} in {file}"), || {
+            (node.cgroup_file("cpu", class, file)? == expected).then_some(())
+        });
+    };
+    node.apply("a.yaml", &pod("a", "{requests: {cpu: 250m}}"));
+    node.wait_ready("a");
+    weighs("burstable", "256", "35");
+    assert_eq!(node.cgroup_file("cpu", "besteffort", "tasks"), None);
+    node.apply(
+        "b.yaml",
+        &pod("b", "{requests: {cpu: 250m}, limits: {cpu: 1}}"),
+    );
+    node.apply("best.yaml", &pod("best", "{}"));
+    node.wait_ready("b");
+    node.wait_ready("best");
+    weighs("burstable", "512", "59");
+    weighs("besteffort", "2", "1");
+    // One that has come to its end asks for nothing.
+    node.podling(&["exec", "b", "--", "touch", "/end"]).ok();
+    weighs("burstable", "256", "35");
+    node.remove("a.yaml");
+    weighs("burstable", "2", "1");
+}

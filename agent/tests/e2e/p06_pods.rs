@@ -209,3 +209,31 @@ fn p06_a_shared_process_namespace_shows_the_other_containers() {
             .contains("sleep 12345")
     );
 }
+
+#[test]
+fn p06_an_empty_dir_that_grows_past_its_limit_costs_its_pod() {
+    let node = Node::start();
+    node.load_busybox();
+    node.apply("hog.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: hog}\nspec:\n  terminationGracePeriodSeconds: 600\n  volumes: [{name: scratch, emptyDir: {sizeLimit: 1Mi}}]\n  containers:\n  - {name: main, image: localhost/busybox, command: [sh, -c, 'dd if=/dev/zero of=/s/x bs=1M count=4; exec sleep 1000'], volumeMounts: [{name: scratch, mountPath: /s}]}\n");
+    let pod = node.wait_pod("hog", "is evicted, and its container has ended", |p| {
+        p["status"]["reason"] == "Evicted"
+            && container(p, "main")["state"]["terminated"].is_object()
+    });
+    assert_eq!(pod["status"]["phase"], "Failed");
+    let message = pod["status"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("\"scratch\"") && message.contains("limit of 1Mi"),
+        "{message}"
+    );
+    // The bytes that were too many are given back, the pod's end is not forgotten.
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    node.wait("the volume is gone", || {
+        (!node.path("data/pods").join(uid).join("volumes").exists()).then_some(())
+    });
+    let kept =
+        std::fs::read_to_string(node.path("data/pods").join(uid).join("status.json")).unwrap();
+    assert!(
+        kept.contains("Evicted") && kept.contains("terminated"),
+        "{kept}"
+    );
+}

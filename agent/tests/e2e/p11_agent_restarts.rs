@@ -131,3 +131,67 @@ fn p11_a_killed_supervisor_is_started_again_and_adopts_its_containers() {
         restarts(p, "main") == 1 && crate::node::is_ready(p)
     });
 }
+
+/// Pods that say each start in a file of the host.
+fn once(name: &str, policy: &str, script: &str, host: &std::path::Path) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  terminationGracePeriodSeconds: 0\n  volumes: [{{name: h, hostPath: {{path: {}}}}}]\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sh, -c, 'echo {name} >> /h/starts; {script}'], volumeMounts: [{{name: h, mountPath: /h}}]}}\n",
+        host.display()
+    )
+}
+
+#[test]
+fn p11_after_a_reboot_pods_run_again_unless_they_had_come_to_their_end() {
+    let mut node = Node::start();
+    node.load_busybox();
+    let host = node.path("host");
+    std::fs::create_dir(&host).unwrap();
+    node.apply(
+        "bad.yaml",
+        &once("bad", "Never", "echo last words; exit 3", &host),
+    );
+    node.apply("good.yaml", &once("good", "OnFailure", "exit 0", &host));
+    node.apply(
+        "server.yaml",
+        &once("server", "Always", "exec sleep 1000", &host),
+    );
+    let phase = |wanted: &'static str| move |p: &serde_json::Value| p["status"]["phase"] == wanted;
+    let bad = node.wait_pod("bad", "has failed", phase("Failed"));
+    node.wait_pod("good", "has succeeded", phase("Succeeded"));
+    node.wait_ready("server");
+    for name in ["bad", "good"] {
+        let uid = node.pod(name).unwrap()["metadata"]["uid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        node.wait("the end is on disk", || {
+            node.path("data/pods")
+                .join(&uid)
+                .join("status.json")
+                .exists()
+                .then_some(())
+        });
+    }
+    node.lose_power();
+    node.start_agent();
+    node.wait("the server is started again", || {
+        let starts = std::fs::read_to_string(host.join("starts")).unwrap();
+        (starts.lines().filter(|l| *l == "server").count() == 2).then_some(())
+    });
+    node.wait_ready("server");
+    let after = node.wait_pod("bad", "has still failed", phase("Failed"));
+    node.wait_pod("good", "has still succeeded", phase("Succeeded"));
+    let starts = std::fs::read_to_string(host.join("starts")).unwrap();
+    for name in ["bad", "good"] {
+        assert_eq!(starts.lines().filter(|l| *l == name).count(), 1, "{starts}");
+    }
+    assert_eq!(after["metadata"]["uid"], bad["metadata"]["uid"]);
+    assert_eq!(container(&after, "main"), container(&bad, "main"));
+    assert_eq!(
+        container(&after, "main")["state"]["terminated"]["exitCode"],
+        3
+    );
+    assert_eq!(node.podling(&["logs", "bad"]).ok(), "last words\n");
+    node.remove("bad.yaml");
+    node.wait_gone("bad");
+}

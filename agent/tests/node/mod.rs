@@ -389,6 +389,59 @@ impl Node {
         processes(|cmdline, environ| contains(cmdline, &needle) || contains(environ, &needle))
     }
 
+    /// The power fails: no process, cgroup, mount, link, rule or file of the run directory outlives it; the data
+    /// directory does.
+    pub fn lose_power(&mut self) {
+        let mut agent = self.agent.take().expect("a running agent");
+        drop(agent.kill());
+        drop(agent.wait());
+        self.kill_everything();
+        let script = "
+            grep -F \" $1/\" /proc/mounts | cut -d ' ' -f 2 | sort -r | while read -r at; do umount \"$at\"; done
+            ip -o link | sed -n 's/^[0-9]*: \\([^:@]*\\).*/\\1/p' | grep -v '^lo$' | while read -r link; do ip link delete \"$link\"; done
+            nft flush ruleset
+            rm -rf \"$1/run\" && mkdir \"$1/run\"";
+        let gone = self
+            .command("sh")
+            .args([
+                "-c",
+                script,
+                "sh",
+                self.path("").to_str().unwrap().trim_end_matches('/'),
+            ])
+            .output()
+            .unwrap();
+        assert!(gone.status.success(), "{gone:?}");
+    }
+
+    /// Ends all processes of this node and removes its cgroups.
+    fn kill_everything(&self) {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut pids = self.own_processes();
+            for dir in self.leftover_cgroups() {
+                if let Ok(list) = fs::read_to_string(dir.join("cgroup.procs")) {
+                    pids.extend(list.lines().filter_map(|l| l.parse::<i32>().ok()));
+                }
+            }
+            pids.retain(|pid| *pid != self.holder.id() as i32 && *pid != std::process::id() as i32);
+            for pid in &pids {
+                nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(*pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                )
+                .ok();
+            }
+            for dir in self.leftover_cgroups().iter().rev() {
+                drop(fs::remove_dir(dir));
+            }
+            if (pids.is_empty() && self.leftover_cgroups().is_empty()) || Instant::now() > end {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn namespace(&self, kind: &str) -> File {
         // The holder unshares before it becomes `sleep`, and `spawn` returns only after that.
         File::open(format!("/proc/{}/ns/{kind}", self.holder.id())).expect("the holder's namespace")
@@ -422,30 +475,7 @@ impl Drop for Node {
             drop(agent.kill());
             drop(agent.wait());
         }
-        let end = Instant::now() + Duration::from_secs(20);
-        loop {
-            let mut pids = self.own_processes();
-            for dir in self.leftover_cgroups() {
-                if let Ok(list) = fs::read_to_string(dir.join("cgroup.procs")) {
-                    pids.extend(list.lines().filter_map(|l| l.parse::<i32>().ok()));
-                }
-            }
-            pids.retain(|pid| *pid != self.holder.id() as i32 && *pid != std::process::id() as i32);
-            for pid in &pids {
-                nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(*pid),
-                    nix::sys::signal::Signal::SIGKILL,
-                )
-                .ok();
-            }
-            for dir in self.leftover_cgroups().iter().rev() {
-                drop(fs::remove_dir(dir));
-            }
-            if (pids.is_empty() && self.leftover_cgroups().is_empty()) || Instant::now() > end {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.kill_everything();
         drop(self.holder.kill());
         drop(self.holder.wait());
     }

@@ -38,6 +38,7 @@ mod weight;
 pub use error::{Error, Result};
 pub use layout::{Hierarchy, Layout};
 pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Pressure, Stats};
+pub use weight::cpu_weight;
 
 /// A cgroup: one path below the root of each hierarchy. Dropping it removes nothing.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 /// v2's `cpu.weight` (1 to 10000) for v1's `cpu.shares` (2 to 262144), so that 1024 shares become 100 and the extremes
 /// meet: `ceil(10^((L² + 125 L) / 612 - 7/34))` with L = log2(shares). It is the conversion of runc since 1.3.2 and
 /// crun since 1.23; the older linear one gave a container of one CPU a weight of 39 beside the default of 100.
-pub(super) fn cpu_weight(shares: u64) -> u64 {
+pub fn cpu_weight(shares: u64) -> u64 {
     const MIN_SHARES: u64 = 2;
     const MAX_SHARES: u64 = 262_144;
     if shares <= MIN_SHARES {

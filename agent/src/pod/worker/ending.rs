@@ -1,17 +1,17 @@
-//! The end of a pod: terminated by its supervisor, then taken away.
+//! The end of a pod: by itself, when its status and logs stay; or terminated by its supervisor, then taken away.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use podling_runtime::pod::protocol::{Request, STATE_FILE};
-use podling_runtime::pod::snapshot::{Snapshot, Stage};
 use tokio::time::Instant;
 
 use super::{Next, Step, Worker};
 use crate::pod::images::chain;
 use crate::pod::supervisor::{self, SupervisorError};
-use crate::pod::{prepare, teardown};
+use crate::pod::{final_status, prepare, teardown};
 use crate::store::Object;
 
 /// How much longer than its grace period a pod may take to end before its supervisor is given up: preStop hooks have a
@@ -19,6 +19,58 @@ use crate::store::Object;
 const OVERTIME: Duration = Duration::from_secs(60);
 
 impl Worker {
+    /// The pod has come to its end by itself, or was given up: nothing more is to be started. Once all has ended, the
+    /// pod's supervisor is let go and what the pod held is taken back, as the kubelet does with the sandbox of a pod
+    /// in a final phase; its status and its logs stay until it is deleted.
+    pub(super) async fn rest(&mut self, pod: &Pod) -> Step<Next> {
+        if self.retired {
+            return Ok(Next::Wait);
+        }
+        if self.link.is_some() && !self.has_ended() {
+            if self.failure.is_some() {
+                let spec = pod.spec.as_ref();
+                let grace = spec.and_then(|spec| spec.termination_grace_period_seconds);
+                let grace = grace.and_then(|secs| u64::try_from(secs).ok());
+                self.terminate(grace.unwrap_or(30), 0)?;
+            }
+            // Else a supervisor that was just found, and has not said yet how its pod is.
+            return Ok(Next::Wait);
+        }
+        // On disk first: the supervisor's record goes with it.
+        self.publish();
+        if final_status::read(&self.context.data_dir(&self.uid)).is_none() || !self.release() {
+            return Ok(Next::Wait);
+        }
+        teardown::ended(&self.context, &self.uid).await?;
+        self.retired = true;
+        tracing::debug!(uid = self.uid, "what the ended pod held is taken back");
+        Ok(Next::Wait)
+    }
+
+    /// Lets the supervisor of an ended pod go; true once it is gone.
+    fn release(&mut self) -> bool {
+        let Some(link) = &self.link else {
+            return true;
+        };
+        if self.released {
+            let late = self
+                .terminating
+                .is_some_and(|(_, deadline)| Instant::now() >= deadline);
+            if late {
+                self.link = None;
+            }
+            return late;
+        }
+        self.released = true;
+        // A supervisor that is gone already is as good.
+        if link.send(&Request::Release).is_err() {
+            self.link = None;
+            return true;
+        }
+        self.terminating = Some((0, Instant::now() + OVERTIME));
+        false
+    }
+
     /// Tells the supervisor to end the pod, once for each grace period.
     pub(super) fn terminate(&mut self, grace_secs: u64, passed_secs: u64) -> Step<()> {
         if self.terminating.is_some_and(|(told, _)| told <= grace_secs) {
@@ -49,13 +101,7 @@ impl Worker {
         grace_secs: u64,
         object: Option<&Arc<Object>>,
     ) -> Step<Next> {
-        let is_ended = matches!(
-            self.snapshot,
-            Some(Snapshot {
-                stage: Stage::Ended { .. },
-                ..
-            })
-        );
+        let is_ended = self.has_ended();
         if self.link.is_none() && !self.released && self.is_resumable() && !is_ended {
             // Its containers may live: only a supervisor ends them properly.
             self.restart_supervisor().await?;
@@ -74,23 +120,7 @@ impl Worker {
                 "the pod's supervisor does not end it; killing what is left"
             );
         }
-        if let Some(link) = &self.link
-            && !self.released
-            && is_ended
-        {
-            self.released = true;
-            // A supervisor that is gone already is as good.
-            if link.send(&Request::Release).is_ok() {
-                self.terminating = Some((0, Instant::now() + OVERTIME));
-                return Ok(Next::Wait);
-            }
-        }
-        if self.released
-            && self.link.is_some()
-            && self
-                .terminating
-                .is_some_and(|(_, deadline)| Instant::now() < deadline)
-        {
+        if is_ended && !self.release() {
             return Ok(Next::Wait);
         }
         self.link = None;

@@ -85,6 +85,8 @@ pub struct Worker {
     /// The grace period that the supervisor was last told, in seconds.
     terminating: Option<(u64, Instant)>,
     released: bool,
+    /// The pod has come to its end, and what it held of the machine was taken back.
+    retired: bool,
     /// What went wrong last, and when it is tried again.
     trouble: Option<Trouble>,
     failures: u32,
@@ -137,6 +139,7 @@ impl Worker {
             plan: None,
             terminating: None,
             released: false,
+            retired: false,
             trouble: None,
             failures: 0,
             failure: None,
@@ -246,40 +249,23 @@ impl Worker {
         }
     }
 
-    /// True when the pod has come to its end by itself, or was given up.
-    fn is_over(&self, object: &Object) -> bool {
-        let ended = matches!(
+    /// True when the supervisor says that nothing runs and nothing will.
+    fn has_ended(&self) -> bool {
+        matches!(
             self.snapshot,
             Some(Snapshot {
                 stage: Stage::Ended { .. },
                 ..
             })
-        );
+        )
+    }
+
+    /// True when the pod has come to its end by itself, or was given up.
+    fn is_over(&self, object: &Object) -> bool {
         let terminal = self
             .status_before(object)
             .is_some_and(|status| status::is_terminal(&status));
-        self.failure.is_some() || ended || (terminal && self.snapshot.is_none())
-    }
-
-    /// Nothing more is to be started. A pod that was given up is ended.
-    async fn rest(&mut self, pod: &Pod) -> Step<Next> {
-        let is_ended = matches!(
-            self.snapshot,
-            Some(Snapshot {
-                stage: Stage::Ended { .. },
-                ..
-            })
-        );
-        if self.failure.is_some() && !is_ended {
-            let grace = pod
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.termination_grace_period_seconds)
-                .and_then(|secs| u64::try_from(secs).ok())
-                .unwrap_or(30);
-            self.terminate(grace, 0)?;
-        }
-        Ok(Next::Wait)
+        self.failure.is_some() || self.has_ended() || (terminal && self.snapshot.is_none())
     }
 
     /// Makes the pod run as wanted.
@@ -316,6 +302,7 @@ impl Worker {
                     if is_same(&plan, before) {
                         return Ok(Next::Wait);
                     }
+                    prepare::weigh_again(&self.context, &self.uid, before, &plan).await?;
                 }
                 prepare::write_plan(&self.context, &self.uid, &plan)?;
                 tracing::info!(pod = %object.key, generation = plan.generation, "pod changed");

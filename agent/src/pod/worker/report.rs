@@ -1,19 +1,14 @@
 //! What the node tells of a pod: its status, what it waits for, and its end, which outlives the node.
 
-use std::io;
-use std::path::PathBuf;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::Worker;
 use crate::node::Wait;
+use crate::pod::final_status;
 use crate::pod::images::{State, chain};
 use crate::pod::status::{self, ImageFacts, Waiting};
 use crate::store::Object;
-
-/// Holds the status of a pod that has come to its end, so that it is not run again after a reboot.
-const FINAL_STATUS_FILE: &str = "status.json";
 
 impl Worker {
     /// Brings status and waits up to date.
@@ -26,6 +21,11 @@ impl Worker {
             return;
         }
         let before = self.status_before(&object);
+        if self.snapshot.is_none() && before.as_deref().is_some_and(status::is_terminal) {
+            // An end that an earlier agent saw: nothing is known here that could be added.
+            self.context.set_waits(&self.uid, self.waits(&object, &pod));
+            return;
+        }
         let mut facts = status::Facts {
             snapshot: self.snapshot.as_ref(),
             host_ip: Some(self.context.host_ip),
@@ -130,25 +130,16 @@ impl Worker {
         waits
     }
 
-    fn final_status_path(&self) -> PathBuf {
-        self.context.data_dir(&self.uid).join(FINAL_STATUS_FILE)
-    }
-
-    /// Writes down a status that has just become final.
+    /// Writes down a status that has become final, and what is learnt of it later: a pod that was given up has failed
+    /// before its containers have ended.
     fn keep_if_final(&self, before: Option<&PodStatus>, status: &PodStatus) {
-        if !status::is_terminal(status) || before.is_some_and(status::is_terminal) {
+        let dir = self.context.data_dir(&self.uid);
+        let is_kept = before == Some(status) && final_status::path(&dir).exists();
+        if !status::is_terminal(status) || is_kept {
             return;
         }
-        let path = self.final_status_path();
-        let write = || -> io::Result<()> {
-            let new = path.with_extension("json.new");
-            let file = std::fs::File::create(&new)?;
-            serde_json::to_writer(&file, status)?;
-            file.sync_all()?;
-            std::fs::rename(&new, &path)
-        };
-        if let Err(error) = write() {
-            tracing::warn!(path = %path.display(), error = chain(&error), "the pod's end is not kept over a reboot");
+        if let Err(error) = final_status::write(&dir, status) {
+            tracing::warn!(dir = %dir.display(), error = chain(&error), "the pod's end is not kept over a reboot");
         }
     }
 
@@ -157,10 +148,7 @@ impl Worker {
         let Some((object, _)) = self.object() else {
             return;
         };
-        let status = std::fs::read(self.final_status_path())
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<PodStatus>(&bytes).ok());
-        if let Some(status) = status.filter(status::is_terminal) {
+        if let Some(status) = final_status::read(&self.context.data_dir(&self.uid)) {
             self.context
                 .store
                 .set_status(&object.key, &self.uid, status);
