@@ -189,3 +189,17 @@ fn the_demo_applet_serves_crashes_and_ends_on_sigterm() {
         Some(7)
     );
 }
+
+#[test]
+fn a_command_that_lacks_its_subcommand_teaches() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, part) in [
+        (&[][..], "podling run examples/hello.yaml"),
+        (&["images"], "podling images load app.tar"),
+    ] {
+        let output = output(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(part), "{said}");
+    }
+}

@@ -448,6 +448,124 @@ async fn point_3_a_user_and_a_password() {
     wait_for_value(&store, "a", Some("two")).await;
 }
 
+/// Turns on authentication, with a user `node` of the role `node`, which may read manifests.
+fn enable_authentication(etcd: &Etcd) {
+    for args in [
+        &["role", "add", "root"][..],
+        &["user", "add", "root:secret"],
+        &["user", "grant-role", "root", "root"],
+        &["role", "add", "node"],
+        &["user", "add", "node:secret"],
+        &["user", "grant-role", "node", "node"],
+        &["auth", "enable"],
+    ] {
+        etcd.run_ctl(args);
+    }
+    grant(etcd, "read", "/test/manifests/");
+}
+
+fn grant(etcd: &Etcd, permission: &str, prefix: &str) {
+    etcd.run_ctl(&[
+        "--user=root:secret",
+        "role",
+        "grant-permission",
+        "node",
+        "--prefix=true",
+        permission,
+        prefix,
+    ]);
+}
+
+fn as_user(etcd: &Etcd) -> EtcdConfig {
+    let file = etcd.dir.path().join("password");
+    std::fs::write(&file, "secret\n").expect("written");
+    EtcdConfig {
+        username: Some("node".to_owned()),
+        password_file: Some(file),
+        ..etcd.config()
+    }
+}
+
+const POD: &str =
+    "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: i:1}]}}";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn point_3_a_user_who_may_only_read_gets_manifests_and_a_problem() {
+    let etcd = Etcd::start();
+    etcd.put("a", &map("a", "one"));
+    enable_authentication(&etcd);
+    let store = Store::in_memory("node-1");
+    let _following = etcd::follow(&store, &as_user(&etcd)).expect("followed");
+    wait_for_value(&store, "a", Some("one")).await;
+    let says = |part: &str| {
+        store
+            .problems()
+            .iter()
+            .any(|p| p.to_string().contains(part))
+    };
+    wait_for(&store, "the problem", || says("the node cannot report")).await;
+    assert!(
+        says("permission denied") && says("grant-permission"),
+        "{:?}",
+        store.problems()
+    );
+    // Manifests go on; changed rights make old tokens invalid.
+    grant(&etcd, "readwrite", "/test/nodes/");
+    etcd.run_ctl(&[
+        "--user=root:secret",
+        "put",
+        "/test/manifests/a",
+        &map("a", "two"),
+    ]);
+    wait_for_value(&store, "a", Some("two")).await;
+    grant(&etcd, "readwrite", "/test/status/");
+    wait_for(&store, "no problem", || store.problems().is_empty()).await;
+    let node = etcd.run_ctl(&["--user=root:secret", "get", "/test/nodes/node-1"]);
+    assert!(node.contains("version"), "{node}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn point_3_a_token_that_has_expired_is_replaced_without_losing_the_lease() {
+    let etcd = Etcd::start_with("http", |_| vec!["--auth-token-ttl=1".to_owned()]);
+    etcd.put("p", POD);
+    enable_authentication(&etcd);
+    for prefix in ["/test/nodes/", "/test/status/"] {
+        grant(&etcd, "readwrite", prefix);
+    }
+    let store = Store::in_memory("node-1");
+    let _following = etcd::follow(&store, &as_user(&etcd)).expect("followed");
+    let key = Key::pod("default", "p");
+    wait_for(&store, "the pod", || store.get(&key).is_some()).await;
+    let uid = store.get(&key).expect("the pod").uid.clone();
+    let root = |args: &[&str]| etcd.run_ctl(&[&["--user=root:secret"], args].concat());
+    let leases = || {
+        let list = root(&["lease", "list"]);
+        list.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_for(&store, "the heartbeat", || {
+        root(&["get", "/test/nodes/node-1"]).contains("version")
+    })
+    .await;
+    let before = leases();
+    assert_eq!(before.len(), 1);
+    for phase in ["Pending", "Running"] {
+        // Longer than a token lives without being used.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let status = PodStatus {
+            phase: Some(phase.to_owned()),
+            ..PodStatus::default()
+        };
+        assert!(store.set_status(&key, &uid, status));
+        wait_for(&store, phase, || {
+            root(&["get", "/test/status/node-1/default/p"]).contains(phase)
+        })
+        .await;
+    }
+    assert_eq!(leases(), before);
+    root(&["put", "/test/manifests/a", &map("a", "one")]);
+    wait_for_value(&store, "a", Some("one")).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn point_3_tls_with_client_certificates() {
     let etcd = Etcd::start_with("https", |dir| {

@@ -10,7 +10,7 @@
 //!
 //! Reading order: [`reference`] and [`digest`] (names), [`store`] (disk layout, locks, commit order), [`unpack`]
 //! (a hostile tar becomes a directory), [`load`] and [`pull`] (where images come from), [`image`] (what a caller
-//! gets).
+//! gets). [`names`] resolves host names, for the agent too.
 //!
 //! Each byte is checked against its digest before an image that holds it becomes visible. This crate knows nothing
 //! of pods or containers, and mounts nothing: it hands out the paths of the layers.
@@ -23,6 +23,7 @@ pub mod image;
 mod layered;
 pub mod load;
 mod manifest;
+pub mod names;
 pub mod platform;
 pub mod pull;
 pub mod reference;
@@ -40,7 +41,10 @@ pub use image::Image;
 pub use load::{LoadError, LoadOptions};
 pub use manifest::ManifestError;
 pub use platform::Platform;
-pub use pull::{Credentials, LayerSummary, Progress, PullError, PullOptions, RegistriesConfig};
+pub use pull::{
+    ConnectError, ConnectKind, Credentials, Keyring, KeyringError, LayerSummary, Progress,
+    PullError, PullOptions, RegistriesConfig,
+};
 pub use reference::{Reference, ReferenceError};
 pub use store::{Collected, ImageStore, Problem, Removed, StoreError};
 pub use tar_stream::TarError;

@@ -1,6 +1,6 @@
 //! `podling agent`: the node, until it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -11,12 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::dirs::DirectoryArgs;
 use super::{CommandError, Exit, log};
 use crate::api::{NodeInfo, Server};
-use crate::node::config::{DEFAULT_MANIFEST_DIR, EtcdConfig};
+use crate::node::config::{DEFAULT_CONFIG, DEFAULT_MANIFEST_DIR, EtcdConfig};
 use crate::node::{Config, Node, NodeError, NodeHandle, Options, Shutdown};
 use crate::store::Kind;
-
-/// Read if it is there and none is named.
-pub(super) const DEFAULT_CONFIG: &str = "/etc/podling/config.yaml";
 
 /// Run the node: take manifests from a directory or etcd, and keep what they say running
 #[derive(Debug, Args)]
@@ -118,18 +115,21 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
         .map_err(|e| CommandError::new("cannot start threads").because(e))
 }
 
+/// What the configuration file says; the default one may be missing.
+pub(super) fn load(file: Option<&Path>) -> Result<Config, CommandError> {
+    let path = file.unwrap_or(Path::new(DEFAULT_CONFIG));
+    if file.is_none() && !path.exists() {
+        return Ok(Config::default());
+    }
+    Config::load(path).map_err(|e| CommandError::new("cannot use the configuration").because(e))
+}
+
 /// The configuration file, and what the command line says otherwise.
 fn configure(
     file: Option<PathBuf>,
     lay_over: impl FnOnce(&mut Config),
 ) -> Result<Config, CommandError> {
-    let path = file.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
-    let mut config = if file.is_some() || path.exists() {
-        Config::load(&path)
-            .map_err(|e| CommandError::new("cannot use the configuration").because(e))?
-    } else {
-        Config::default()
-    };
+    let mut config = load(file.as_deref())?;
     lay_over(&mut config);
     config
         .resolve()

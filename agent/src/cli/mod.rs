@@ -39,10 +39,12 @@ mod version;
 mod why;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use dirs::Directories;
 pub use error::{CommandError, Exit};
@@ -122,9 +124,13 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line, its program name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(e) => {
+            if e.kind() == ErrorKind::MissingSubcommand {
+                return teach(&arguments);
+            }
             // Help and version come as errors too; clap knows which stream each belongs to.
             let printed = e.print();
             let code = if printed.is_ok() { e.exit_code() } else { 1 };
@@ -135,6 +141,23 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(e) => e.report(),
     }
+}
+
+/// The help of a command that was given without what to do. (clap's own `arg_required_else_help` takes options from the
+/// environment for arguments.)
+fn teach(arguments: &[OsString]) -> ExitCode {
+    let mut command = Cli::command();
+    command.build();
+    for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()) {
+        if let Some(found) = command.find_subcommand(argument).cloned() {
+            command = found;
+        }
+    }
+    let help = command.render_help();
+    let mut stderr = anstream::stderr().lock();
+    // The exit code says it all if standard error is closed.
+    drop(write!(stderr, "{}", help.ansi()));
+    ExitCode::from(2)
 }
 
 fn dispatch(cli: Cli) -> Result<Exit, CommandError> {

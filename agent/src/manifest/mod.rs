@@ -10,6 +10,7 @@
 mod decode;
 mod defaults;
 mod node;
+pub mod pull_secret;
 pub mod quantity;
 pub mod support;
 mod support_table;

@@ -223,10 +223,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     f("spec.hostname", Applied),
     f("spec.hostnameOverride", Refused("use hostname")),
-    f(
-        "spec.imagePullSecrets",
-        Refused("put the credentials into the node's docker configuration file"),
-    ),
+    f("spec.imagePullSecrets", AppliedWhole),
     f("spec.nodeName", Applied),
     f("spec.nodeSelector", Refused(NO_SCHEDULER)),
     f("spec.os", Only(&["{\"name\":\"linux\"}"], NO_WINDOWS)),

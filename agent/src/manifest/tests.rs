@@ -183,7 +183,6 @@ fn what_is_not_supported_is_refused() {
         "  nodeSelector: {a: b}",
         "  runtimeClassName: kata",
         "  hostUsers: false",
-        "  imagePullSecrets: [{name: s}]",
         "  volumes: [{name: v, nfs: {server: s, path: /}}]",
         "  volumes: [{name: v, persistentVolumeClaim: {claimName: s}}]",
         "  schedulerName: mine",

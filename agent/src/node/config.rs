@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Where manifests are looked for when nothing else is said.
 pub const DEFAULT_MANIFEST_DIR: &str = "/etc/podling/manifests";
+/// The configuration file that is read if it is there and none is named.
+pub const DEFAULT_CONFIG: &str = "/etc/podling/config.yaml";
 /// What survives a reboot.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/podling";
 /// What does not.

@@ -14,6 +14,7 @@ mod dispatcher;
 mod error;
 mod handle;
 mod machine;
+pub mod registries;
 mod sources;
 mod start;
 pub mod why;

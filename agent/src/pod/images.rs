@@ -4,8 +4,8 @@
 //!            ┌─ here, and the policy is content ─► Ready
 //!  Unknown ──┤
 //!            └─► Pulling ──┬─► Ready
-//!                  ▲       └─► Failed (ErrImagePull, then ImagePullBackOff) ── 10 s, doubling to 300 s ─┐
-//!                  └────────────────────────────────────────────────────────────────────────────────────┘
+//!                  ▲       └─► Failed (shown as ImagePullBackOff) ── 10 s, doubling to 300 s, new credentials ─┐
+//!                  └──────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! A difference to the kubelet: with `imagePullPolicy: Always` and a registry that cannot be reached, an image that is
@@ -18,13 +18,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use oci_spec::image::ConfigBuilder;
-use podling_images::{
-    FileSource, Image, ImageFile, ImageStore, PullOptions, Reference, RegistriesConfig,
-};
+use podling_images::{FileSource, Image, ImageFile, ImageStore, Keyring, PullOptions, Reference};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::context::Context;
+use crate::node::registries;
 
 /// The image that the agent makes of its own program.
 const DEMO_REPOSITORY: &str = "demo";
@@ -96,6 +95,8 @@ pub struct Images {
     context: Arc<Context>,
     states: BTreeMap<String, State>,
     failures: BTreeMap<String, u32>,
+    /// What the pod brings along.
+    keyring: Keyring,
     done: mpsc::Sender<Pulled>,
 }
 
@@ -109,6 +110,7 @@ impl Images {
             context,
             states: BTreeMap::new(),
             failures: BTreeMap::new(),
+            keyring: Keyring::default(),
             done,
         };
         (images, receiver)
@@ -118,6 +120,26 @@ impl Images {
     #[must_use]
     pub fn state(&self, image: &str) -> Option<&State> {
         self.states.get(image)
+    }
+
+    /// The pod's own credentials. With new ones, what failed is tried again at once.
+    pub fn set_keyring(&mut self, keyring: Keyring) {
+        if self.keyring == keyring {
+            return;
+        }
+        self.keyring = keyring;
+        self.failures.clear();
+        self.states.retain(
+            |_, state| !matches!(state, State::Failed { reason, .. } if *reason == "ErrImagePull"),
+        );
+    }
+
+    /// True when all images that were asked for are here.
+    #[must_use]
+    pub fn are_ready(&self) -> bool {
+        self.states
+            .values()
+            .all(|state| matches!(state, State::Ready(_)))
     }
 
     /// Sees to it that an image comes, if it has not; `adopt` takes what is here whatever the policy says, for a pod
@@ -190,8 +212,13 @@ impl Images {
         let context = Arc::clone(&self.context);
         let done = self.done.clone();
         let image = image.to_owned();
+        let options = PullOptions {
+            keyring: self.keyring.clone(),
+            registries: registries::settings(&context.config),
+            platform: context.config.platform(),
+            ..PullOptions::default()
+        };
         tokio::spawn(async move {
-            let options = pull_options(&context);
             let pulled = match context.pulls.acquire().await {
                 Ok(_permit) => context.images.pull(&reference, &options).await,
                 Err(_) => return,
@@ -206,7 +233,10 @@ impl Images {
                     );
                     Ok(Arc::new(here))
                 }
-                (Err(error), _) => Err(chain(&error)),
+                (Err(error), _) => Err(match registries::remedy(&error) {
+                    Some(remedy) => format!("{} ({remedy})", chain(&error)),
+                    None => chain(&error),
+                }),
             };
             // The worker may have ended meanwhile.
             done.send(Pulled { image, result })
@@ -278,26 +308,6 @@ impl Images {
 fn delay(failures: u32, initial_ms: u64, max_ms: u64) -> Duration {
     let factor = 1_u64.checked_shl(failures.min(32)).unwrap_or(u64::MAX);
     Duration::from_millis(initial_ms.saturating_mul(factor).min(max_ms))
-}
-
-fn pull_options(context: &Context) -> PullOptions {
-    let mut registries = RegistriesConfig::default();
-    for registry in &context.config.registries {
-        if registry.plain_http {
-            registries.plain_http.insert(registry.host.clone());
-        }
-        if !registry.mirrors.is_empty() {
-            registries
-                .mirrors
-                .insert(registry.host.clone(), registry.mirrors.clone());
-        }
-        registries.ca_files.extend(registry.ca_file.clone());
-    }
-    PullOptions {
-        registries,
-        platform: context.config.platform(),
-        ..PullOptions::default()
-    }
 }
 
 fn is_demo(reference: &Reference) -> bool {

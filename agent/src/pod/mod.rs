@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Reading order: [`resources`], [`env`], [`security`], [`status`] (pure rules of Kubernetes), [`builder`] (all of
-//! them together: a Pod becomes a plan), [`volumes`], [`images`], [`network`], [`supervisor`] (what a plan needs of the
+//! them together: a Pod becomes a plan), [`volumes`], [`pull_secrets`], [`images`], [`network`], [`supervisor`] (what a plan needs of the
 //! machine), [`worker`] (the task that drives it all).
 
 pub mod builder;
@@ -18,6 +18,7 @@ pub mod final_status;
 pub mod images;
 pub mod network;
 mod prepare;
+pub mod pull_secrets;
 pub mod resources;
 pub mod security;
 pub mod status;

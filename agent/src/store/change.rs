@@ -2,7 +2,7 @@
 //!
 //! Kubernetes itself allows few changes to a pod: image, labels and annotations, `activeDeadlineSeconds`, and the
 //! cpu and memory of containers (in-place resize). Podling adds probes and the grace period, which only the pod's
-//! supervisor looks at. Any other change replaces the pod.
+//! supervisor looks at, and the credentials for images, which only the next pull looks at. Any other change replaces the pod.
 
 use std::fmt;
 
@@ -87,6 +87,9 @@ fn compare_specs(old: &PodSpec, new: &PodSpec, changes: &mut Changes) {
     if old.termination_grace_period_seconds != new.termination_grace_period_seconds {
         changes.in_place("spec.terminationGracePeriodSeconds");
     }
+    if old.image_pull_secrets != new.image_pull_secrets {
+        changes.in_place("spec.imagePullSecrets");
+    }
     let inits = |spec: &PodSpec| spec.init_containers.clone().unwrap_or_default();
     compare_containers("spec.initContainers", &inits(old), &inits(new), changes);
     compare_containers("spec.containers", &old.containers, &new.containers, changes);
@@ -94,6 +97,7 @@ fn compare_specs(old: &PodSpec, new: &PodSpec, changes: &mut Changes) {
     let rest = |spec: &PodSpec| PodSpec {
         active_deadline_seconds: None,
         termination_grace_period_seconds: None,
+        image_pull_secrets: None,
         containers: Vec::new(),
         init_containers: None,
         ..spec.clone()

@@ -9,6 +9,7 @@ mod node;
 mod p02_manifests;
 mod p03_etcd;
 mod p04_images;
+mod p04_registries;
 mod p05_runtime;
 mod p06_pods;
 mod p07_health;

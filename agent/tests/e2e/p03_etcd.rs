@@ -123,6 +123,36 @@ fn p03_pods_from_etcd_run_report_back_and_outlive_etcd() {
 }
 
 #[test]
+fn p03_an_endpoint_by_name_is_found_and_all_of_its_addresses_are_tried() {
+    let mut node = Node::new();
+    let _etcd = Etcd::start(&node);
+    // Nobody listens at the first address.
+    let hosts = node.path("hosts");
+    std::fs::write(
+        &hosts,
+        "127.0.0.9 etcd.test\n127.0.0.1 etcd.test localhost\n",
+    )
+    .unwrap();
+    node.bind(&hosts, "/etc/hosts");
+    node.agent_args = [
+        "--etcd",
+        "http://etcd.test:2379",
+        "--etcd-prefix",
+        "/podling",
+    ]
+    .map(String::from)
+    .into();
+    node.start_agent();
+    put(
+        &node,
+        "/podling/manifests/one",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: one}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: podling.local/demo}]}\n",
+    );
+    node.wait_ready("one");
+    assert!(node.podling(&["status"]).ok().contains("problems  none"));
+}
+
+#[test]
 fn p03_one_object_from_two_writers_is_refused_with_both_names() {
     let mut node = Node::new();
     let _etcd = Etcd::start(&node);

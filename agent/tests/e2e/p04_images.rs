@@ -1,70 +1,19 @@
 //! Images from archives and from a registry.
 
-use std::process::{Child, Stdio};
-
+use crate::node::registry::{Options, Registry, configure};
 use crate::node::{Node, container, image};
-
-struct Registry(Child);
-
-impl Registry {
-    fn start(node: &Node) -> Self {
-        let config = node.path("registry.yml");
-        std::fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:5000'}}\n",
-                node.path("registry").display()
-            ),
-        )
-        .unwrap();
-        let mut command = node.command("docker-registry");
-        command
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let registry = Self(command.spawn().expect("Debian's docker-registry"));
-        let address = "127.0.0.1:5000".parse().unwrap();
-        node.wait("the registry answers", || {
-            node.http(address, "/v2/").map(|_| ())
-        });
-        registry
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
 
 #[test]
 fn p04_a_pod_pulls_its_image_from_a_registry() {
     let mut node = Node::new();
-    let config = node.path("config.yaml");
-    std::fs::write(
-        &config,
+    let config = configure(
+        &node,
         "registries: [{host: '127.0.0.1:5000', plainHttp: true}]\n",
-    )
-    .unwrap();
+    );
     node.agent_args = vec!["--config".into(), config.display().to_string()];
     node.start_agent();
-    let _registry = Registry::start(&node);
-    let archive = node.path("busybox.tar");
-    image::busybox_archive(&archive, "latest");
-    let push = node
-        .command("skopeo")
-        .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
-        .arg(format!("oci-archive:{}", archive.display()))
-        .arg("docker://127.0.0.1:5000/demo/busybox:v1")
-        .output()
-        .unwrap();
-    assert!(
-        push.status.success(),
-        "{}",
-        String::from_utf8_lossy(&push.stderr)
-    );
+    let registry = Registry::start(&node, 5000, Options::default());
+    registry.push_busybox(&node, "demo/busybox:v1");
 
     node.apply("pulled.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: pulled}\nspec:\n  containers:\n  - {name: main, image: '127.0.0.1:5000/demo/busybox:v1', command: [sleep, infinity]}\n  - {name: missing, image: '127.0.0.1:5000/demo/absent:v1'}\n  - {name: never, image: '127.0.0.1:5000/demo/other:v1', imagePullPolicy: Never}\n");
     let pod = node.wait_pod(

@@ -10,6 +10,7 @@
 #![allow(dead_code)]
 
 pub mod image;
+pub mod registry;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -327,6 +328,27 @@ impl Node {
                 .join()
                 .unwrap()
         })
+    }
+
+    /// Connects to ports of the node's loopback interface, also after the node was borrowed.
+    pub fn connector(&self) -> impl Fn(u16) -> TcpStream + Send + 'static {
+        let net = self.namespace("net");
+        move |port| {
+            std::thread::scope(|scope| {
+                let connecting = scope.spawn(|| {
+                    setns(net.as_fd(), CloneFlags::CLONE_NEWNET).expect("setns");
+                    TcpStream::connect(("127.0.0.1", port)).expect("connected")
+                });
+                connecting.join().unwrap()
+            })
+        }
+    }
+
+    /// Puts a file or directory over another one, in the node's mount namespace alone.
+    pub fn bind(&self, source: &Path, target: &str) {
+        let mut command = self.command("mount");
+        let bound = command.arg("--bind").arg(source).arg(target).status();
+        assert!(bound.unwrap().success(), "{target}");
     }
 
     /// GET over HTTP/1.0 from the node: status code and body; None when nobody answers.

@@ -1,7 +1,7 @@
 //! Who we are to a registry: credentials, challenges and tokens (distribution's "Token Authentication Specification").
 
-use std::fs::File;
-use std::io::{self, BufReader};
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -9,7 +9,8 @@ use docker_credential::{CredentialRetrievalError, DockerCredential};
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
-use super::{Credentials, PullError, PullOptions};
+use super::{Credentials, Keyring, PullError, PullOptions};
+use crate::reference::Reference;
 
 /// What Docker's own registry is called in Docker's configuration.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -107,20 +108,28 @@ fn secret(text: String) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The credentials for a registry: those of the caller, else those of the Docker configuration.
-pub(super) async fn find(
+/// The credentials to try, the first first: those of the caller alone, else those of the keyring, then those of the
+/// Docker configuration. What is for a registry is not shown to its mirrors.
+pub(super) async fn candidates(
     registry: &str,
+    reference: &Reference,
     options: &PullOptions,
-) -> Result<Option<Credentials>, PullError> {
-    if let Some(credentials) = &options.credentials {
-        return Ok(Some(credentials.clone()));
+) -> Result<Vec<Credentials>, PullError> {
+    if let Some(credentials) = &options.credentials
+        && registry == reference.registry()
+    {
+        return Ok(vec![credentials.clone()]);
     }
+    let repository = reference.repository().to_owned();
+    let mut found = options.keyring.find(registry, &repository);
     let Some(path) = options.docker_config.clone().or_else(docker_config) else {
-        return Ok(None);
+        return Ok(found);
     };
     let registry = registry.to_owned();
     // A credential helper is another program, which may take its time.
-    super::blocking(move || read_docker_config(&path, &registry)).await
+    let of_file = super::blocking(move || read_docker_config(&path, &registry, &repository));
+    found.extend(of_file.await?);
+    Ok(found)
 }
 
 fn docker_config() -> Option<PathBuf> {
@@ -129,34 +138,47 @@ fn docker_config() -> Option<PathBuf> {
     Some(dir.join("config.json"))
 }
 
-fn read_docker_config(path: &Path, registry: &str) -> Result<Option<Credentials>, PullError> {
+/// The entries of the file that match, else what its credential helpers say.
+fn read_docker_config(
+    path: &Path,
+    registry: &str,
+    repository: &str,
+) -> Result<Vec<Credentials>, PullError> {
     let failed = |reason: String| PullError::Credentials {
         registry: registry.to_owned(),
         path: path.to_owned(),
         reason,
     };
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e.to_string())),
+    };
+    let keyring = Keyring::from_docker_config_json(&text).map_err(|e| {
+        let cause = e.source().map(|source| format!(": {source}"));
+        failed(format!("{e}{}", cause.unwrap_or_default()))
+    })?;
+    let found = keyring.find(registry, repository);
+    if !found.is_empty() {
+        return Ok(found);
+    }
     let keys: &[&str] = match registry {
         "docker.io" => &[DOCKER_HUB_KEY, "docker.io", "index.docker.io"],
         other => &[other],
     };
     for key in keys {
-        let file = match File::open(path) {
-            Ok(file) => BufReader::new(file),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(e.to_string())),
-        };
-        match docker_credential::get_credential_from_reader(file, key) {
+        match docker_credential::get_credential_from_reader(text.as_slice(), key) {
             Ok(DockerCredential::UsernamePassword(username, password)) => {
-                return Ok(Some(Credentials::Basic { username, password }));
+                return Ok(vec![Credentials::Basic { username, password }]);
             }
             Ok(DockerCredential::IdentityToken(token)) => {
-                return Ok(Some(Credentials::IdentityToken(token)));
+                return Ok(vec![Credentials::IdentityToken(token)]);
             }
             Err(CredentialRetrievalError::NoCredentialConfigured) => {}
             Err(e) => return Err(failed(e.to_string())),
         }
     }
-    Ok(None)
+    Ok(Vec::new())
 }
 
 #[cfg(test)]
@@ -200,26 +222,23 @@ mod tests {
     fn docker_configurations_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
-        assert!(read_docker_config(&path, "docker.io").unwrap().is_none());
+        let read = |registry: &str| read_docker_config(&path, registry, "team/app");
+        assert!(read("docker.io").unwrap().is_empty());
         let auth = base64::engine::general_purpose::STANDARD.encode("me:pass:word");
         let text = format!(
             r#"{{"auths": {{"{DOCKER_HUB_KEY}": {{"auth": "{auth}"}}, "host.example:5000": {{"auth": "{auth}"}}}}}}"#
         );
         std::fs::write(&path, text).unwrap();
         for registry in ["docker.io", "host.example:5000"] {
-            let found = read_docker_config(&path, registry).unwrap();
+            let found = read(registry).unwrap();
             let expected = Credentials::Basic {
                 username: "me".to_owned(),
                 password: "pass:word".to_owned(),
             };
-            assert!(found == Some(expected), "{registry}");
+            assert!(found == [expected], "{registry}");
         }
-        assert!(
-            read_docker_config(&path, "other.example")
-                .unwrap()
-                .is_none()
-        );
+        assert!(read("other.example").unwrap().is_empty());
         std::fs::write(&path, "{").unwrap();
-        assert!(read_docker_config(&path, "docker.io").is_err());
+        assert!(read("docker.io").is_err());
     }
 }

@@ -1,16 +1,16 @@
 //! The HTTP client: TLS with the system's certificate authorities, and names resolved without libc.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::{PullError, RegistriesConfig};
+use crate::names;
 
 /// A TCP and TLS handshake around the world takes a second or two; SYN retries need 1, 3 and 7 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -27,7 +27,8 @@ pub(super) fn build(
         registry: registry.to_owned(),
         reason,
     };
-    let tls = tls_config(config, plain_http).map_err(failed)?;
+    let own = config.ca_files.get(registry).map_or(&[][..], Vec::as_slice);
+    let tls = tls_config(own, plain_http).map_err(failed)?;
     reqwest::Client::builder()
         .user_agent(concat!("podling/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
@@ -40,15 +41,15 @@ pub(super) fn build(
         .map_err(|e| failed(e.to_string()))
 }
 
-fn tls_config(config: &RegistriesConfig, plain_http: bool) -> Result<rustls::ClientConfig, String> {
+fn tls_config(ca_files: &[PathBuf], plain_http: bool) -> Result<rustls::ClientConfig, String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for path in &config.ca_files {
+    for path in ca_files {
         add_ca_file(&mut roots, path)?;
     }
     if roots.is_empty() && !plain_http {
         return Err(
-            "this machine trusts no certificate authority: install the package ca-certificates, or name a file in `ca_files`"
+            "this machine trusts no certificate authority: install the package ca-certificates, or name the registry's own authority in the configuration"
                 .to_owned(),
         );
     }
@@ -60,40 +61,34 @@ fn tls_config(config: &RegistriesConfig, plain_http: bool) -> Result<rustls::Cli
 }
 
 fn add_ca_file(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), String> {
-    let failed = |e: &dyn std::fmt::Display| format!("cannot use `ca_files` entry {path:?}: {e}");
+    let failed = |e: &dyn std::fmt::Display| {
+        let path = path.display();
+        format!("cannot use the certificate authorities in {path}: {e}")
+    };
     let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))?;
+    let mut found = false;
     for certificate in certificates {
         let certificate = certificate.map_err(|e| failed(&e))?;
         roots.add(certificate).map_err(|e| failed(&e))?;
+        found = true;
     }
-    Ok(())
+    match found {
+        true => Ok(()),
+        false => Err(failed(&"there is no PEM certificate in it")),
+    }
 }
 
-/// Resolves with /etc/hosts and the name servers of /etc/resolv.conf. A statically linked program cannot use glibc's
-/// own resolver, which loads its parts at run time.
+/// Resolves as the rest of the node does.
 struct Resolver;
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let host = name.as_str();
-            // RFC 6761: localhost needs no name server.
-            if host == "localhost" || host.ends_with(".localhost") {
-                let loopback = [
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ];
-                return Ok(with_port_zero(loopback.to_vec()));
-            }
-            // Read again for each connection: the file changes when the network does.
-            let resolver = TokioResolver::builder_tokio()?.build()?;
-            let found = resolver.lookup_ip(host).await?;
-            Ok(with_port_zero(found.iter().collect()))
+            let found = names::resolve(name.as_str()).await?;
+            // Port zero stands for that of the URL.
+            let found = found.into_iter().map(|ip| SocketAddr::new(ip, 0));
+            let addresses: Addrs = Box::new(found);
+            Ok(addresses)
         })
     }
-}
-
-/// Port zero stands for that of the URL.
-fn with_port_zero(addresses: Vec<IpAddr>) -> Addrs {
-    Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)))
 }

@@ -44,10 +44,11 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) async fn new(
+    pub(super) fn new(
         registry: &str,
         reference: &Reference,
         options: &PullOptions,
+        credentials: Option<Credentials>,
     ) -> Result<Self, PullError> {
         let plain_http = options.registries.plain_http.contains(registry);
         let scheme = if plain_http { "http" } else { "https" };
@@ -61,7 +62,6 @@ impl Endpoint {
         } else {
             format!("?ns={}", reference.registry())
         };
-        let credentials = auth::find(registry, options).await?;
         let authorization = match &credentials {
             Some(Credentials::Bearer(token)) => auth::bearer(token),
             _ => None,
@@ -391,8 +391,7 @@ impl Endpoint {
         PullError::Connect {
             registry: self.registry.clone(),
             scheme: self.scheme,
-            // It may hold a signed address of the registry's storage.
-            source: error.without_url(),
+            source: error.into(),
         }
     }
 
@@ -490,7 +489,7 @@ fn resumes_at(response: &Response, offset: u64) -> bool {
 
 /// True when nobody listens there, or the name is unknown.
 fn is_refused(error: &PullError) -> bool {
-    matches!(error, PullError::Connect { source, .. } if source.is_connect())
+    matches!(error, PullError::Connect { source, .. } if source.is_at_connect())
 }
 
 /// Doubles with each failure, with a jitter of up to a half so that nodes do not come back together.

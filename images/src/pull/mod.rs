@@ -16,7 +16,9 @@
 
 mod auth;
 mod client;
+mod connect;
 mod endpoint;
+mod keyring;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -36,7 +38,9 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
 use crate::unpack::{Limits, UnpackError, unpack_file};
+pub use connect::{ConnectError, ConnectKind};
 use endpoint::Endpoint;
+pub use keyring::{Keyring, KeyringError};
 
 /// As many as Docker and containerd fetch at once.
 const PARALLEL_LAYERS: usize = 3;
@@ -44,8 +48,10 @@ const PARALLEL_LAYERS: usize = 3;
 /// How to pull.
 #[derive(Clone, Default)]
 pub struct PullOptions {
-    /// Credentials for the registry; without them, those of the Docker configuration.
+    /// Credentials for the registry; without them, those of the keyring and of the Docker configuration.
     pub credentials: Option<Credentials>,
+    /// Tried before the Docker configuration: all that match, one after the other.
+    pub keyring: Keyring,
     /// The Docker configuration; without it `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
     pub docker_config: Option<PathBuf>,
     /// Which registries are spoken to how.
@@ -62,6 +68,7 @@ impl fmt::Debug for PullOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PullOptions")
             .field("credentials", &self.credentials.is_some())
+            .field("keyring", &self.keyring)
             .field("registries", &self.registries)
             .field("platform", &self.platform)
             .finish_non_exhaustive()
@@ -92,8 +99,8 @@ pub struct RegistriesConfig {
     pub plain_http: BTreeSet<String>,
     /// Tried before the registry itself, in order: registry to hosts with the same repositories.
     pub mirrors: BTreeMap<String, Vec<String>>,
-    /// PEM files with certificate authorities to trust besides the system's.
-    pub ca_files: Vec<PathBuf>,
+    /// PEM files with certificate authorities to trust for a registry or mirror, besides the system's.
+    pub ca_files: BTreeMap<String, Vec<PathBuf>>,
 }
 
 /// How a pull goes on.
@@ -153,10 +160,7 @@ pub enum PullError {
         reason: String,
     },
     /// The registry does not answer, or stops answering.
-    #[error(
-        "cannot reach the registry {registry} by {scheme}{}",
-        if *.scheme == "https" { " (one without TLS must be listed in `plain_http`)" } else { "" }
-    )]
+    #[error("cannot reach the registry {registry} by {scheme}")]
     Connect {
         /// The registry.
         registry: String,
@@ -164,7 +168,7 @@ pub enum PullError {
         scheme: &'static str,
         /// Why not.
         #[source]
-        source: reqwest::Error,
+        source: ConnectError,
     },
     /// The registry wants to know who we are, or does not like who we are.
     #[error(
@@ -324,14 +328,29 @@ async fn find_manifest(
     try_endpoint(reference.registry(), reference, options).await
 }
 
+/// Asks one registry, with one credential after the other as long as it refuses them. A registry that hides what is
+/// not for everybody says that there is no such image.
 async fn try_endpoint(
     registry: &str,
     reference: &Reference,
     options: &PullOptions,
 ) -> Result<(Endpoint, (Digest, Vec<u8>)), PullError> {
-    let endpoint = Endpoint::new(registry, reference, options).await?;
-    let found = endpoint.manifest(reference.digest()).await?;
-    Ok((endpoint, found))
+    let mut candidates = auth::candidates(registry, reference, options)
+        .await?
+        .into_iter();
+    let mut credentials = candidates.next();
+    loop {
+        let endpoint = Endpoint::new(registry, reference, options, credentials)?;
+        let refused = match endpoint.manifest(reference.digest()).await {
+            Ok(found) => return Ok((endpoint, found)),
+            Err(e @ (PullError::Unauthorized { .. } | PullError::NotFound { .. })) => e,
+            Err(e) => return Err(e),
+        };
+        credentials = candidates.next();
+        if credentials.is_none() {
+            return Err(refused);
+        }
+    }
 }
 
 /// One run of [`ImageStore::pull`].

@@ -23,7 +23,7 @@ Examples:
   podling images pull docker.io/library/nginx:1.27
   podling images load app.tar               an OCI archive, a docker-archive or an OCI layout directory
   podling images list
-  podling images verify                     read every byte again and compare it with its digest
+  podling images verify                     check that all images are whole
 
 The store belongs to --data-dir; these commands work with and without a running agent."
 )]
@@ -37,28 +37,27 @@ pub struct ImagesArgs {
 #[derive(Debug, Subcommand)]
 pub enum ImagesCommand {
     /// List the images that the node has
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  podling images list
+  podling images list --json | jq -r '.[] | .digest + \" \" + .references[0]'"
+    )]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Download an image from its registry
-    Pull {
-        /// Such as nginx, nginx:1.27, registry.example/app@sha256:…
-        #[arg(value_name = "IMAGE", required = true)]
-        images: Vec<String>,
-        /// Another platform than this machine's, such as linux/arm64
-        #[arg(long, value_name = "OS/ARCH")]
-        platform: Option<String>,
-        /// A Docker configuration file with credentials [default: ~/.docker/config.json]
-        #[arg(long, value_name = "FILE")]
-        auth_file: Option<PathBuf>,
-        /// Print only errors
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Pull(pull::PullArgs),
     /// Add images from files: OCI layouts, OCI archives, docker-archives
+    #[command(after_help = "\
+Examples:
+  docker save app:v3 | gzip > app.tar.gz && podling images load app.tar.gz
+  skopeo copy docker://registry.example/app:v3 oci-archive:app.tar:app:v3 && podling images load app.tar
+  podling images load --name localhost/app:dev ./layout      an OCI layout directory, named here
+
+Each layer is compared with its digest before it is used.")]
     Load {
         /// A directory or a tar file, perhaps compressed
         #[arg(value_name = "PATH", required = true)]
@@ -68,19 +67,36 @@ pub enum ImagesCommand {
         name: Option<String>,
     },
     /// Print what is known of an image, as JSON
+    #[command(after_help = "\
+Examples:
+  podling images inspect nginx:1.27
+  podling images inspect nginx:1.27 | jq -r .config.config.Cmd")]
     Inspect {
         /// Its name
         #[arg(value_name = "IMAGE")]
         image: String,
     },
     /// Remove images; what no other image and no pod uses is freed
-    #[command(visible_alias = "remove")]
+    #[command(
+        visible_alias = "remove",
+        after_help = "\
+Examples:
+  podling images rm nginx:1.27
+  podling images list --json | jq -r '.[].references[]' | xargs podling images rm      all of them
+
+Running pods keep the layers that they use; a pod whose container is made anew pulls its image again."
+    )]
     Rm {
         /// Their names
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<String>,
     },
-    /// Read every blob again and compare it with its digest
+    /// Check that all images are whole: blobs against their digests, layers against their sizes
+    #[command(after_help = "\
+Example, after a power cut:
+  podling images verify || echo 'pull or load what it names again'
+
+Exit status: 0 all are whole, 1 some are not.")]
     Verify,
 }
 
@@ -100,12 +116,7 @@ pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, C
     })?;
     match args.command {
         ImagesCommand::List { json } => list(&store, json),
-        ImagesCommand::Pull {
-            images,
-            platform,
-            auth_file,
-            quiet,
-        } => pull::pull(&store, &images, platform.as_deref(), auth_file, quiet),
+        ImagesCommand::Pull(args) => pull::pull(&store, &args),
         ImagesCommand::Load { paths, name } => load(&store, &paths, name.as_deref()),
         ImagesCommand::Inspect { image } => inspect(&store, &image),
         ImagesCommand::Rm { images } => remove(&store, &images, directories),

@@ -57,6 +57,14 @@ pub struct RunArgs {
     /// Where the pods' addresses are taken from [default: a free 10.x.y.0/24]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
+    /// Take `registries` from this configuration file [default: /etc/podling/config.yaml, if there is one]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PODLING_CONFIG",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
     /// What to log on standard error: error, warn, info, debug, trace [default: warn]
     #[arg(
         long,
@@ -137,6 +145,8 @@ async fn in_place(
 ) -> Result<Exit, CommandError> {
     let mut config = Config {
         manifests: args.paths.clone(),
+        // Of the machine's configuration only this: how its registries are spoken to is no choice of a run.
+        registries: agent::load(args.config.as_deref())?.registries,
         ..Config::default()
     };
     place.apply(&mut config);

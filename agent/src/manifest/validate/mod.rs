@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::decode::Fault;
+use super::pull_secret;
 
 /// What a ConfigMap or Secret may hold, in bytes.
 const DATA_BYTES_MAX: usize = 1 << 20;
@@ -120,6 +121,15 @@ pub(super) fn secret(object: &Secret) -> Vec<Fault> {
         .map(|(key, value)| ("data", key, value.0.len()))
         .chain(texts.map(|(key, value)| ("stringData", key, value.len())));
     data(sizes, &mut faults);
+    if pull_secret::is_one(object)
+        && let Err(why) = pull_secret::read(object)
+    {
+        faults.add_with(
+            "data",
+            format!("not what its type says: {why}"),
+            "`kubectl create secret docker-registry --dry-run=client -o yaml` writes such a Secret",
+        );
+    }
     faults.0
 }
 

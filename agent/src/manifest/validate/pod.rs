@@ -36,6 +36,11 @@ pub(super) fn spec(spec: &PodSpec, node_name: &str, faults: &mut Faults) {
     }
     names(spec, faults);
     dns(spec, faults);
+    for (at, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
+        if secret.name.is_empty() {
+            faults.add(format!("spec.imagePullSecrets[{at}].name"), "required");
+        }
+    }
     for (at, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = format!("spec.hostAliases[{at}]");
         if alias.ip.parse::<IpAddr>().is_err() {

@@ -33,6 +33,7 @@ use super::context::Context;
 use super::images::{Images, Policy, Pulled, State, chain};
 use super::network::Connection;
 use super::prepare;
+use super::pull_secrets::{self, PullSecrets};
 use super::status::{self, Waiting};
 use super::supervisor::{self, Link, SupervisorError};
 use crate::store::{Key, Object};
@@ -77,6 +78,7 @@ pub struct Worker {
     news: watch::Receiver<News>,
     images: Images,
     pulled: mpsc::Receiver<Pulled>,
+    pull_secrets: PullSecrets,
     connection: Option<Connection>,
     link: Option<Link>,
     snapshot: Option<Snapshot>,
@@ -133,6 +135,7 @@ impl Worker {
             news,
             images,
             pulled,
+            pull_secrets: PullSecrets::default(),
             connection: None,
             link: None,
             snapshot: None,
@@ -271,6 +274,8 @@ impl Worker {
     /// Makes the pod run as wanted.
     async fn keep_running(&mut self, object: &Arc<Object>, pod: &Pod) -> Step<Next> {
         let adopting = self.plan.is_some();
+        self.pull_secrets = self.read_pull_secrets(object, pod);
+        self.images.set_keyring(self.pull_secrets.keyring.clone());
         prepare::directories(&self.context, &self.uid)?;
         let images = self.image_states(pod, adopting).await;
         if self.connection.is_none() || !adopting {
@@ -313,6 +318,17 @@ impl Worker {
             (Some(_), None) | (None, _) => self.start(object, prepared).await?,
         }
         Ok(Next::Wait)
+    }
+
+    fn read_pull_secrets(&self, object: &Object, pod: &Pod) -> PullSecrets {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let secrets = PullSecrets::of(&spec, &self.context.objects(&object.key.namespace));
+        if let Some(problem) = &secrets.problem
+            && self.pull_secrets.problem != secrets.problem
+        {
+            tracing::warn!(pod = %object.key, reason = pull_secrets::MISSING, "{problem}");
+        }
+        secrets
     }
 
     /// Starts the pod's supervisor: a new pod's first, or one for what a dead one left.

@@ -7,6 +7,7 @@ use super::Worker;
 use crate::node::Wait;
 use crate::pod::final_status;
 use crate::pod::images::{State, chain};
+use crate::pod::pull_secrets;
 use crate::pod::status::{self, ImageFacts, Waiting};
 use crate::store::Object;
 
@@ -98,6 +99,11 @@ impl Worker {
         }
         if let Some(failure) = &self.failure {
             waits.push(Wait::of_pod(&failure.reason, &failure.message));
+        }
+        if let Some(problem) = &self.pull_secrets.problem
+            && !self.images.are_ready()
+        {
+            waits.push(Wait::of_pod(pull_secrets::MISSING, problem));
         }
         for container in pod
             .spec

@@ -1,8 +1,10 @@
 //! A connection to one of etcd's endpoints, with its credentials.
 
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tonic::Code;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -13,7 +15,7 @@ use super::proto::etcdserverpb::auth_client::AuthClient;
 use super::proto::etcdserverpb::kv_client::KvClient;
 use super::proto::etcdserverpb::lease_client::LeaseClient;
 use super::proto::etcdserverpb::watch_client::WatchClient;
-use super::read_file;
+use super::{dial, read_file};
 use crate::node::config::EtcdConfig;
 
 /// An etcd across the world answers within this time.
@@ -82,6 +84,26 @@ pub enum EtcdError {
     Stopping,
 }
 
+impl EtcdError {
+    /// True when another token may help: it has expired, or users were changed since it was given (`rpctypes` of
+    /// etcd: `ErrInvalidAuthToken`, `ErrAuthOldRevision`).
+    fn is_stale_token(&self) -> bool {
+        match self {
+            Self::Request(_, status) => match status.code() {
+                Code::Unauthenticated => true,
+                Code::InvalidArgument => status.message().contains("revision of auth store"),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// True when the user may not do this.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Request(_, status) if status.code() == Code::PermissionDenied)
+    }
+}
+
 /// Makes connections, to one endpoint after the other.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
@@ -90,17 +112,30 @@ pub(super) struct Connector {
     user: Option<(String, String)>,
 }
 
-/// Adds the token to requests.
-#[derive(Debug, Clone)]
-pub(super) struct Token(Option<MetadataValue<Ascii>>);
+/// Adds the token to requests: one for all clients of a connection, since it is replaced when it has expired.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Token(Arc<RwLock<Option<MetadataValue<Ascii>>>>);
+
+impl Token {
+    fn get(&self) -> Option<MetadataValue<Ascii>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, token: Option<MetadataValue<Ascii>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+}
 
 impl Interceptor for Token {
     fn call(
         &mut self,
         mut request: tonic::Request<()>,
     ) -> Result<tonic::Request<()>, tonic::Status> {
-        if let Some(token) = &self.0 {
-            request.metadata_mut().insert("token", token.clone());
+        if let Some(token) = self.get() {
+            request.metadata_mut().insert("token", token);
         }
         Ok(request)
     }
@@ -115,6 +150,15 @@ pub(super) struct Connection {
     pub(super) kv: KvClient<Authorized>,
     pub(super) watch: WatchClient<Authorized>,
     pub(super) lease: LeaseClient<Authorized>,
+    login: Login,
+}
+
+/// How a connection gets its token.
+#[derive(Debug, Clone)]
+struct Login {
+    channel: Channel,
+    user: Option<(String, String)>,
+    token: Token,
 }
 
 impl Connector {
@@ -153,11 +197,18 @@ impl Connector {
     pub(super) async fn connect(&mut self) -> Result<Connection, EtcdError> {
         let (url, endpoint) = self.endpoints[self.next].clone();
         self.next = (self.next + 1) % self.endpoints.len();
-        let channel = match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+        let connecting = endpoint.connect_with_connector(tower::service_fn(dial::dial));
+        let channel = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(channel) => channel.map_err(|source| EtcdError::Connect(url.clone(), source))?,
             Err(_) => return Err(EtcdError::Timeout("accept a connection")),
         };
-        let token = Token(self.authenticate(channel.clone()).await?);
+        let token = Token::default();
+        let login = Login {
+            channel: channel.clone(),
+            user: self.user.clone(),
+            token: token.clone(),
+        };
+        login.renew().await?;
         let kv = KvClient::with_interceptor(channel.clone(), token.clone());
         let watch = WatchClient::with_interceptor(channel.clone(), token.clone());
         let lease = LeaseClient::with_interceptor(channel, token);
@@ -166,29 +217,51 @@ impl Connector {
             kv: kv.max_decoding_message_size(MESSAGE_BYTES_MAX),
             watch: watch.max_decoding_message_size(MESSAGE_BYTES_MAX),
             lease,
+            login,
         })
     }
+}
 
-    /// A token lives for as long as it is used, or for a fixed time: when it is refused, the connection is given up
-    /// and the next one gets a new token.
-    async fn authenticate(
+impl Connection {
+    /// A request with a deadline. A token lives for as long as it is used, or for a fixed time: when it has expired,
+    /// another is taken, and the request is made once more.
+    pub(super) async fn request<T, R>(
         &self,
-        channel: Channel,
-    ) -> Result<Option<MetadataValue<Ascii>>, EtcdError> {
+        what: &'static str,
+        make: impl Fn(Self) -> R,
+    ) -> Result<T, EtcdError>
+    where
+        R: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        match request(what, make(self.clone())).await {
+            Err(error) if error.is_stale_token() && self.login.user.is_some() => {
+                tracing::debug!(endpoint = self.endpoint, "etcd's token has expired");
+                self.login.renew().await?;
+                request(what, make(self.clone())).await
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl Login {
+    /// Takes a token, if there is a user.
+    async fn renew(&self) -> Result<(), EtcdError> {
         let Some((name, password)) = &self.user else {
-            return Ok(None);
+            return Ok(());
         };
         let request = AuthenticateRequest {
             name: name.clone(),
             password: password.clone(),
         };
-        let mut auth = AuthClient::new(channel);
+        let mut auth = AuthClient::new(self.channel.clone());
         let answer = tokio::time::timeout(REQUEST_TIMEOUT, auth.authenticate(request)).await;
         let answer = answer.map_err(|_| EtcdError::Timeout("log in"))?;
         let answer = answer.map_err(|status| EtcdError::Authenticate(name.clone(), status))?;
         let token = MetadataValue::try_from(answer.into_inner().token);
         let token = token.map_err(|_| EtcdError::Nonsense("the token is no text"))?;
-        Ok(Some(token))
+        self.token.set(Some(token));
+        Ok(())
     }
 }
 
@@ -237,7 +310,7 @@ fn tls(config: &EtcdConfig) -> Result<ClientTlsConfig, EtcdError> {
 }
 
 /// A request with a deadline.
-pub(super) async fn request<T>(
+async fn request<T>(
     what: &'static str,
     request: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, EtcdError> {

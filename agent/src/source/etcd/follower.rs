@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataValue;
 
-use super::connection::{Connection, Connector, EtcdError, range_end, request, within};
+use super::connection::{Connection, Connector, EtcdError, range_end, within};
 use super::proto::etcdserverpb::watch_request::RequestUnion;
 use super::proto::etcdserverpb::{
     RangeRequest, ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse,
@@ -86,20 +86,20 @@ impl Follower {
 
     /// One connection, for as long as it lasts.
     async fn session(&mut self) -> Result<Infallible, EtcdError> {
-        let mut connection = self.connector.connect().await?;
+        let connection = self.connector.connect().await?;
         loop {
             let position = match self.position {
                 Some(position) => position,
-                None => self.list(&mut connection).await?,
+                None => self.list(&connection).await?,
             };
-            match self.watch(&mut connection, position).await? {
+            match self.watch(&connection, position).await? {
                 WatchEnd::Relist => self.position = None,
             }
         }
     }
 
     /// Reads all manifests as they were at one moment.
-    async fn list(&mut self, connection: &mut Connection) -> Result<Position, EtcdError> {
+    async fn list(&mut self, connection: &Connection) -> Result<Position, EtcdError> {
         let mut found: Vec<KeyValue> = Vec::new();
         let mut from = self.manifests.clone().into_bytes();
         let mut revision = 0;
@@ -111,7 +111,12 @@ impl Follower {
                 revision,
                 ..RangeRequest::default()
             };
-            let page = request("list the manifests", connection.kv.range(page)).await?;
+            let page = connection
+                .request("list the manifests", |mut connection| {
+                    let page = page.clone();
+                    async move { connection.kv.range(page).await }
+                })
+                .await?;
             let position = position_of(page.header.as_ref())?;
             // All pages are of the revision of the first.
             if revision == 0 {
@@ -153,7 +158,7 @@ impl Follower {
 
     async fn watch(
         &mut self,
-        connection: &mut Connection,
+        connection: &Connection,
         position: Position,
     ) -> Result<WatchEnd, EtcdError> {
         let create = WatchCreateRequest {
@@ -170,14 +175,18 @@ impl Follower {
         // The transport holds the stream of requests, and with it the watch, until that ends: it must not outlive
         // this function.
         let (_here, gone) = oneshot::channel::<()>();
-        let requests = stream::once(std::future::ready(create)).chain(stream::pending());
-        let requests = requests.take_until(gone);
-        let mut requests = tonic::Request::new(requests);
-        // A member that has lost its leader says so instead of being silent.
-        let yes = MetadataValue::from_static("true");
-        requests.metadata_mut().insert("hasleader", yes);
-        let mut responses =
-            request("watch the manifests", connection.watch.watch(requests)).await?;
+        let gone = gone.shared();
+        let mut responses = connection
+            .request("watch the manifests", |mut connection| {
+                let create = stream::once(std::future::ready(create.clone()));
+                let requests = create.chain(stream::pending()).take_until(gone.clone());
+                let mut requests = tonic::Request::new(requests);
+                // A member that has lost its leader says so instead of being silent.
+                let yes = MetadataValue::from_static("true");
+                requests.metadata_mut().insert("hasleader", yes);
+                async move { connection.watch.watch(requests).await }
+            })
+            .await?;
         let first = within("watch the manifests", responses.next()).await?;
         let mut next = first;
         loop {

@@ -18,6 +18,7 @@
 //! Absent on purpose: nothing here deletes or changes a manifest.
 
 mod connection;
+mod dial;
 mod follower;
 mod reporter;
 
@@ -61,6 +62,11 @@ impl Keys {
 
     fn manifests(&self) -> String {
         format!("{}/manifests/", self.prefix)
+    }
+
+    /// The prefixes of what this node writes.
+    fn written(&self) -> [String; 2] {
+        ["nodes", "status"].map(|kind| format!("{}/{kind}/", self.prefix))
     }
 
     fn node(&self, node: &str) -> String {

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::connection::{Connection, Connector, EtcdError, request};
+use super::connection::{Connection, Connector, EtcdError};
 use super::proto::etcdserverpb::{
     DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     PutRequest,
 };
 use super::{BackOff, Keys};
 use crate::source::chain;
-use crate::store::{Batch, Key, Kind, Store, Watch, What};
+use crate::store::{Batch, Key, Kind, Origin, Problem, Store, Watch, What};
 
 /// A node that is silent for this long counts as gone, and its keys go, in seconds.
 pub(super) const LEASE_SECS: i64 = 30;
@@ -47,10 +47,7 @@ impl Reporter {
     pub(super) async fn run(mut self) {
         loop {
             let Err(error) = self.session().await;
-            // Once for each outage. The follower makes it a problem; a user who may not write is told here.
-            if self.failures == 0 {
-                tracing::warn!(error = chain(&error), "cannot report to etcd; trying again");
-            }
+            self.tell_trouble(&error);
             self.failures += 1;
             if self.failures.is_multiple_of(self.connector.endpoints()) {
                 tokio::time::sleep(self.back_off.delay()).await;
@@ -58,10 +55,34 @@ impl Reporter {
         }
     }
 
+    /// Once for each outage in the log. A user who may not write is a problem too, which a person has to solve; the
+    /// follower makes one of an etcd that is away.
+    fn tell_trouble(&self, error: &EtcdError) {
+        if self.failures == 0 {
+            tracing::warn!(error = chain(error), "cannot report to etcd; trying again");
+        }
+        let forbidden = error.is_forbidden().then(|| {
+            let prefixes = self.keys.written();
+            let [nodes, status] = &prefixes;
+            Problem::new(Origin::etcd(nodes), format!("the node cannot report: {}", chain(error)))
+                .remedy(format!(
+                    "manifests are followed; let the user write as well: `etcdctl role grant-permission ROLE --prefix \
+                     readwrite {nodes}`, and the same for {status}"
+                ))
+        });
+        self.set_problem(forbidden);
+    }
+
+    fn set_problem(&self, problem: Option<Problem>) {
+        let source = format!("reports to {}", self.keys.prefix);
+        self.store
+            .set_problems(&source, problem.into_iter().collect());
+    }
+
     async fn session(&mut self) -> Result<Infallible, EtcdError> {
-        let mut connection = self.connector.connect().await?;
+        let connection = self.connector.connect().await?;
         loop {
-            let Err(error) = self.report(&mut connection).await;
+            let Err(error) = self.report(&connection).await;
             match error {
                 // The connection is fine: a new lease, under which all is written again.
                 EtcdError::LeaseLost => tracing::info!("the lease in etcd is lost: taking another"),
@@ -71,12 +92,16 @@ impl Reporter {
     }
 
     /// Writes all there is, then what changes, for as long as the lease is kept.
-    async fn report(&mut self, connection: &mut Connection) -> Result<Infallible, EtcdError> {
+    async fn report(&mut self, connection: &Connection) -> Result<Infallible, EtcdError> {
         let grant = LeaseGrantRequest {
             ttl: LEASE_SECS,
             id: 0,
         };
-        let lease = request("grant a lease", connection.lease.lease_grant(grant)).await?;
+        let lease = connection
+            .request("grant a lease", |mut connection| {
+                async move { connection.lease.lease_grant(grant).await }
+            })
+            .await?;
         // The transport holds the stream of renewals, and with it the lease, until that ends: it must not outlive
         // this function.
         let (_here, gone) = oneshot::channel::<()>();
@@ -92,10 +117,13 @@ impl Reporter {
         };
         report.write_node(connection).await?;
         report.mark_all();
-        let mut write_at = Instant::now();
+        // Before all is declared well: a user may be allowed to write the one and not the other.
+        report.write(connection).await?;
+        let mut write_at = Instant::now() + MERGE;
         if self.failures > 0 {
             tracing::info!("reporting to etcd again");
         }
+        self.set_problem(None);
         self.failures = 0;
         self.back_off.reset();
         let mut next_change = Box::pin(next_change(&mut watch));
@@ -124,22 +152,26 @@ async fn next_change(watch: &mut Watch) -> (&mut Watch, Batch) {
 }
 
 async fn renew(
-    connection: &mut Connection,
+    connection: &Connection,
     lease: i64,
     gone: oneshot::Receiver<()>,
 ) -> Result<tonic::Streaming<LeaseKeepAliveResponse>, EtcdError> {
-    let mut ticks = interval(RENEWAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let requests = stream::unfold(ticks, move |mut ticks| async move {
-        ticks.tick().await;
-        Some((LeaseKeepAliveRequest { id: lease }, ticks))
-    });
-    let requests = requests.take_until(gone);
-    request(
-        "renew the lease",
-        connection.lease.lease_keep_alive(requests),
-    )
-    .await
+    let requests = move |gone| {
+        let mut ticks = interval(RENEWAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let requests = stream::unfold(ticks, move |mut ticks| async move {
+            ticks.tick().await;
+            Some((LeaseKeepAliveRequest { id: lease }, ticks))
+        });
+        requests.take_until(gone)
+    };
+    let gone = gone.shared();
+    connection
+        .request("renew the lease", |mut connection| {
+            let requests = requests(gone.clone());
+            async move { connection.lease.lease_keep_alive(requests).await }
+        })
+        .await
 }
 
 type Renewal = Option<Result<LeaseKeepAliveResponse, tonic::Status>>;
@@ -183,7 +215,7 @@ impl Report<'_> {
         self.changed.extend(self.written.keys().cloned());
     }
 
-    async fn write_node(&self, connection: &mut Connection) -> Result<(), EtcdError> {
+    async fn write_node(&self, connection: &Connection) -> Result<(), EtcdError> {
         let node = serde_json::json!({
             "name": self.store.node(),
             "version": env!("CARGO_PKG_VERSION"),
@@ -193,7 +225,7 @@ impl Report<'_> {
             .await
     }
 
-    async fn write(&mut self, connection: &mut Connection) -> Result<(), EtcdError> {
+    async fn write(&mut self, connection: &Connection) -> Result<(), EtcdError> {
         while let Some(key) = self.changed.pop_first() {
             let path = self
                 .keys
@@ -210,7 +242,12 @@ impl Report<'_> {
                             key: path.into_bytes(),
                             range_end: Vec::new(),
                         };
-                        request("delete a status", connection.kv.delete_range(delete)).await?;
+                        connection
+                            .request("delete a status", |mut connection| {
+                                let delete = delete.clone();
+                                async move { connection.kv.delete_range(delete).await }
+                            })
+                            .await?;
                     }
                 }
             }
@@ -238,7 +275,7 @@ impl Report<'_> {
 
     async fn put(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         key: String,
         value: Vec<u8>,
     ) -> Result<(), EtcdError> {
@@ -247,7 +284,11 @@ impl Report<'_> {
             value,
             lease: self.lease,
         };
-        match request("write a status", connection.kv.put(put)).await {
+        let written = connection.request("write a status", |mut connection| {
+            let put = put.clone();
+            async move { connection.kv.put(put).await }
+        });
+        match written.await {
             Ok(_) => Ok(()),
             // The lease ended since it was last renewed.
             Err(EtcdError::Request(_, status))
