@@ -98,8 +98,8 @@ impl Reporter {
             id: 0,
         };
         let lease = connection
-            .request("grant a lease", |mut connection| {
-                async move { connection.lease.lease_grant(grant).await }
+            .request("grant a lease", |mut connection| async move {
+                connection.lease.lease_grant(grant).await
             })
             .await?;
         // The transport holds the stream of renewals, and with it the lease, until that ends: it must not outlive
