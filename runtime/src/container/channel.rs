@@ -4,6 +4,9 @@
 //!
 //! | byte | from | meaning |
 //! |---|---|---|
+//! | `U` | child, forerunner | a user namespace is there: write its id maps |
+//! | `u` | parent | they are written |
+//! | `P` | forerunner | the container's process is there: its pid and pidfd |
 //! | `H` | child | the namespaces are there: run the createRuntime hooks |
 //! | `h` | parent | they have run |
 //! | `R` | child | ready, waits for its start; brings the terminal, if any |
@@ -38,6 +41,10 @@ pub(super) struct Channel(OwnedFd);
 /// What the child says, as the parent hears it.
 #[derive(Debug)]
 pub(super) enum Word {
+    /// `U`
+    IdMaps,
+    /// `P`
+    Born(i32, OwnedFd),
     /// `H`
     Hooks,
     /// `R`
@@ -94,6 +101,11 @@ impl Channel {
 
     pub(super) fn as_raw_fd(&self) -> i32 {
         self.0.as_raw_fd()
+    }
+
+    /// The same end once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
     }
 
     /// The same end under another number.
@@ -167,6 +179,10 @@ impl Channel {
         };
         match (packet.as_slice(), fd) {
             ([], _) => Ok(Word::End),
+            (b"U", _) => Ok(Word::IdMaps),
+            ([b'P', p0, p1, p2, p3], Some(pidfd)) => {
+                Ok(Word::Born(i32::from_le_bytes([*p0, *p1, *p2, *p3]), pidfd))
+            }
             (b"H", _) => Ok(Word::Hooks),
             (b"R", terminal) => Ok(Word::Ready(terminal)),
             (b"T", Some(terminal)) => Ok(Word::Terminal(terminal)),

@@ -112,10 +112,20 @@ fn node(device: &LinuxDevice) -> Result<Node> {
     })
 }
 
-/// Makes the nodes and links. The umask is 0.
-pub(super) fn make(inside: &Inside, nodes: &[Node]) -> std::result::Result<(), Failure> {
+/// Makes the nodes and links. The umask is 0. With `bind` the host's nodes are bound: in a user namespace nobody makes
+/// nodes, and the host's keep their owner and mode.
+pub(super) fn make(
+    inside: &Inside,
+    nodes: &[Node],
+    bind: bool,
+) -> std::result::Result<(), Failure> {
     for node in nodes {
-        make_node(inside, node).at(Step::MakeDevice, node.path.to_string_lossy())?;
+        if bind && node.kind != FileType::Fifo {
+            bind_node(inside, node)
+        } else {
+            make_node(inside, node)
+        }
+        .at(Step::MakeDevice, node.path.to_string_lossy())?;
     }
     let dev = inside
         .ensure(Path::new("/dev"), Kind::Directory)
@@ -168,6 +178,22 @@ fn make_node(inside: &Inside, node: &Node) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Binds the host's node of that path, which must be the one that was asked for.
+fn bind_node(inside: &Inside, node: &Node) -> io::Result<()> {
+    let host = rustix::fs::open(
+        &node.path,
+        OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?;
+    let there = super::inside::stat(host.as_fd())?;
+    if FileType::from_raw_mode(there.st_mode) != node.kind || there.st_rdev != node.device {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    let mount = super::mounts::clone_of(host.as_fd(), false)?;
+    let target = inside.ensure(&node.path, Kind::File)?;
+    super::mounts::attach(mount.as_fd(), target.as_fd())
 }
 
 /// Binds the terminal onto `/dev/console`.

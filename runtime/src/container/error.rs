@@ -35,6 +35,27 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The kernel refused an id map.
+    #[error("cannot write {text:?} to the new user namespace's {name}")]
+    WriteIdMap {
+        /// `uid_map`, `gid_map` or `setgroups`.
+        name: &'static str,
+        /// What was to be written.
+        text: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A setuid helper refused an id map.
+    #[error("{program} cannot map the ids of the new user namespace: {reason}")]
+    IdMapHelper {
+        /// `newuidmap` or `newgidmap`.
+        program: &'static str,
+        /// What it says.
+        reason: String,
+    },
+    /// Pipes could not be given to the container's user.
+    #[error("cannot give the standard streams to the container's user")]
+    GivePipes(#[source] io::Error),
     /// The pid namespace could not be entered.
     #[error("cannot enter the pid namespace")]
     EnterPidNamespace(#[source] io::Error),
@@ -170,6 +191,18 @@ steps! {
     JoinCgroup = "join the cgroup",
     /// A namespace given by path, or those of the container to exec in.
     JoinNamespace = "join the namespace",
+    /// A user namespace, made by the forerunner.
+    NewUserNamespace = "make a user namespace",
+    /// The user namespace's id maps, written by the parent.
+    MapIds = "have the user namespace's ids mapped",
+    /// A time namespace, made by the forerunner.
+    NewTimeNamespace = "make a time namespace",
+    /// `linux.timeOffsets`.
+    WriteTimeOffsets = "set the time offsets",
+    /// The user namespace's root.
+    BecomeRoot = "become the root of the user namespace",
+    /// The container's process, made by the forerunner.
+    CloneProcess = "clone the container's process",
     /// The cgroup namespace, whose root is the cgroup just joined.
     NewCgroupNamespace = "make a cgroup namespace",
     /// A session of its own.
@@ -292,6 +325,15 @@ impl Failure {
         packet.extend_from_slice(&self.errno.to_le_bytes());
         packet.extend_from_slice(&self.subject.as_bytes()[..end]);
         packet
+    }
+
+    /// The error of a step that the parent took itself.
+    pub(super) fn into_error(self) -> Error {
+        Error::Setup {
+            step: self.step,
+            subject: self.subject,
+            source: io::Error::from_raw_os_error(self.errno),
+        }
     }
 
     /// The error of a packet that starts with `E`; none if it is no such packet.

@@ -1,8 +1,11 @@
 //! A process in a container that runs: the child enters the namespaces of the container's first process.
+//!
+//! Where the container has a user namespace of its own, only that gives rights in the others, and a process becomes a
+//! member of a pid namespace at its birth: the [forerunner](super::forerunner) enters all of them and makes the process.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use oci_spec::runtime::LinuxNamespaceType;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -11,14 +14,30 @@ use super::child::Child;
 use super::error::{At, Error, Failure, Result, Step};
 use super::init::report;
 use super::inside::Inside;
-use super::namespaces::{self, in_pid_namespace};
+use super::namespaces::{self, Had, how, in_pid_namespace};
 use super::process::{Affinity, ProcessPlan};
 use super::terminal::{self, Terminal};
-use super::{Exec, Running, Stdio, process, protect};
+use super::{Exec, Running, Stdio, forerunner, process, procfs, protect, user_namespace};
 use crate::cgroup::Joiner;
 use crate::sys;
 
 type Done = std::result::Result<(), Failure>;
+
+/// Everything that the child does, parsed.
+#[derive(Debug)]
+struct ExecPlan<'a> {
+    process: ProcessPlan,
+    cgroup: Option<Joiner>,
+    affinity: &'a Affinity,
+    stdio: Stdio,
+    target: BorrowedFd<'a>,
+    /// The container has a user namespace of its own.
+    user_namespace: bool,
+    /// The container has a time namespace of its own.
+    time_namespace: bool,
+    /// The host's `/proc`, for a child that a forerunner makes where that is out of reach.
+    proc: Option<OwnedFd>,
+}
 
 /// Runs a process in a container that runs, and returns when its program has been executed. It is a child of the
 /// caller, who must have one thread, and is in the pid namespace of `target` as well as in all its others.
@@ -30,50 +49,71 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
     let linux = exec.spec.and_then(|spec| spec.linux().as_ref());
     process::validate(exec.process, linux)?;
     let affinity = Affinity::new(exec.process)?;
-    let mut plan = ProcessPlan::new(exec.process, linux, exec.seccomp, exec.preserve_fds)?;
-    let own_user_namespace = exec.spec.is_some_and(|spec| {
-        namespaces::how(spec, LinuxNamespaceType::User) == namespaces::Had::Own
-    });
-    plan.limit_capabilities(own_user_namespace)?;
-    let (directory, joiner) = super::cgroup_entry(exec.cgroup)?;
+    let mut process = ProcessPlan::new(exec.process, linux, exec.seccomp, exec.preserve_fds)?;
+    let user_namespace = exec.spec.map_or(Ok(false), has_user_namespace)?;
+    process.limit_capabilities(user_namespace)?;
+    let (directory, cgroup) = super::cgroup_entry(exec.cgroup)?;
+    let time = |spec| how(spec, LinuxNamespaceType::Time) == Had::Own;
+    let plan = ExecPlan {
+        process,
+        cgroup,
+        affinity: &affinity,
+        stdio: exec.stdio,
+        target: exec.target,
+        user_namespace,
+        time_namespace: exec.spec.is_some_and(time),
+        proc: None,
+    };
+    let has_forerunner = user_namespace;
     let (parent, child_end) = Channel::pair(false)?;
-    let mut child_plan = Some((plan, joiner, exec.stdio, child_end));
-    let affinity = &affinity;
-    let child = in_pid_namespace(
-        || {
-            Ok(move_into_thread_name_spaces(
-                exec.target,
-                ThreadNameSpaceType::PROCESS_ID,
-            )?)
-        },
-        || {
-            let target = exec.target;
-            let parent_number = parent.as_raw_fd();
-            affinity.around(|| {
-                super::clone_into(0, directory.as_ref(), || {
-                    sys::process::close_number(parent_number);
-                    match child_plan.take() {
-                        Some((plan, joiner, stdio, channel)) => {
-                            run(plan, joiner.as_ref(), affinity, &stdio, target, channel)
-                        }
-                        None => 1,
-                    }
-                })
-            })
-        },
-    )?;
+    let parent_number = parent.as_raw_fd();
+    let mut child_plan = Some((plan, child_end));
+    let child = || {
+        sys::process::close_number(parent_number);
+        match child_plan.take() {
+            Some((plan, channel)) if has_forerunner => plan.run_forerunner(channel),
+            Some((plan, channel)) => plan.run(channel),
+            None => 1,
+        }
+    };
+    let clone = || affinity.around(|| super::clone_into(0, directory.as_ref(), child));
+    let child = if has_forerunner {
+        clone()
+    } else {
+        let enter = || {
+            let pid = ThreadNameSpaceType::PROCESS_ID;
+            Ok(move_into_thread_name_spaces(exec.target, pid)?)
+        };
+        in_pid_namespace(enter, clone)
+    }?;
     drop(child_plan);
     finish(parent, child)
 }
 
+/// True when the container has a user namespace that is not the caller's: the kernel refuses to enter that one.
+fn has_user_namespace(spec: &Spec) -> Result<bool> {
+    if how(spec, LinuxNamespaceType::User) == Had::Shared {
+        return Ok(false);
+    }
+    match namespaces::path_of(spec, LinuxNamespaceType::User) {
+        // Gone, it was not the caller's.
+        Some(path) if path.exists() => {
+            let joined = namespaces::open(LinuxNamespaceType::User, path)?;
+            Ok(!namespaces::is_own(&joined, "user")?)
+        }
+        _ => Ok(true),
+    }
+}
+
 /// Hears the child out. End of file: it has executed its program.
-fn finish(parent: Channel, child: Child) -> Result<Running> {
+fn finish(parent: Channel, mut child: Child) -> Result<Running> {
     let mut terminal: Option<OwnedFd> = None;
     loop {
         match parent.hear()? {
             Word::Terminal(control) => terminal = Some(control),
+            Word::Born(pid, pidfd) => child = forerunner::succeed(child, pid, pidfd)?,
             Word::End => break,
-            Word::Hooks | Word::Ready(_) => {
+            Word::IdMaps | Word::Hooks | Word::Ready(_) => {
                 return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
             }
         }
@@ -81,62 +121,96 @@ fn finish(parent: Channel, child: Child) -> Result<Running> {
     child.release(terminal).map_err(Error::Channel)
 }
 
-/// In the child: all steps.
-fn run(
-    mut plan: ProcessPlan,
-    cgroup: Option<&Joiner>,
-    affinity: &Affinity,
+impl ExecPlan<'_> {
+    /// Runs in the forerunner, and returns its exit code; the parent is told what fails.
+    fn run_forerunner(mut self, parent: Channel) -> i32 {
+        match self.enter() {
+            Ok(()) => forerunner::hand_over(0, parent, |parent| self.run_inside(parent)),
+            Err(failure) => report(&parent, &failure),
+        }
+    }
+
+    /// Runs in the child: all steps.
+    fn run(mut self, parent: Channel) -> i32 {
+        match self.enter() {
+            Ok(()) => self.run_inside(parent),
+            Err(failure) => report(&parent, &failure),
+        }
+    }
+
+    /// Into the cgroup and the namespaces; the pid namespace is the child's from birth.
+    fn enter(&mut self) -> Done {
+        sys::process::reset_signals().at(Step::ResetSignals, "")?;
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.join().at(Step::JoinCgroup, "")?;
+        }
+        self.affinity.settle()?;
+        self.process.write_oom_score_adj()?;
+        if self.user_namespace {
+            self.proc = Some(procfs::root().at(Step::SetLabel, "(/proc)")?);
+        } else {
+            self.process.open_label_files()?;
+        }
+        let mut all = ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::CONTROL_GROUP;
+        if self.user_namespace {
+            all |= ThreadNameSpaceType::USER | ThreadNameSpaceType::PROCESS_ID;
+        }
+        if self.time_namespace {
+            all |= ThreadNameSpaceType::TIME;
+        }
+        move_into_thread_name_spaces(self.target, all)
+            .at(Step::JoinNamespace, "of the container")?;
+        if self.user_namespace && user_namespace::become_root(0, 0)? {
+            self.process.keep_groups();
+        }
+        Ok(())
+    }
+
+    fn run_inside(mut self, channel: Channel) -> i32 {
+        if let Err(failure) = self.settle(&channel) {
+            return report(&channel, &failure);
+        }
+        let plan = &mut self.process;
+        let channel = match plan.close_descriptors(channel, [None, None]) {
+            Ok((channel, _)) => channel,
+            Err(failure) => return failure.exit_code(),
+        };
+        plan.add_home();
+        let ready = plan
+            .find_program()
+            .and_then(|()| plan.set_limits())
+            .and_then(|()| plan.give_up_privileges(|| Ok(())));
+        let code = match ready {
+            Ok(()) => report(&channel, &plan.execute()),
+            Err(failure) => report(&channel, &failure),
+        };
+        // Its descriptors' numbers are closed.
+        std::mem::forget(self);
+        code
+    }
+
+    fn settle(&mut self, channel: &Channel) -> Done {
+        if let Some(proc) = &self.proc {
+            self.process.open_label_files_in(proc)?;
+        }
+        rustix::process::setsid().at(Step::NewSession, "")?;
+        sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
+        set_up_stdio(&self.process, &self.stdio, self.user_namespace, channel)
+    }
+}
+
+fn set_up_stdio(
+    plan: &ProcessPlan,
     stdio: &Stdio,
-    target: BorrowedFd<'_>,
-    channel: Channel,
-) -> i32 {
-    let entered = enter(&mut plan, cgroup, affinity, target)
-        .and_then(|()| set_up_stdio(&plan, stdio, &channel));
-    if let Err(failure) = entered {
-        return report(&channel, &failure);
-    }
-    let channel = match plan.close_descriptors(channel, [None, None]) {
-        Ok((channel, _)) => channel,
-        Err(failure) => return failure.exit_code(),
-    };
-    plan.add_home();
-    let ready = plan
-        .find_program()
-        .and_then(|()| plan.set_limits())
-        .and_then(|()| plan.give_up_privileges(|| Ok(())));
-    match ready {
-        Ok(()) => report(&channel, &plan.execute()),
-        Err(failure) => report(&channel, &failure),
-    }
-}
-
-/// Into the cgroup and the namespaces; the pid namespace is the child's from birth.
-fn enter(
-    plan: &mut ProcessPlan,
-    cgroup: Option<&Joiner>,
-    affinity: &Affinity,
-    target: BorrowedFd<'_>,
+    in_user_namespace: bool,
+    channel: &Channel,
 ) -> Done {
-    sys::process::reset_signals().at(Step::ResetSignals, "")?;
-    if let Some(cgroup) = cgroup {
-        cgroup.join().at(Step::JoinCgroup, "")?;
-    }
-    affinity.settle()?;
-    plan.write_oom_score_adj()?;
-    plan.open_label_files()?;
-    let all = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::NETWORK
-        | ThreadNameSpaceType::CONTROL_GROUP;
-    move_into_thread_name_spaces(target, all).at(Step::JoinNamespace, "of the container")?;
-    rustix::process::setsid().at(Step::NewSession, "")?;
-    sys::process::new_session_keyring().at(Step::NewKeyring, "")
-}
-
-fn set_up_stdio(plan: &ProcessPlan, stdio: &Stdio, channel: &Channel) -> Done {
     let Stdio::Terminal { size } = *stdio else {
-        return terminal::set_up(stdio, None, plan.uid());
+        return terminal::set_up(stdio, None, plan.uid(), in_user_namespace);
     };
     let root = rustix::fs::open(
         c"/",
@@ -145,7 +219,7 @@ fn set_up_stdio(plan: &ProcessPlan, stdio: &Stdio, channel: &Channel) -> Done {
     )
     .at(Step::OpenTerminal, "")?;
     let terminal = Terminal::open(None, &Inside::new(root), size, plan.uid())?;
-    terminal::set_up(stdio, Some(&terminal), plan.uid())?;
+    terminal::set_up(stdio, Some(&terminal), plan.uid(), in_user_namespace)?;
     channel
         .send(b"T", Some(std::os::fd::AsFd::as_fd(&terminal.control)))
         .at(Step::OpenTerminal, "")

@@ -7,7 +7,7 @@ use oci_spec::runtime::{ContainerState, Hook, Spec};
 use rustix::fs::Mode;
 
 use super::channel::Channel;
-use super::error::{At, Failure, Result, Step};
+use super::error::{At, Error, Failure, Result, Step};
 use super::inside::{Inside, Kind};
 use super::masks::Masks;
 use super::mounts::{MountPlan, Places};
@@ -16,7 +16,8 @@ use super::process::ProcessPlan;
 use super::rootfs::RootfsPlan;
 use super::sysctls::Sysctls;
 use super::terminal::Terminal;
-use super::{Create, Stdio, devices, hooks, mounts, rootfs, terminal};
+use super::user_namespace::UserNamespace;
+use super::{Create, Stdio, devices, forerunner, hooks, mounts, rootfs, terminal};
 use crate::cgroup::Joiner;
 use crate::sys;
 
@@ -28,6 +29,8 @@ pub(super) struct InitPlan {
     /// v1 only: on v2 clone3 has done it.
     pub(super) cgroup: Option<Joiner>,
     pub(super) namespaces: Namespaces,
+    /// The forerunner has joined the cgroup and entered the namespaces.
+    entered: bool,
     /// Tell the parent when the namespaces are there, and wait for its hooks.
     pub(super) wait_for_hooks: bool,
     hostname: Option<String>,
@@ -79,6 +82,7 @@ impl InitPlan {
         Ok(Self {
             cgroup,
             namespaces: Namespaces::open(spec)?,
+            entered: false,
             wait_for_hooks: super::has_runtime_hooks(spec),
             hostname: spec.hostname().clone().filter(|n| !n.is_empty()),
             domainname: spec.domainname().clone().filter(|n| !n.is_empty()),
@@ -109,6 +113,34 @@ impl InitPlan {
     /// As [`ProcessPlan::limit_capabilities`].
     pub(super) fn limit_capabilities(&mut self, own_user_namespace: bool) -> Result<()> {
         self.process.limit_capabilities(own_user_namespace)
+    }
+
+    /// In the parent, which may reach what the root of a user namespace may not: opens the host's side of the root
+    /// file system and the mounts, and gives the standard streams away.
+    pub(super) fn open_as_caller(&mut self) -> Result<()> {
+        let opened = self
+            .rootfs
+            .open()
+            .and_then(|()| mounts::open_sources(&mut self.mounts));
+        opened.map_err(Failure::into_error)?;
+        if let UserNamespace::New(maps) = &self.namespaces.user {
+            maps.give_pipes(self.stdio.fds(), self.process.uid())
+                .map_err(Error::GivePipes)?;
+        }
+        Ok(())
+    }
+
+    /// Runs in the forerunner, and returns its exit code; the parent is told what fails.
+    pub(super) fn run_forerunner(mut self, parent: Channel) -> i32 {
+        let entered = sys::process::reset_signals()
+            .at(Step::ResetSignals, "")
+            .and_then(|()| self.enter_namespaces(&parent));
+        if let Err(failure) = entered {
+            return report(&parent, &failure);
+        }
+        let flags = self.namespaces.clone_flags;
+        self.entered = true;
+        forerunner::hand_over(flags, parent, |parent| self.run(parent))
     }
 
     /// Runs in the child, and returns its exit code if it fails; its parent is told why.
@@ -145,16 +177,31 @@ impl InitPlan {
         self.wait_and_execute(parent, gate, control, hook_pid)
     }
 
+    /// Steps with the caller's rights and, with a user namespace, the last of them.
+    fn enter_namespaces(&mut self, parent: &Channel) -> Done {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.join().at(Step::JoinCgroup, "")?;
+        }
+        let process = &self.process;
+        let groups_denied = self
+            .namespaces
+            .enter(parent, || process.write_oom_score_adj())?;
+        if groups_denied {
+            self.process.keep_groups();
+        }
+        Ok(())
+    }
+
     /// Steps that the host's file system is needed for.
     fn build(
         &mut self,
         parent: &Channel,
     ) -> std::result::Result<(Places, Option<Terminal>, Option<i32>), Failure> {
         sys::process::reset_signals().at(Step::ResetSignals, "")?;
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.join().at(Step::JoinCgroup, "")?;
+        if !self.entered {
+            self.enter_namespaces(parent)?;
         }
-        self.namespaces.enter()?;
+        self.namespaces.make_cgroup()?;
         rustix::process::setsid().at(Step::NewSession, "")?;
         sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
         rustix::process::umask(Mode::empty());
@@ -164,15 +211,14 @@ impl InitPlan {
         }
         self.set_names()?;
         self.sysctls.write()?;
-        self.process.write_oom_score_adj()?;
         self.process.open_label_files()?;
 
-        let sources = mounts::open_sources(&self.mounts)?;
+        mounts::open_sources(&mut self.mounts)?;
         rootfs::make_private()?;
-        let places = mounts::mount_all(rootfs::make(&self.rootfs)?, sources)?;
+        let places = mounts::mount_all(rootfs::make(&self.rootfs)?, &self.mounts)?;
         let inside = &places.inside;
         if let Some(nodes) = &self.devices {
-            devices::make(inside, nodes)?;
+            devices::make(inside, nodes, self.namespaces.has_user_namespace())?;
         }
         let terminal = self.open_terminal(&places)?;
         inside
@@ -192,7 +238,12 @@ impl InitPlan {
         if let Some(propagation) = self.root_propagation {
             rootfs::set_propagation(propagation)?;
         }
-        terminal::set_up(&self.stdio, terminal, self.process.uid())?;
+        terminal::set_up(
+            &self.stdio,
+            terminal,
+            self.process.uid(),
+            self.namespaces.has_user_namespace(),
+        )?;
         Ok(())
     }
 

@@ -15,13 +15,16 @@
 //! A failure in the child travels up as one packet with the step, errno and path. A protection that was asked for
 //! and cannot be given is such a failure: nothing fails open. Dropping a [`Created`] kills the child.
 //!
-//! Deliberately absent: cgroup limits ([`crate::cgroup`] sets them before), state on disk ([`crate::oci`]), user
-//! namespaces.
+//! With a user namespace the parent opens the host's side of root file system and mounts, which the namespace's root
+//! may not reach, and writes the id maps; other namespaces by path, and time offsets, take a forerunner
+//! ([`namespaces`]).
+//!
+//! Deliberately absent: cgroup limits ([`crate::cgroup`] sets them before), state on disk ([`crate::oci`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{ContainerState, Process, Spec};
 
 use crate::cgroup::{Cgroup, Joiner};
 use crate::seccomp::Filter;
@@ -32,6 +35,7 @@ mod child;
 mod devices;
 mod error;
 mod exec;
+mod forerunner;
 pub mod hooks;
 mod init;
 mod inside;
@@ -45,6 +49,8 @@ pub mod protect;
 mod rootfs;
 mod sysctls;
 mod terminal;
+mod time_offsets;
+mod user_namespace;
 mod validate;
 
 use channel::{Channel, Word};
@@ -120,6 +126,24 @@ pub enum Stdio {
     },
 }
 
+impl Stdio {
+    /// What will be 0, 1 and 2; those of the caller stand in for a terminal.
+    fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        match self {
+            Self::Fds {
+                stdin,
+                stdout,
+                stderr,
+            } => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            Self::Inherit | Self::Terminal { .. } => [
+                rustix::stdio::stdin(),
+                rustix::stdio::stdout(),
+                rustix::stdio::stderr(),
+            ],
+        }
+    }
+}
+
 /// A terminal's size in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TerminalSize {
@@ -193,7 +217,7 @@ fn start_over(channel: &Channel) -> Result<()> {
     })?;
     match channel.hear()? {
         Word::End => Ok(()),
-        Word::Hooks | Word::Ready(_) | Word::Terminal(_) => {
+        Word::IdMaps | Word::Born(..) | Word::Hooks | Word::Ready(_) | Word::Terminal(_) => {
             Err(Error::Channel(std::io::ErrorKind::InvalidData.into()))
         }
     }
@@ -218,7 +242,8 @@ pub struct Exec<'a> {
     pub target: BorrowedFd<'a>,
     /// What to run, as whom.
     pub process: &'a Process,
-    /// The container's spec: its personality and memory policy hold for all of its processes. None: the caller's.
+    /// The container's spec: it tells whether there is a user or a time namespace to enter, and its personality and
+    /// memory policy hold for all of its processes. None: the caller's.
     pub spec: Option<&'a Spec>,
     /// Standard input, output and error.
     pub stdio: Stdio,
@@ -241,22 +266,30 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     let (id, spec, bundle) = (create.id, create.spec, create.bundle);
     let (directory, joiner) = cgroup_entry(create.cgroup)?;
     let mut plan = InitPlan::new(create, joiner)?;
+    let maps = plan.namespaces.user.maps().cloned();
+    if plan.namespaces.has_user_namespace() && user_namespace::is_privileged()? {
+        plan.open_as_caller()?;
+    }
     let patient = spec.hooks().is_some();
     let (parent, child_end) = Channel::pair(patient)?;
-    let own_user_namespace =
-        namespaces::how(spec, LinuxNamespaceType::User) == namespaces::Had::Own;
+    let own_user_namespace = plan.namespaces.has_user_namespace();
     plan.limit_capabilities(own_user_namespace)?;
-    let flags = plan.namespaces.clone_flags;
+    let has_forerunner = plan.namespaces.needs_forerunner();
+    let flags = match has_forerunner {
+        true => 0,
+        false => plan.namespaces.clone_flags,
+    };
 
     let pid_namespace = plan.namespaces.take_pid_namespace();
     let parent_number = parent.as_raw_fd();
 
     let mut child_plan = Some((plan, child_end));
-    let child = namespaces::with_pid_namespace(pid_namespace.as_ref(), || {
+    let mut child = namespaces::with_pid_namespace(pid_namespace.as_ref(), || {
         clone_into(flags, directory.as_ref(), || {
             // The parent's end, inherited: with it open here, the parent's death would go unnoticed.
             sys::process::close_number(parent_number);
             match child_plan.take() {
+                Some((plan, channel)) if has_forerunner => plan.run_forerunner(channel),
                 Some((plan, channel)) => plan.run(channel),
                 None => 1,
             }
@@ -264,17 +297,21 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     })?;
     drop(child_plan);
 
+    let unexpected = || Error::Channel(std::io::ErrorKind::InvalidData.into());
     let terminal = loop {
         match parent.hear()? {
+            Word::IdMaps => {
+                maps.as_ref().ok_or_else(unexpected)?.write(child.pid())?;
+                parent.send(b"u", None).map_err(Error::Channel)?;
+            }
+            Word::Born(pid, pidfd) => child = forerunner::succeed(child, pid, pidfd)?,
             Word::Hooks => {
                 run_runtime_hooks(id, spec, bundle, child.pid())?;
                 parent.send(b"h", None).map_err(Error::Channel)?;
             }
             Word::Ready(terminal) => break terminal,
             Word::End => return Err(Error::ChildEnded),
-            Word::Terminal(_) => {
-                return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
-            }
+            Word::Terminal(_) => return Err(unexpected()),
         }
     };
     Ok(Created {

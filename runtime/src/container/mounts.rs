@@ -30,6 +30,8 @@ pub(super) struct MountPlan {
     destination: PathBuf,
     source: Source,
     options: MountOptions,
+    /// The host's side: a detached mount for each that the source needs. Empty until [`open_sources`].
+    opened: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -50,13 +52,6 @@ struct CgroupDirectory {
     name: String,
     path: CString,
     aliases: Vec<String>,
-}
-
-/// A mount whose host source is open.
-#[derive(Debug)]
-pub(super) struct Opened<'a> {
-    plan: &'a MountPlan,
-    sources: Vec<OwnedFd>,
 }
 
 /// True for a bind mount.
@@ -176,13 +171,21 @@ fn plan_one(
     bundle: Option<&Path>,
     cgroup: Option<&Cgroup>,
 ) -> Result<MountPlan> {
-    let options = options_of(mount)?;
+    let mut options = options_of(mount)?;
     let filesystem = mount.typ().as_deref().unwrap_or("none");
     let source = if is_bind(mount) {
         let recursive = options.bind.unwrap_or(false);
         bind_source(mount, bundle, recursive)?
     } else if filesystem == "cgroup" || filesystem == "cgroup2" {
         cgroup_source(spec, mount, cgroup)?
+    } else if let Some(path) = of_the_host(spec, filesystem) {
+        // All of it, so what is asked for must hold for all of it.
+        options.recursive = options.recursive.and(options.top);
+        options.data.clear();
+        Source::Bind {
+            path: path.to_owned(),
+            recursive: true,
+        }
     } else {
         Source::New {
             filesystem: filesystem.to_owned(),
@@ -196,7 +199,21 @@ fn plan_one(
         destination: Path::new("/").join(mount.destination()),
         source,
         options,
+        opened: Vec::new(),
     })
+}
+
+/// The host's place for a file system that shows a namespace which the container shares with the host: a user
+/// namespace may not mount those that it does not own, but has what the host shows.
+fn of_the_host(spec: &Spec, filesystem: &str) -> Option<&'static CStr> {
+    let (namespace, path) = match filesystem {
+        "proc" => (LinuxNamespaceType::Pid, c"/proc"),
+        "sysfs" => (LinuxNamespaceType::Network, c"/sys"),
+        "mqueue" => (LinuxNamespaceType::Ipc, c"/dev/mqueue"),
+        _ => return None,
+    };
+    let owned = |typ| how(spec, typ) == Had::Own;
+    (owned(LinuxNamespaceType::User) && !owned(namespace)).then_some(path)
 }
 
 fn bind_source(mount: &Mount, bundle: Option<&Path>, recursive: bool) -> Result<Source> {
@@ -296,25 +313,22 @@ pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Resul
     Ok(())
 }
 
-/// Opens the host's side of all mounts, before mounts become private: a shared one stays shared with the host.
-pub(super) fn open_sources(plans: &[MountPlan]) -> std::result::Result<Vec<Opened<'_>>, Failure> {
-    plans
-        .iter()
-        .map(|plan| {
-            let open = |path: &CStr, recursive| {
-                clone_at(path, recursive).at(Step::OpenSource, shown(path))
-            };
-            let sources = match &plan.source {
-                Source::Bind { path, recursive } => vec![open(path, *recursive)?],
-                Source::CgroupV1(directories) => directories
-                    .iter()
-                    .map(|d| open(&d.path, false))
-                    .collect::<std::result::Result<_, _>>()?,
-                Source::New { .. } => Vec::new(),
-            };
-            Ok(Opened { plan, sources })
-        })
-        .collect()
+/// Opens the host's side of all mounts where that was not done yet, before mounts become private: a shared one stays
+/// shared with the host.
+pub(super) fn open_sources(plans: &mut [MountPlan]) -> Done {
+    for plan in plans.iter_mut().filter(|plan| plan.opened.is_empty()) {
+        let open =
+            |path: &CStr, recursive| clone_at(path, recursive).at(Step::OpenSource, shown(path));
+        plan.opened = match &plan.source {
+            Source::Bind { path, recursive } => vec![open(path, *recursive)?],
+            Source::CgroupV1(directories) => directories
+                .iter()
+                .map(|d| open(&d.path, false))
+                .collect::<std::result::Result<_, _>>()?,
+            Source::New { .. } => Vec::new(),
+        };
+    }
+    Ok(())
 }
 
 /// The container's root directory, and the file systems mounted in it that are looked into again.
@@ -345,20 +359,20 @@ impl Places {
 /// Mounts all, in order.
 pub(super) fn mount_all(
     inside: Inside,
-    mounts: Vec<Opened<'_>>,
+    plans: &[MountPlan],
 ) -> std::result::Result<Places, Failure> {
     let mut places = Places {
         inside,
         devpts: None,
         kernel: Vec::new(),
     };
-    for Opened { plan, sources } in mounts {
+    for plan in plans {
         let inside = &places.inside;
         let destination = lexical(&plan.destination);
         let mut made = None;
         match &plan.source {
             Source::Bind { .. } => {
-                for mount in &sources {
+                for mount in &plan.opened {
                     finish(inside, plan, mount.as_fd())?;
                 }
             }
@@ -367,7 +381,7 @@ pub(super) fn mount_all(
                 finish(inside, plan, mount.as_fd())?;
                 made = Some((filesystem.as_str(), mount));
             }
-            Source::CgroupV1(directories) => mount_cgroups(inside, plan, directories, &sources)?,
+            Source::CgroupV1(directories) => mount_cgroups(inside, plan, directories)?,
         }
         places
             .kernel
@@ -466,12 +480,7 @@ fn new_filesystem(
 }
 
 /// A small file system of our own with a directory for each hierarchy, as hosts have it at `/sys/fs/cgroup`.
-fn mount_cgroups(
-    inside: &Inside,
-    plan: &MountPlan,
-    directories: &[CgroupDirectory],
-    sources: &[OwnedFd],
-) -> Done {
+fn mount_cgroups(inside: &Inside, plan: &MountPlan, directories: &[CgroupDirectory]) -> Done {
     let name = plan.destination.to_string_lossy();
     let data = [("mode".to_owned(), Some("755".to_owned()))];
     let tmpfs = new_filesystem("tmpfs", Some("cgroup"), &data)
@@ -480,7 +489,7 @@ fn mount_cgroups(
         .ensure(&plan.destination, Kind::Directory)
         .at(Step::OpenTarget, &name)?;
     attach(tmpfs.as_fd(), target.as_fd()).at(Step::AttachMount, &name)?;
-    for (directory, source) in directories.iter().zip(sources) {
+    for (directory, source) in directories.iter().zip(&plan.opened) {
         mount_cgroup(&tmpfs, directory, source.as_fd(), plan.options.top)
             .at(Step::AttachMount, format!("{name}/{}", directory.name))?;
     }

@@ -1,27 +1,57 @@
 //! Which namespaces a container makes, joins or shares with the caller.
+//!
+//! New ones are made by one clone3. The kernel makes a user namespace first and gives it the others, and a process
+//! born in a new user namespace has no rights in namespaces of the host; so where a clone alone cannot do it, a
+//! [forerunner](super::forerunner) goes first:
+//!
+//! | the spec asks for | who joins and makes |
+//! |---|---|
+//! | new ones only | clone3 |
+//! | others by path | the child; the pid namespace: the parent, around clone3 |
+//! | a user namespace, new or by path, and others by path | the forerunner |
+//! | a user namespace by path, new ones owned by it | the forerunner |
+//! | time offsets, which are written before any process is in | the forerunner |
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::channel::Channel;
 use super::error::{At, Error, Failure, Result, Step};
+use super::time_offsets::TimeOffsets;
+use super::user_namespace::UserNamespace;
 use crate::sys;
+use crate::sys::namespace::{NEW_TIME, NEW_USER};
+
+type Done = std::result::Result<(), Failure>;
 
 /// Namespaces, opened.
 #[derive(Debug)]
 pub(super) struct Namespaces {
-    /// `CLONE_NEW*` bits for clone3.
+    /// `CLONE_NEW*` bits for the clone that makes the container's process.
     pub(super) clone_flags: u64,
-    /// To join in the child, in this order. The descriptors are the spec's paths, opened.
-    joins: Vec<(&'static str, LinkNameSpaceType, OwnedFd)>,
+    pub(super) user: UserNamespace,
+    /// To join, in this order. The descriptors are the spec's paths, opened.
+    joins: Vec<Join>,
     /// To join in the parent around clone3: a process never changes its own pid namespace, only its children's.
     pid: Option<OwnedFd>,
     /// To make in the child once it is in its cgroup, which becomes the root.
     new_cgroup: bool,
+    time_offsets: Option<TimeOffsets>,
+}
+
+#[derive(Debug)]
+struct Join {
+    kind: &'static str,
+    link: LinkNameSpaceType,
+    namespace: OwnedFd,
 }
 
 /// How a namespace is had.
@@ -42,6 +72,22 @@ pub(super) fn how(spec: &Spec, typ: LinuxNamespaceType) -> Had {
     }
 }
 
+/// The path by which the spec joins a namespace of this type.
+pub(super) fn path_of(spec: &Spec, typ: LinuxNamespaceType) -> Option<&Path> {
+    namespaces(spec)
+        .iter()
+        .find(|n| n.typ() == typ)
+        .and_then(path)
+}
+
+/// An empty path is none.
+fn path(namespace: &LinuxNamespace) -> Option<&Path> {
+    namespace
+        .path()
+        .as_deref()
+        .filter(|path| !path.as_os_str().is_empty())
+}
+
 fn namespaces(spec: &Spec) -> &[LinuxNamespace] {
     spec.linux()
         .as_ref()
@@ -49,103 +95,163 @@ fn namespaces(spec: &Spec) -> &[LinuxNamespace] {
         .unwrap_or_default()
 }
 
-/// Refuses what is not supported.
+/// Refuses what cannot be.
 pub(super) fn validate(spec: &Spec) -> Result<()> {
-    let field = || "linux.namespaces".to_owned();
     let mut seen = HashSet::new();
     for namespace in namespaces(spec) {
         let typ = namespace.typ();
         if !seen.insert(typ.to_string()) {
-            return Err(Error::Invalid {
-                field: field(),
-                reason: format!("{typ} is there twice"),
-            });
+            return Err(invalid(format!("{typ} is there twice")));
         }
-        let reason = match (typ, namespace.path()) {
-            (LinuxNamespaceType::User, _) => "user namespaces are not supported",
-            (LinuxNamespaceType::Time, _) => "time namespaces are not supported",
-            (LinuxNamespaceType::Mount, Some(_)) => {
-                "joining a mount namespace is not supported; leave the path out"
-            }
-            _ => continue,
-        };
-        return Err(Error::Unsupported {
-            field: field(),
-            reason: reason.to_owned(),
-        });
+        if let Some(path) = path(namespace)
+            && !path.is_absolute()
+        {
+            return Err(invalid(format!(
+                "the path of {typ}, {}, is not absolute",
+                path.display()
+            )));
+        }
     }
-    if how(spec, LinuxNamespaceType::Mount) == Had::Shared {
-        return Err(Error::Unsupported {
-            field: field(),
-            reason: "a container without a mount namespace of its own is not supported".to_owned(),
-        });
+    let reason = if how(spec, LinuxNamespaceType::Mount) == Had::Shared {
+        "a container without a mount namespace of its own is not supported"
+    } else if path_of(spec, LinuxNamespaceType::Mount).is_some() {
+        "joining a mount namespace is not supported; leave the path out"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsupported {
+        field: "linux.namespaces".to_owned(),
+        reason: reason.to_owned(),
+    })
+}
+
+fn invalid(reason: String) -> Error {
+    Error::Invalid {
+        field: "linux.namespaces".to_owned(),
+        reason,
     }
-    Ok(())
+}
+
+/// Opens a namespace, and makes sure that it is of the right type.
+pub(super) fn open(typ: LinuxNamespaceType, path: &Path) -> Result<OwnedFd> {
+    let (kind, flag, _) = facts(typ);
+    let failed = |source| Error::OpenNamespace {
+        kind,
+        path: path.to_owned(),
+        source,
+    };
+    let opened: OwnedFd = File::open(path).map_err(failed)?.into();
+    match sys::namespace::type_of(opened.as_fd()) {
+        Ok(found) if found == flag => Ok(opened),
+        Ok(_) => Err(invalid(format!(
+            "{} is no {kind} namespace",
+            path.display()
+        ))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+            Err(invalid(format!("{} is no namespace", path.display())))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// True when a namespace is the caller's own, of the kind `/proc/self/ns` calls `name`.
+pub(super) fn is_own(namespace: &OwnedFd, name: &str) -> Result<bool> {
+    let path = Path::new("/proc/self/ns").join(name);
+    let compare = || {
+        let own = std::fs::metadata(&path)?;
+        let other = rustix::fs::fstat(namespace)?;
+        Ok((own.dev(), own.ino()) == (other.st_dev, other.st_ino))
+    };
+    compare().map_err(|source| Error::OpenNamespace {
+        kind: "user",
+        path,
+        source,
+    })
+}
+
+/// What the spec calls it, its `CLONE_NEW*` bit, and how setns(2) names it.
+fn facts(typ: LinuxNamespaceType) -> (&'static str, u64, LinkNameSpaceType) {
+    use LinkNameSpaceType as Link;
+    match typ {
+        LinuxNamespaceType::Mount => ("mount", libc::CLONE_NEWNS as u64, Link::Mount),
+        LinuxNamespaceType::Pid => ("pid", libc::CLONE_NEWPID as u64, Link::ProcessID),
+        LinuxNamespaceType::Cgroup => ("cgroup", libc::CLONE_NEWCGROUP as u64, Link::ControlGroup),
+        LinuxNamespaceType::Uts => (
+            "uts",
+            libc::CLONE_NEWUTS as u64,
+            Link::HostNameAndNISDomainName,
+        ),
+        LinuxNamespaceType::Ipc => (
+            "ipc",
+            libc::CLONE_NEWIPC as u64,
+            Link::InterProcessCommunication,
+        ),
+        LinuxNamespaceType::Network => ("network", libc::CLONE_NEWNET as u64, Link::Network),
+        LinuxNamespaceType::User => ("user", NEW_USER, Link::User),
+        LinuxNamespaceType::Time => ("time", NEW_TIME, Link::Time),
+    }
 }
 
 impl Namespaces {
     /// Opens the namespaces that are to be joined.
     pub(super) fn open(spec: &Spec) -> Result<Self> {
+        let user = UserNamespace::new(spec)?;
         let mut opened = Self {
-            clone_flags: 0,
+            clone_flags: match &user {
+                UserNamespace::New(_) => NEW_USER,
+                UserNamespace::Shared | UserNamespace::Joined(_) => 0,
+            },
+            user,
             joins: Vec::new(),
             pid: None,
             new_cgroup: false,
+            time_offsets: TimeOffsets::new(spec)?,
         };
         for namespace in namespaces(spec) {
-            let (kind, flag, link) = match namespace.typ() {
-                LinuxNamespaceType::Mount => ("mount", libc::CLONE_NEWNS, None),
-                LinuxNamespaceType::Pid => ("pid", libc::CLONE_NEWPID, None),
-                LinuxNamespaceType::Cgroup => (
-                    "cgroup",
-                    libc::CLONE_NEWCGROUP,
-                    Some(LinkNameSpaceType::ControlGroup),
-                ),
-                LinuxNamespaceType::Uts => (
-                    "uts",
-                    libc::CLONE_NEWUTS,
-                    Some(LinkNameSpaceType::HostNameAndNISDomainName),
-                ),
-                LinuxNamespaceType::Ipc => (
-                    "ipc",
-                    libc::CLONE_NEWIPC,
-                    Some(LinkNameSpaceType::InterProcessCommunication),
-                ),
-                LinuxNamespaceType::Network => (
-                    "network",
-                    libc::CLONE_NEWNET,
-                    Some(LinkNameSpaceType::Network),
-                ),
-                other @ (LinuxNamespaceType::User | LinuxNamespaceType::Time) => {
-                    return Err(Error::Unsupported {
-                        field: "linux.namespaces".to_owned(),
-                        reason: format!("{other} namespaces are not supported"),
-                    });
-                }
-            };
-            let Some(path) = namespace
-                .path()
-                .as_ref()
-                .filter(|p| !p.as_os_str().is_empty())
-            else {
-                if flag == libc::CLONE_NEWCGROUP {
-                    opened.new_cgroup = true;
-                } else {
-                    opened.clone_flags |= flag as u64;
-                }
-                continue;
-            };
-            let fd = File::open(path).map_err(|source| Error::OpenNamespace {
-                kind,
-                path: path.clone(),
-                source,
-            })?;
-            match link {
-                Some(link) => opened.joins.push((kind, link, fd.into())),
-                None => opened.pid = Some(fd.into()),
+            let typ = namespace.typ();
+            let (kind, flag, link) = facts(typ);
+            match (typ, path(namespace)) {
+                (LinuxNamespaceType::User, _) => {}
+                (LinuxNamespaceType::Cgroup, None) => opened.new_cgroup = true,
+                (_, None) => opened.clone_flags |= flag,
+                (_, Some(path)) => opened.joins.push(Join {
+                    kind,
+                    link,
+                    namespace: open(typ, path)?,
+                }),
             }
         }
+        if opened.time_offsets.is_some() {
+            opened.clone_flags &= !NEW_TIME;
+        }
+        if !opened.needs_forerunner() {
+            opened.pid = opened.take_pid_join();
+        } else if matches!(opened.user, UserNamespace::New(_)) {
+            opened.clone_flags &= !NEW_USER;
+        }
         Ok(opened)
+    }
+
+    /// True when one clone and the child itself cannot do it.
+    pub(super) fn needs_forerunner(&self) -> bool {
+        match self.user {
+            UserNamespace::Shared => self.time_offsets.is_some(),
+            UserNamespace::New(_) => self.time_offsets.is_some() || !self.joins.is_empty(),
+            UserNamespace::Joined(_) => true,
+        }
+    }
+
+    /// True when the child cannot do on the host what root may.
+    pub(super) fn has_user_namespace(&self) -> bool {
+        !matches!(self.user, UserNamespace::Shared)
+    }
+
+    fn take_pid_join(&mut self) -> Option<OwnedFd> {
+        let at = self
+            .joins
+            .iter()
+            .position(|join| join.link == LinkNameSpaceType::ProcessID)?;
+        Some(self.joins.remove(at).namespace)
     }
 
     /// The pid namespace that the spec names by path: for [`with_pid_namespace`] around clone3.
@@ -153,13 +259,48 @@ impl Namespaces {
         self.pid.take()
     }
 
-    /// In the child: joins what is to be joined, and makes the cgroup namespace.
-    pub(super) fn enter(&self) -> std::result::Result<(), Failure> {
-        for (kind, link, fd) in &self.joins {
-            move_into_link_name_space(fd.as_fd(), Some(*link)).at(Step::JoinNamespace, kind)?;
+    /// In the child: joins what is to be joined. `between` runs while the process is still the caller's user. True
+    /// when the namespaces deny setgroups(2).
+    ///
+    /// Namespaces are joined before the user namespace, as the host's root, and those to which only the user
+    /// namespace gives rights after it.
+    pub(super) fn enter(
+        &self,
+        parent: &Channel,
+        between: impl FnOnce() -> Done,
+    ) -> std::result::Result<bool, Failure> {
+        let mut later = Vec::new();
+        for join in &self.joins {
+            match move_into_link_name_space(join.namespace.as_fd(), Some(join.link)) {
+                Err(Errno::PERM) if matches!(self.user, UserNamespace::Joined(_)) => {
+                    later.push(join);
+                }
+                result => result.at(Step::JoinNamespace, join.kind)?,
+            }
         }
+        if self.needs_forerunner() && matches!(self.user, UserNamespace::New(_)) {
+            sys::namespace::unshare(NEW_USER).at(Step::NewUserNamespace, "")?;
+        }
+        self.user.begin()?;
+        between()?;
+        self.user.enter(parent)?;
+        if let Some(offsets) = &self.time_offsets {
+            sys::namespace::unshare(NEW_TIME).at(Step::NewTimeNamespace, "")?;
+            offsets.write()?;
+        }
+        let groups_denied = self.user.become_root()?;
+        for join in later {
+            move_into_link_name_space(join.namespace.as_fd(), Some(join.link))
+                .at(Step::JoinNamespace, join.kind)?;
+        }
+        Ok(groups_denied)
+    }
+
+    /// In the child, in its cgroup: makes the cgroup namespace.
+    pub(super) fn make_cgroup(&self) -> Done {
         if self.new_cgroup {
-            sys::process::new_cgroup_namespace().at(Step::NewCgroupNamespace, "")?;
+            sys::namespace::unshare(libc::CLONE_NEWCGROUP as u64)
+                .at(Step::NewCgroupNamespace, "")?;
         }
         Ok(())
     }

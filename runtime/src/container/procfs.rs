@@ -35,8 +35,13 @@ pub(super) fn write(path: &str, value: &str) -> io::Result<()> {
 /// # Errors
 /// As [`write`].
 pub(super) fn open(path: &str) -> io::Result<OwnedFd> {
+    open_in(&root()?, path)
+}
+
+/// As [`open`], with the descriptor of [`root`]. `self` is the process that calls, wherever it is by now.
+pub(super) fn open_in(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(
-        root()?,
+        root,
         path,
         OFlags::WRONLY | OFlags::CLOEXEC,
         Mode::empty(),
@@ -44,7 +49,11 @@ pub(super) fn open(path: &str) -> io::Result<OwnedFd> {
     )?)
 }
 
-fn root() -> io::Result<OwnedFd> {
+/// `/proc` itself.
+///
+/// # Errors
+/// `ENOTTY` when it is no procfs.
+pub(super) fn root() -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, c"/proc", flags, Mode::empty())?;
     if rustix::fs::fstatfs(&root)?.f_type == PROC_SUPER_MAGIC

@@ -21,6 +21,11 @@ type Done = std::result::Result<(), Failure>;
 #[derive(Debug)]
 pub(super) enum RootfsPlan {
     Directory(CString),
+    /// Made by the caller of the child, detached, with the place where it is to be attached.
+    Made {
+        mount: OwnedFd,
+        place: CString,
+    },
     Overlay {
         /// The highest first, as overlayfs wants them.
         layers: Vec<CString>,
@@ -59,6 +64,30 @@ impl RootfsPlan {
     }
 }
 
+impl RootfsPlan {
+    /// Makes it now, detached, as whoever calls this.
+    pub(super) fn open(&mut self) -> Done {
+        let (mount, place) = match self {
+            Self::Directory(path) => {
+                let mount = clone_at(path, true).at(Step::MakeRootfs, shown(path))?;
+                (mount, path.clone())
+            }
+            Self::Overlay {
+                layers,
+                upper,
+                work,
+            } => {
+                let mount = detached_overlay(layers, upper, work)
+                    .map_err(|(subject, e)| Failure::new(Step::MakeRootfs, subject, &e.into()))?;
+                (mount, upper.clone())
+            }
+            Self::Made { .. } => return Ok(()),
+        };
+        *self = Self::Made { mount, place };
+        Ok(())
+    }
+}
+
 /// Cuts this mount namespace off from all others: no mount made here is seen elsewhere.
 pub(super) fn make_private() -> Done {
     let private = Attributes {
@@ -71,31 +100,40 @@ pub(super) fn make_private() -> Done {
 /// Makes the root file system and attaches it, in this mount namespace only: over its own directory, or over the
 /// overlay's upper one.
 pub(super) fn make(plan: &RootfsPlan) -> std::result::Result<Inside, Failure> {
-    let (mount, place) = match plan {
+    match plan {
         RootfsPlan::Directory(path) => {
             let mount = clone_at(path, true).at(Step::MakeRootfs, shown(path))?;
-            (mount, path)
+            attach_at(mount, path)
+        }
+        RootfsPlan::Made { mount, place } => {
+            let mount = mount.try_clone().at(Step::AttachRootfs, shown(place))?;
+            match open_directory(place) {
+                // A directory that only the host's users may enter: any place serves.
+                Err(Errno::ACCESS) => attach_at(mount, c"/"),
+                _ => attach_at(mount, place),
+            }
         }
         RootfsPlan::Overlay {
             layers,
             upper,
             work,
         } if !takes_layers_one_by_one(&rustix::system::uname().release().to_string_lossy()) => {
-            return mount_overlay(layers, upper, work).map(Inside::new);
+            mount_overlay(layers, upper, work).map(Inside::new)
         }
         RootfsPlan::Overlay {
             layers,
             upper,
             work,
         } => match detached_overlay(layers, upper, work) {
-            Ok(mount) => (mount, upper),
+            Ok(mount) => attach_at(mount, upper),
             // Whatever the cause, mount(2) will refuse too, and tell.
-            Err((_, Errno::INVAL)) => return mount_overlay(layers, upper, work).map(Inside::new),
-            Err((subject, error)) => {
-                return Err(Failure::new(Step::MakeRootfs, subject, &error.into()));
-            }
+            Err((_, Errno::INVAL)) => mount_overlay(layers, upper, work).map(Inside::new),
+            Err((subject, error)) => Err(Failure::new(Step::MakeRootfs, subject, &error.into())),
         },
-    };
+    }
+}
+
+fn attach_at(mount: OwnedFd, place: &CStr) -> std::result::Result<Inside, Failure> {
     let target = open_directory(place).at(Step::AttachRootfs, shown(place))?;
     attach(mount.as_fd(), target.as_fd()).at(Step::AttachRootfs, shown(place))?;
     Ok(Inside::new(mount))

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
@@ -84,8 +85,13 @@ fn is_devpts(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Makes descriptors 0, 1 and 2 what they are to be; `terminal` with [`Stdio::Terminal`]. The process leads a
-/// session.
-pub(super) fn set_up(stdio: &Stdio, terminal: Option<&Terminal>, uid: u32) -> Done {
+/// session. In a user namespace pipes that are the host's stay with their owner.
+pub(super) fn set_up(
+    stdio: &Stdio,
+    terminal: Option<&Terminal>,
+    uid: u32,
+    in_user_namespace: bool,
+) -> Done {
     match (stdio, terminal) {
         (_, Some(terminal)) => {
             rustix::process::ioctl_tiocsctty(&terminal.user).at(Step::OpenTerminal, "")?;
@@ -101,9 +107,9 @@ pub(super) fn set_up(stdio: &Stdio, terminal: Option<&Terminal>, uid: u32) -> Do
             None,
         ) => {
             replace([stdin, stdout, stderr])?;
-            give_pipes(uid)?;
+            give_pipes(uid, in_user_namespace)?;
         }
-        (Stdio::Inherit, None) => give_pipes(uid)?,
+        (Stdio::Inherit, None) => give_pipes(uid, in_user_namespace)?,
         (Stdio::Terminal { .. }, None) => {
             let error = io::Error::from_raw_os_error(libc::ENOTTY);
             return Err(Failure::new(Step::OpenTerminal, "", &error));
@@ -126,7 +132,7 @@ fn replace(fds: [&OwnedFd; 3]) -> Done {
 
 /// Lets the container's user open its own pipes again by `/dev/stdout` and `/dev/stderr`, as programs that log there
 /// do: a pipe belongs to who made it.
-fn give_pipes(uid: u32) -> Done {
+fn give_pipes(uid: u32, in_user_namespace: bool) -> Done {
     if uid == 0 {
         return Ok(());
     }
@@ -138,7 +144,10 @@ fn give_pipes(uid: u32) -> Done {
         let number = fd.as_raw_fd().to_string();
         let kind = FileType::from_raw_mode(stat(fd).at(Step::SetStdio, &number)?.st_mode);
         if kind == FileType::Fifo {
-            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None).at(Step::SetStdio, &number)?;
+            match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None) {
+                Err(Errno::PERM) if in_user_namespace => {}
+                result => result.at(Step::SetStdio, &number)?,
+            }
         }
     }
     Ok(())

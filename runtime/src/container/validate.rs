@@ -5,7 +5,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use super::error::{Error, Result};
 use super::namespaces::{Had, how};
 use super::sysctls::Sysctls;
-use super::{devices, mounts, namespaces, process};
+use super::time_offsets::TimeOffsets;
+use super::{devices, mounts, namespaces, process, user_namespace};
 
 /// Refuses a spec that asks for what [`super::create`] does not do; that calls it too.
 ///
@@ -28,6 +29,8 @@ pub fn validate(spec: &Spec) -> Result<()> {
     };
     self::linux(linux)?;
     namespaces::validate(spec)?;
+    user_namespace::validate(spec)?;
+    TimeOffsets::new(spec)?;
     names(spec)?;
     mounts::validate(spec)?;
     devices::plan(spec)?;
@@ -35,18 +38,12 @@ pub fn validate(spec: &Spec) -> Result<()> {
 }
 
 fn linux(linux: &Linux) -> Result<()> {
-    absent("linux.uidMappings", given(linux.uid_mappings().as_deref()))?;
-    absent("linux.gidMappings", given(linux.gid_mappings().as_deref()))?;
     absent(
         "linux.netDevices",
         linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
     )?;
     process::check_mount_label(linux.mount_label().as_deref())?;
-    absent("linux.intelRdt", linux.intel_rdt().is_some())?;
-    absent(
-        "linux.timeOffsets",
-        linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()),
-    )
+    absent("linux.intelRdt", linux.intel_rdt().is_some())
 }
 
 /// The specification's versions 1.x.
@@ -95,7 +92,7 @@ fn absent(field: &str, present: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxIntelRdt, LinuxNamespaceBuilder};
+    use oci_spec::runtime::{LinuxIdMappingBuilder, LinuxIntelRdt, LinuxNamespaceBuilder};
 
     fn refused(change: impl FnOnce(&mut Spec)) -> String {
         let mut spec = Spec::default();
@@ -152,16 +149,53 @@ mod tests {
         assert_eq!(reason, "hostname: needs a uts namespace");
     }
 
+    fn own_user_namespace(spec: &mut Spec, inside: u32, count: u32) {
+        let user = LinuxNamespaceBuilder::default()
+            .typ(LinuxNamespaceType::User)
+            .build()
+            .expect("builds");
+        let mapping = LinuxIdMappingBuilder::default()
+            .container_id(inside)
+            .host_id(100_000_u32)
+            .size(count)
+            .build()
+            .expect("builds");
+        let linux = linux(spec);
+        linux.namespaces_mut().get_or_insert_default().push(user);
+        linux
+            .set_uid_mappings(Some(vec![mapping]))
+            .set_gid_mappings(Some(vec![mapping]));
+    }
+
     #[test]
-    fn a_user_namespace_is_refused() {
+    fn a_user_namespace_needs_maps_and_maps_need_one() {
         let reason = refused(|s| {
-            let user = LinuxNamespaceBuilder::default()
-                .typ(LinuxNamespaceType::User)
-                .build()
-                .expect("builds");
-            linux(s).namespaces_mut().get_or_insert_default().push(user);
+            own_user_namespace(s, 0, 10);
+            linux(s).set_gid_mappings(None);
         });
-        assert!(reason.contains("user namespaces"), "{reason}");
+        assert!(
+            reason.starts_with("linux.gidMappings: is missing"),
+            "{reason}"
+        );
+        let reason = refused(|s| {
+            own_user_namespace(s, 0, 10);
+            linux(s).set_namespaces(
+                Spec::default()
+                    .linux()
+                    .as_ref()
+                    .and_then(|l| l.namespaces().clone()),
+            );
+        });
+        assert_eq!(reason, "linux.uidMappings: needs a user namespace");
+    }
+
+    #[test]
+    fn the_processs_user_must_be_mapped() {
+        let reason = refused(|s| own_user_namespace(s, 1, 10));
+        assert_eq!(reason, "process.user.uid: 0 is not in linux.uidMappings");
+        let mut spec = Spec::default();
+        own_user_namespace(&mut spec, 0, 1);
+        validate(&spec).expect("fine");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod clone;
 pub mod mount;
+pub mod namespace;
 pub mod network;
 pub mod pidfd;
 pub mod process;

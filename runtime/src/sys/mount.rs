@@ -18,6 +18,19 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// These, and `others` over them.
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self {
+            set: self.set & !others.clear | others.set,
+            clear: self.clear & !others.set | others.clear,
+            propagation: match others.propagation {
+                0 => self.propagation,
+                propagation => propagation,
+            },
+        }
+    }
+
     /// True when nothing would change.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -139,16 +139,6 @@ pub fn set_personality(domain: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a cgroup namespace whose root is the current cgroup.
-///
-/// # Errors
-/// What unshare(2) says.
-pub fn new_cgroup_namespace() -> io::Result<()> {
-    // SAFETY: a cgroup namespace changes no descriptor table and no memory. unshare(2).
-    check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }.into())?;
-    Ok(())
-}
-
 /// Closes a descriptor in a child that has inherited it. Its owner must not be dropped in the child afterwards.
 pub fn close_number(number: RawFd) {
     // SAFETY: takes no memory; the child runs no destructor of the owner, which lives on in the parent. close(2).

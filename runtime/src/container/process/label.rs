@@ -4,6 +4,7 @@
 //! `execve`. They are written last of all, so that no hook runs under them. A kernel without the module refuses the
 //! container before anything is created.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -50,16 +51,28 @@ impl Labels {
 
     /// While the host's `/proc` is in reach.
     pub(super) fn open(&self) -> std::result::Result<LabelFiles, Failure> {
+        self.open_by(procfs::open)
+    }
+
+    /// With the host's `/proc`.
+    pub(super) fn open_in(&self, proc: &OwnedFd) -> std::result::Result<LabelFiles, Failure> {
+        self.open_by(|path| procfs::open_in(proc, path))
+    }
+
+    fn open_by(
+        &self,
+        open: impl Fn(&str) -> io::Result<OwnedFd>,
+    ) -> std::result::Result<LabelFiles, Failure> {
         let apparmor = self.apparmor.as_ref().map(|profile| {
             // A kernel with several modules has a directory for each (Linux 5.8).
-            procfs::open("self/attr/apparmor/exec")
-                .or_else(|_| procfs::open("self/attr/exec"))
+            open("self/attr/apparmor/exec")
+                .or_else(|_| open("self/attr/exec"))
                 .at(Step::SetLabel, profile)
         });
         let selinux = self
             .selinux
             .as_ref()
-            .map(|label| procfs::open("self/attr/exec").at(Step::SetLabel, label));
+            .map(|label| open("self/attr/exec").at(Step::SetLabel, label));
         Ok([apparmor.transpose()?, selinux.transpose()?])
     }
 

@@ -100,6 +100,11 @@ impl ProcessPlan {
         self.user.uid()
     }
 
+    /// The user namespace denies setgroups(2).
+    pub(super) fn keep_groups(&mut self) {
+        self.user.keep_groups();
+    }
+
     /// Before the host's `/proc` is out of reach.
     pub(super) fn write_oom_score_adj(&self) -> Done {
         let Some(value) = self.oom_score_adj else {
@@ -119,6 +124,12 @@ impl ProcessPlan {
     /// Opens what the security labels are written to, before the host's `/proc` is out of reach.
     pub(super) fn open_label_files(&mut self) -> Done {
         self.label_files = self.labels.open()?;
+        Ok(())
+    }
+
+    /// The same with the host's `/proc` opened before.
+    pub(super) fn open_label_files_in(&mut self, proc: &OwnedFd) -> Done {
+        self.label_files = self.labels.open_in(proc)?;
         Ok(())
     }
 

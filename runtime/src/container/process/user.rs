@@ -14,6 +14,8 @@ pub(super) struct Identity {
     gid: u32,
     groups: Vec<Gid>,
     umask: u32,
+    /// The user namespace denies setgroups(2): the caller's groups stay, which mean nothing inside.
+    keeps_groups: bool,
 }
 
 /// What a spec without a umask gets.
@@ -31,6 +33,7 @@ impl Identity {
                 .map(|&gid| Gid::from_raw(gid))
                 .collect(),
             umask: user.umask().unwrap_or(DEFAULT_UMASK),
+            keeps_groups: false,
         }
     }
 
@@ -38,12 +41,19 @@ impl Identity {
         self.uid
     }
 
+    pub(super) fn keep_groups(&mut self) {
+        self.keeps_groups = true;
+    }
+
     /// Becomes that user, with the permitted capabilities still there.
     pub(super) fn assume(&self) -> Done {
         let subject = || format!("{}:{}", self.uid, self.gid);
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         rustix::thread::set_keep_capabilities(true).at(Step::SetUser, subject())?;
-        rustix::thread::set_thread_groups(&self.groups).at(Step::SetUser, subject())?;
+        // Groups that were asked for and cannot be had are an error.
+        if !self.keeps_groups || !self.groups.is_empty() {
+            rustix::thread::set_thread_groups(&self.groups).at(Step::SetUser, subject())?;
+        }
         rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::SetUser, subject())?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::SetUser, subject())?;
         rustix::thread::set_keep_capabilities(false).at(Step::SetUser, subject())?;
