@@ -121,3 +121,17 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+impl Error {
+    /// True when the caller may not do it, as an ordinary user in cgroups that were not delegated to it.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Create { source, .. } | Self::Write { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ),
+            Self::NotMounted => true,
+            _ => false,
+        }
+    }
+}

@@ -58,6 +58,23 @@ pub(super) fn freeze_v2(dir: &Path, freeze: bool) -> Result<()> {
     }
 }
 
+/// True while a v2 cgroup is frozen, or on its way to be.
+pub(super) fn is_frozen_v2(dir: &Path) -> Result<bool> {
+    let asked = control::read(dir, "cgroup.freeze")?.unwrap_or_default();
+    if asked.trim() == "1" {
+        return Ok(true);
+    }
+    // One above may be.
+    let events = control::read(dir, "cgroup.events")?.unwrap_or_default();
+    Ok(control::keyed(&events, "frozen") == Some(1))
+}
+
+/// True while a v1 cgroup is frozen, or on its way to be.
+pub(super) fn is_frozen_v1(dir: &Path) -> Result<bool> {
+    let state = control::read(dir, "freezer.state")?.unwrap_or_default();
+    Ok(matches!(state.trim(), "FROZEN" | "FREEZING"))
+}
+
 /// Stops or continues a v1 freezer cgroup and waits until it is so.
 pub(super) fn freeze_v1(dir: &Path, freeze: bool) -> Result<()> {
     set_v1_state(dir, freeze, FREEZE_DEADLINE)

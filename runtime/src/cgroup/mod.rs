@@ -27,6 +27,7 @@ mod devices;
 mod error;
 mod freezer;
 mod layout;
+mod oom;
 mod stats;
 mod sys;
 mod tree;
@@ -37,6 +38,7 @@ mod weight;
 
 pub use error::{Error, Result};
 pub use layout::{Hierarchy, Layout};
+pub use oom::OomWatch;
 pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Pressure, Stats};
 pub use weight::cpu_weight;
 
@@ -111,6 +113,78 @@ impl Cgroup {
             },
         };
         Self { path, directories }
+    }
+
+    /// Names the cgroup at `path` below this one, in the hierarchies of these controllers, or in all when there are
+    /// none given; in the others it stays this one.
+    ///
+    /// # Errors
+    /// When a controller has no hierarchy here. v2 has one for all, which has no name.
+    pub fn below(&self, path: &Path, controllers: &[&str]) -> Result<Self> {
+        let missing = |controller: &str| Error::MissingController {
+            limit: "cgroup",
+            controller: controller.to_owned(),
+            cgroup: self.path.clone(),
+        };
+        let directories = match &self.directories {
+            Directories::V2 { dir } => match controllers.first() {
+                Some(controller) => return Err(missing(controller)),
+                None => Directories::V2 {
+                    dir: dir.join(path),
+                },
+            },
+            Directories::V1 { hierarchies } => {
+                for controller in controllers {
+                    controller_dir(hierarchies, controller).ok_or_else(|| missing(controller))?;
+                }
+                let is_chosen = |hierarchy: &Hierarchy| {
+                    controllers.is_empty()
+                        || hierarchy
+                            .controllers
+                            .iter()
+                            .any(|name| controllers.contains(&name.as_str()))
+                };
+                Directories::V1 {
+                    hierarchies: hierarchies
+                        .iter()
+                        .map(|hierarchy| Hierarchy {
+                            controllers: hierarchy.controllers.clone(),
+                            root: if is_chosen(hierarchy) {
+                                hierarchy.root.join(path)
+                            } else {
+                                hierarchy.root.clone()
+                            },
+                        })
+                        .collect(),
+                }
+            }
+        };
+        Ok(Self {
+            path: self.path.join(path),
+            directories,
+        })
+    }
+
+    /// The cgroup below this one in which a process lives, where this one can hold none because it gives controllers
+    /// to its children (v2). None when this one can, and when the process lives elsewhere.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn home_of(&self, pid: i32) -> Result<Option<Self>> {
+        let Directories::V2 { dir } = &self.directories else {
+            return Ok(None);
+        };
+        let given = control::read(dir, "cgroup.subtree_control")?.unwrap_or_default();
+        if given.trim().is_empty() {
+            return Ok(None);
+        }
+        let of_process = control::read(&PathBuf::from(format!("/proc/{pid}")), "cgroup")?;
+        let of_process = of_process.unwrap_or_default();
+        let home = of_process.lines().find_map(|line| line.strip_prefix("0::"));
+        match home.and_then(|home| Path::new(home).strip_prefix(&self.path).ok()) {
+            Some(path) if !path.as_os_str().is_empty() => self.below(path, &[]).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The path below the root of each hierarchy, absolute.
@@ -241,6 +315,19 @@ impl Cgroup {
         self.set_frozen(false)
     }
 
+    /// True while its processes are asked to stand still, by itself or from above. A cgroup that is gone is not.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match &self.directories {
+            Directories::V2 { dir } => freezer::is_frozen_v2(dir),
+            Directories::V1 { hierarchies } => {
+                controller_dir(hierarchies, "freezer").map_or(Ok(false), freezer::is_frozen_v1)
+            }
+        }
+    }
+
     fn set_frozen(&self, freeze: bool) -> Result<()> {
         match &self.directories {
             Directories::V2 { dir } => freezer::freeze_v2(dir, freeze),
@@ -274,6 +361,20 @@ impl Cgroup {
         }
     }
 
+    /// Listens for memory running out here; on v2 below too. None without a memory controller.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
+        match &self.directories {
+            Directories::V2 { dir } => OomWatch::v2(dir),
+            Directories::V1 { hierarchies } => match controller_dir(hierarchies, "memory") {
+                Some(dir) => OomWatch::v1(dir),
+                None => Ok(None),
+            },
+        }
+    }
+
     /// What was used so far. A cgroup that is gone used nothing.
     ///
     /// # Errors
@@ -287,9 +388,39 @@ impl Cgroup {
         }
     }
 
+    /// The text of a control file: on v1 that of the controller's hierarchy, on v2 there is one for all. `None` when
+    /// the file, the hierarchy or the cgroup is not there.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn read(&self, controller: &str, file: &str) -> Result<Option<String>> {
+        match self.controller_dir(controller) {
+            Some(dir) => control::read(dir, file),
+            None => Ok(None),
+        }
+    }
+
+    /// The directory in a controller's hierarchy, there or not; on v2 that of all.
+    pub fn controller_dir(&self, controller: &str) -> Option<&Path> {
+        match &self.directories {
+            Directories::V2 { dir } => Some(dir),
+            Directories::V1 { hierarchies } => controller_dir(hierarchies, controller),
+        }
+    }
+
+    /// True on cgroup v2.
+    pub fn is_v2(&self) -> bool {
+        matches!(self.directories, Directories::V2 { .. })
+    }
+
     /// True when it is there in any hierarchy.
     pub fn exists(&self) -> bool {
         self.dirs().any(Path::exists)
+    }
+
+    /// True when it is there in every hierarchy.
+    pub fn exists_everywhere(&self) -> bool {
+        self.dirs().all(Path::exists)
     }
 
     /// Removes the cgroup and those below; waits a bounded time for processes that are ending. One that is gone is

@@ -38,6 +38,7 @@ pub(super) struct InitPlan {
     sysctls: Sysctls,
     rootfs: RootfsPlan,
     readonly_root: bool,
+    new_keyring: bool,
     root_propagation: Option<(u64, bool)>,
     mounts: Vec<MountPlan>,
     devices: Option<Vec<devices::Node>>,
@@ -71,6 +72,7 @@ impl InitPlan {
             cgroup: own_cgroup,
             seccomp,
             preserve_fds,
+            new_keyring,
             gate,
         } = create;
         let process = super::process_of(spec)?;
@@ -106,6 +108,7 @@ impl InitPlan {
                 bundle: bundle.map(Into::into),
                 spec: any.then(|| Box::new(spec.clone())),
             },
+            new_keyring,
             gate,
         })
     }
@@ -203,7 +206,9 @@ impl InitPlan {
         }
         self.namespaces.make_cgroup()?;
         rustix::process::setsid().at(Step::NewSession, "")?;
-        sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
+        if self.new_keyring {
+            sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
+        }
         rustix::process::umask(Mode::empty());
         if self.wait_for_hooks {
             parent.send(b"H", None).at(Step::AwaitParent, "")?;

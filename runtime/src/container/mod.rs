@@ -83,6 +83,8 @@ pub struct Create<'a> {
     pub seccomp: Option<Filter>,
     /// How many descriptors from 3 on the process keeps.
     pub preserve_fds: u32,
+    /// It gets a session keyring of its own; without, it has the caller's, and reads the keys in it.
+    pub new_keyring: bool,
     /// A listening `SOCK_SEQPACKET` unix socket on which the process waits for its start, so that the creator may
     /// end. None: it waits for [`Created::start`].
     pub gate: Option<OwnedFd>,

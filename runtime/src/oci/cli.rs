@@ -1,217 +1,134 @@
-//! The command line, as container engines call it. Options have the names that runc gave them.
+//! The command line, as container engines call it. Options have the names that runc and crun gave them; those of a
+//! command are in its own module.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 use super::log::Format;
+use super::{
+    completion, create, delete, events, exec, features, kill, list, pause, ps, rootless, run, spec,
+    start, state, update,
+};
+
+/// What `--version` prints after the program's name: the lines that engines look for.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "version {}\ncommit: {}\nspec: {}",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("PODLING_COMMIT").unwrap_or("unknown"),
+        features::SPEC_VERSION
+    )
+});
 
 /// Runs containers from OCI bundles.
 #[derive(Debug, Parser)]
-#[command(name = "podling-runtime", version, about, max_term_width = 100)]
+#[command(
+    name = "podling-runtime",
+    version = VERSION.as_str(),
+    disable_version_flag = true,
+    about,
+    max_term_width = 100
+)]
 pub struct Cli {
-    /// Where containers' state is kept
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        default_value = "/run/podling-runtime"
-    )]
-    pub root: PathBuf,
-    /// Write errors to this file too
+    /// Where containers' state is kept [default: /run/podling-runtime, or $XDG_RUNTIME_DIR/podling-runtime
+    /// for an ordinary user]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Write errors and warnings to this file too
     #[arg(long, global = true, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// How the log file's lines look
     #[arg(long, global = true, value_enum, default_value_t)]
     pub log_format: Format,
-    /// Log more; accepted for compatibility, all errors are logged anyway
+    /// Log what is done besides what fails
     #[arg(long, global = true)]
     pub debug: bool,
-    /// Let systemd make cgroups; not supported yet
+    /// Let systemd make cgroups; linux.cgroupsPath is SLICE:PREFIX:NAME then
     #[arg(long, global = true)]
     pub systemd_cgroup: bool,
+    /// Who makes cgroups
+    #[arg(long, global = true, value_enum, value_name = "MANAGER")]
+    pub cgroup_manager: Option<CgroupManager>,
+    /// Do without a cgroup where none may be made and no limit is asked for
+    #[arg(long, value_enum, value_name = "WHETHER", default_value_t)]
+    pub rootless: rootless::Rootless,
+    /// The criu program of checkpoint and restore
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "criu")]
+    pub criu: PathBuf,
+    /// Print the version
+    #[arg(short = 'v', long, short_alias = 'V', action = ArgAction::Version)]
+    pub version: Option<bool>,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Who makes cgroups: `--cgroup-manager` is crun's name for the choice, and wins.
+    pub fn cgroup_manager(&self) -> CgroupManager {
+        match (self.cgroup_manager, self.systemd_cgroup) {
+            (Some(manager), _) => manager,
+            (None, true) => CgroupManager::Systemd,
+            (None, false) => CgroupManager::Cgroupfs,
+        }
+    }
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CgroupManager {
+    /// This program
+    Cgroupfs,
+    /// systemd, as a scope of the container's own
+    Systemd,
+    /// Nobody: the container stays in the caller's cgroup, and limits are refused
+    Disabled,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a container, which waits for its start
-    Create(Create),
+    Create(create::Options),
     /// Start a container that was created
-    Start {
-        /// Its name
-        id: String,
-    },
+    Start(start::Options),
     /// Create and start a container, and wait for its end
-    Run(Run),
+    Run(run::Options),
     /// Print a container's state as JSON
-    State {
-        /// Its name
-        id: String,
-    },
+    State(state::Options),
     /// Send a signal to a container's first process
-    Kill(Kill),
+    Kill(kill::Options),
     /// Remove a container that has ended
-    Delete(Delete),
+    Delete(delete::Options),
     /// Run another process in a container
-    Exec(Exec),
+    Exec(exec::Options),
     /// List containers
-    List(List),
-    /// Print the pids of a container's processes
-    Ps {
-        /// Its name
-        id: String,
-        /// Print a JSON array
-        #[arg(short, long, value_enum, default_value_t)]
-        format: ListFormat,
-    },
+    List(list::Options),
+    /// Show a container's processes
+    Ps(ps::Options),
     /// Suspend all processes of a container
-    Pause {
-        /// Its name
-        id: String,
-    },
+    Pause(pause::Options),
     /// Let a paused container go on
-    Resume {
-        /// Its name
-        id: String,
-    },
+    Resume(pause::Options),
+    /// Change a container's limits
+    Update(update::Options),
+    /// Print what a container uses, and when its memory runs out
+    Events(events::Options),
     /// Write a bundle's config.json to start from
-    Spec {
-        /// The bundle
-        #[arg(short, long, default_value = ".", value_name = "DIR")]
-        bundle: PathBuf,
-    },
+    Spec(spec::Options),
     /// Print what this runtime supports as JSON
     Features,
-}
-
-/// Options of `create` that `run` has too.
-#[derive(Debug, Args)]
-pub struct Create {
-    /// The container's name
-    pub id: String,
-    /// The directory that holds config.json
-    #[arg(short, long, default_value = ".", value_name = "DIR")]
-    pub bundle: PathBuf,
-    /// Send the terminal's controlling side to this socket
-    #[arg(long, value_name = "SOCKET")]
-    pub console_socket: Option<PathBuf>,
-    /// Write the first process's pid to this file
-    #[arg(long, value_name = "FILE")]
-    pub pid_file: Option<PathBuf>,
-    /// Let the process keep this many descriptors from 3 on
-    #[arg(long, value_name = "N", default_value_t)]
-    pub preserve_fds: u32,
-}
-
-/// Options of `run`.
-#[derive(Debug, Args)]
-pub struct Run {
-    /// As for `create`
-    #[command(flatten)]
-    pub create: Create,
-    /// Do not wait for the container's end
-    #[arg(short, long)]
-    pub detach: bool,
-    /// Keep the container's state when it has ended
-    #[arg(long)]
-    pub keep: bool,
-}
-
-/// Options of `kill`.
-#[derive(Debug, Args)]
-pub struct Kill {
-    /// The container's name
-    pub id: String,
-    /// A signal's name or number
-    #[arg(default_value = "TERM")]
-    pub signal: String,
-    /// Signal all processes of the container
-    #[arg(short, long)]
-    pub all: bool,
-}
-
-/// Options of `delete`.
-#[derive(Debug, Args)]
-pub struct Delete {
-    /// The container's name
-    pub id: String,
-    /// Kill it if it runs; one that does not exist is fine
-    #[arg(short, long)]
-    pub force: bool,
-}
-
-/// Options of `exec`.
-#[derive(Debug, Args)]
-pub struct Exec {
-    /// The container's name
-    pub id: String,
-    /// The program and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
-    /// Read the whole process from this file, an OCI process object
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["command", "env", "cwd", "user", "cap"])]
-    pub process: Option<PathBuf>,
-    /// Give it a terminal
-    #[arg(short, long)]
-    pub tty: bool,
-    /// Add an environment variable, NAME=VALUE
-    #[arg(short, long, value_name = "VAR")]
-    pub env: Vec<String>,
-    /// The working directory
-    #[arg(long, value_name = "DIR")]
-    pub cwd: Option<PathBuf>,
-    /// The user, UID[:GID]
-    #[arg(short, long, value_name = "USER")]
-    pub user: Option<String>,
-    /// Add a capability to all sets but the ambient one
-    #[arg(short, long, value_name = "CAP")]
-    pub cap: Vec<String>,
-    /// Set no_new_privs
-    #[arg(long)]
-    pub no_new_privs: bool,
-    /// Do not wait for its end
-    #[arg(short, long)]
-    pub detach: bool,
-    /// Send the terminal's controlling side to this socket
-    #[arg(long, value_name = "SOCKET")]
-    pub console_socket: Option<PathBuf>,
-    /// Write the process's pid to this file
-    #[arg(long, value_name = "FILE")]
-    pub pid_file: Option<PathBuf>,
-    /// Let the process keep this many descriptors from 3 on
-    #[arg(long, value_name = "N", default_value_t)]
-    pub preserve_fds: u32,
-}
-
-/// Options of `list`.
-#[derive(Debug, Args)]
-pub struct List {
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    pub format: ListFormat,
-    /// Names only
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-/// How `list` prints.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ListFormat {
-    /// Columns
-    #[default]
-    Table,
-    /// A JSON array
-    Json,
+    /// Print a shell's completion script
+    Completion(completion::Options),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::path::Path;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -229,21 +146,81 @@ mod tests {
         assert_eq!(exec.command, ["ls", "-t", "--root"]);
     }
 
+    /// As go-runc (containerd), conmon (podman, CRI-O) and buildah call it.
     #[test]
-    fn engines_put_options_first() {
-        let cli = Cli::try_parse_from([
-            "r",
-            "--log-format=json",
-            "--log",
-            "/tmp/l",
-            "--root",
-            "/r",
-            "create",
-            "--bundle",
-            "/b",
-            "id",
-        ])
-        .expect("parses");
-        assert_eq!(cli.root, PathBuf::from("/r"));
+    fn what_engines_pass_is_understood() {
+        let lines = [
+            "--root /r --log /l --log-format json --systemd-cgroup create --bundle /b --pid-file /p id",
+            "--log-format=json --log=/l create --no-new-keyring --bundle /b --console-socket /c --pid-file /p id",
+            "create --no-pivot --preserve-fds 2 --bundle /b id",
+            "--root=/r --rootless=true --cgroup-manager=cgroupfs run -b /b -d --pid-file=/p --keep id",
+            "run --no-subreaper --config /c.json --bundle /b id",
+            "start id",
+            "state id",
+            "kill --all id KILL",
+            "kill id 15",
+            "kill -r ^a.*$ 9",
+            "delete --force id",
+            "delete --regex a.*",
+            "exec --process /p.json --console-socket /c --detach --pid-file /p id",
+            "exec --pid-file /p --process /p.json --detach --tty id",
+            "exec --cap CAP_KILL -c CAP_CHOWN -g 5 --additional-gids 6 -u 1:2 --cwd / -e A=b id true",
+            "exec --apparmor a --process-label b --no-new-privs --cgroup sub --ignore-paused id true",
+            "exec --preserve-fds 1 id true",
+            "ps --format json id",
+            "ps id -ef",
+            "ps --format table id aux",
+            "list --format=json",
+            "list -q",
+            "pause id",
+            "resume id",
+            "update --resources - id",
+            "update --resources=/f id",
+            "update --memory 1048576 --memory-swap -1 --cpu-quota -1 --cpu-period 100000 id",
+            "update --cpu-share 512 --cpuset-cpus 0-1 --cpuset-mems 0 --pids-limit -1 --blkio-weight 10 id",
+            "update --cpu-burst 1 --cpu-idle 1 --cpu-rt-period 1 --cpu-rt-runtime 1 id",
+            "update --l3-cache-schema L3:0=f --mem-bw-schema MB:0=20 id",
+            "update --kernel-memory 1 --kernel-memory-tcp 1 --memory-reservation 1 id",
+            "events --stats id",
+            "events --interval 5s id",
+            "spec --rootless --bundle /b",
+            "features",
+        ];
+        for line in lines {
+            let words = std::iter::once("podling-runtime").chain(line.split(' '));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn engines_put_global_options_first() {
+        let line = "r --log-format=json --log /tmp/l --root /r create --bundle /b id";
+        let cli = Cli::try_parse_from(line.split(' ')).expect("parses");
+        assert_eq!(cli.root.as_deref(), Some(Path::new("/r")));
+    }
+
+    #[test]
+    fn the_version_has_the_lines_that_engines_look_for() {
+        let text = Cli::command().render_version();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("podling-runtime version "), "{text}");
+        assert!(lines[1].starts_with("commit: "), "{text}");
+        assert!(lines[2].starts_with("spec: 1."), "{text}");
+    }
+
+    #[test]
+    fn the_cgroup_manager_has_two_names() {
+        let manager = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("parses");
+            cli.cgroup_manager()
+        };
+        assert_eq!(manager("r list"), CgroupManager::Cgroupfs);
+        assert_eq!(manager("r --systemd-cgroup list"), CgroupManager::Systemd);
+        assert_eq!(
+            manager("r --cgroup-manager systemd list"),
+            CgroupManager::Systemd
+        );
     }
 }

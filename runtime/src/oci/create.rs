@@ -1,4 +1,4 @@
-//! `create`, `start` and `run`.
+//! `create`, and what it has in common with `run`.
 
 use std::fs;
 use std::io;
@@ -6,98 +6,96 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use oci_spec::runtime::{ContainerState, Process, Spec};
-use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use oci_spec::runtime::Spec;
 
 use super::error::{Error, Result, file};
-use super::foreground::{self, Signals};
-use super::log::Log;
+use super::placement::Placement;
+use super::stdio::{check_console, stdio_of};
 use super::store::{Entry, Record, Store, replace_file, start_time_of};
-use super::{cli, console, delete};
-use crate::cgroup::{Cgroup, Layout};
-use crate::container::{self, Created, Rootfs, Running, Stdio, TerminalSize, hooks};
+use super::{Globals, console, delete, gate};
+use crate::container::{self, Created, Rootfs, Running};
 use crate::seccomp::{self, Filter};
 use crate::sys;
 
-/// Where containers without `linux.cgroupsPath` live, their names added.
-const DEFAULT_CGROUP: &str = "/podling-runtime-";
+/// Options of `create` that `run` has too.
+// Flattened into the options of `run`, whose group has the same name.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// The container's name
+    pub id: String,
+    /// The directory that holds config.json
+    #[arg(short, long, default_value = ".", value_name = "DIR")]
+    pub bundle: PathBuf,
+    /// Read this file instead of the bundle's config.json
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Send the terminal's controlling side to this socket
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Write the first process's pid to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Let the process keep this many descriptors from 3 on
+    #[arg(long, value_name = "N", default_value_t)]
+    pub preserve_fds: u32,
+    /// Refused: with chroot instead of pivot_root the host's files stay in reach
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Let the container have the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Accepted for compatibility: no process here becomes a subreaper
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
 
 /// A container that was made, and what else there is of it.
-struct Made {
-    entry: Entry,
-    record: Record,
-    spec: Spec,
-    created: Created,
+pub(super) struct Made {
+    pub(super) entry: Entry,
+    pub(super) record: Record,
+    pub(super) spec: Spec,
+    pub(super) created: Created,
 }
 
 /// `create`: the container waits at its gate, and this process ends.
-pub(super) fn create(store: &Store, options: &cli::Create) -> Result<()> {
-    let made = make(store, options, true)?;
+pub(super) fn create(store: &Store, options: &Options, globals: &Globals) -> Result<()> {
+    let made = make(store, options, globals, true)?;
     let running = settle(made.created.leave().map_err(Error::from), options);
     undo_on_error(running, &made.entry, &made.record).map(drop)
 }
 
-/// `start`: lets the container through its gate.
-pub(super) fn start(store: &Store, id: &str, log: &Log) -> Result<()> {
-    let entry = store.entry(id)?;
-    let record = entry.load()?;
-    let (status, _) = entry.status(&record)?;
-    if status != ContainerState::Created {
-        return Err(Error::Status {
-            id: id.to_owned(),
-            status: super::status_name(status),
-            command: "start",
-            wanted: "created",
+/// Makes the container, its cgroup and its record; nothing stays if that fails.
+pub(super) fn make(
+    store: &Store,
+    options: &Options,
+    globals: &Globals,
+    gated: bool,
+) -> Result<Made> {
+    if options.no_pivot {
+        return Err(Error::Argument {
+            argument: "--no-pivot",
+            reason: "is refused: with chroot instead of pivot_root a container can leave its root; put the root file system on something else than the initial ram disk".to_owned(),
         });
     }
-    let connection = connect(&entry)?;
-    // From here on it counts as started, whatever comes of it.
-    fs::remove_file(entry.gate()).map_err(file("remove", entry.gate()))?;
-    container::start_at_gate(connection)?;
-    let spec = entry.spec()?;
-    run_poststart(&spec, &record, log);
-    Ok(())
-}
-
-/// `run`: creates, starts, and unless detached waits, removes, and gives the process's exit code.
-pub(super) fn run(store: &Store, options: &cli::Run, log: &Log) -> Result<u8> {
-    let signals = Signals::catch()?;
-    let Made {
-        entry,
-        record,
-        spec,
-        created,
-    } = make(store, &options.create, false)?;
-    let started = created.start().map_err(Error::from);
-    let started = settle(started, &options.create);
-    let running = undo_on_error(started, &entry, &record)?;
-    run_poststart(&spec, &record, log);
-    if options.detach {
-        return Ok(0);
-    }
-    let exit = foreground::wait(running, &signals)?;
-    if !options.keep {
-        delete::remove(&entry, &record, &spec, log)?;
-    }
-    Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX))
-}
-
-/// Makes the container, its cgroup and its record; nothing stays if that fails.
-fn make(store: &Store, options: &cli::Create, gated: bool) -> Result<Made> {
     let bundle = fs::canonicalize(&options.bundle).map_err(file("find", &options.bundle))?;
-    let config = bundle.join("config.json");
+    let config = match &options.config {
+        Some(config) => bundle.join(config),
+        None => bundle.join("config.json"),
+    };
     let text = fs::read(&config).map_err(file("read", &config))?;
     let spec: Spec = serde_json::from_slice(&text).map_err(|source| Error::Json {
         path: config,
         source,
     })?;
     container::validate(&spec)?;
-    check_console(&spec, options, gated)?;
+    check_console(&spec, options.console_socket.as_deref(), gated)?;
     let filter = compile_filter(store, &spec)?;
 
     let entry = store.reserve(&options.id)?;
-    let made = make_in(&entry, options, &bundle, spec, &text, filter, gated);
+    let made = make_in(
+        &entry, options, globals, &bundle, spec, &text, filter, gated,
+    );
     if made.is_err()
         && let Err(error) = entry.remove()
     {
@@ -109,9 +107,14 @@ fn make(store: &Store, options: &cli::Create, gated: bool) -> Result<Made> {
     made
 }
 
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one function that is too long otherwise"
+)]
 fn make_in(
     entry: &Entry,
-    options: &cli::Create,
+    options: &Options,
+    globals: &Globals,
     bundle: &Path,
     spec: Spec,
     text: &[u8],
@@ -119,10 +122,9 @@ fn make_in(
     gated: bool,
 ) -> Result<Made> {
     entry.save_spec(text)?;
-    let gate = gated.then(|| listen(entry)).transpose()?;
-    let cgroup = make_cgroup(&options.id, &spec)?;
-    let made = make_process(entry, options, bundle, &spec, &cgroup, seccomp, gate);
-    match made {
+    let gate = gated.then(|| gate::listen(entry)).transpose()?;
+    let place = Placement::make(&options.id, &spec, globals)?;
+    match make_process(entry, options, bundle, &spec, &place, seccomp, gate) {
         Ok((record, created)) => Ok(Made {
             entry: entry.clone(),
             record,
@@ -130,9 +132,7 @@ fn make_in(
             created,
         }),
         Err(error) => {
-            if let Err(error) = cgroup.delete() {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup stays");
-            }
+            place.undo();
             Err(error)
         }
     }
@@ -140,43 +140,43 @@ fn make_in(
 
 fn make_process(
     entry: &Entry,
-    options: &cli::Create,
+    options: &Options,
     bundle: &Path,
     spec: &Spec,
-    cgroup: &Cgroup,
+    place: &Placement,
     seccomp: Option<Filter>,
     gate: Option<OwnedFd>,
 ) -> Result<(Record, Created)> {
-    let failed = |source| Error::Cgroup {
-        attempt: "limit",
-        id: options.id.clone(),
-        source,
-    };
-    cgroup
-        .apply(&container::with_device_rules(spec))
-        .map_err(failed)?;
     let root = spec.root().as_ref().ok_or_else(|| Error::Argument {
         argument: "config.json",
         reason: "root is missing".to_owned(),
     })?;
+    let rootfs = bundle.join(root.path());
     let created = container::create(container::Create {
         id: &options.id,
         spec,
         bundle: Some(bundle),
-        rootfs: Rootfs::Directory(&bundle.join(root.path())),
+        rootfs: Rootfs::Directory(&rootfs),
         stdio: stdio_of(spec.process().as_ref()),
-        cgroup: Some(cgroup),
+        cgroup: place.cgroup(),
         seccomp,
         preserve_fds: options.preserve_fds,
+        new_keyring: !options.no_new_keyring,
         gate,
     })?;
+    tracing::debug!(
+        pid = created.pid(),
+        "the container's process waits for its start"
+    );
     let record = Record {
         oci_version: spec.version().clone(),
         id: options.id.clone(),
         bundle: bundle.to_owned(),
         pid: created.pid(),
         start_time: start_time(created.pid())?,
-        cgroup: cgroup.path().to_owned(),
+        rootfs,
+        cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
+        systemd: None,
         created: Timestamp::now(),
         owner: rustix::process::getuid().as_raw(),
     };
@@ -196,7 +196,7 @@ fn start_time(pid: i32) -> Result<u64> {
 }
 
 /// Hands the terminal and the pid to who asked for them.
-fn settle(running: Result<Running>, options: &cli::Create) -> Result<Running> {
+pub(super) fn settle(running: Result<Running>, options: &Options) -> Result<Running> {
     let mut running = running?;
     let told = hand_out(
         &mut running,
@@ -237,7 +237,7 @@ pub(super) fn kill(running: &Running) {
 }
 
 /// Removes what is left of a container that could not be started.
-fn undo_on_error<T>(result: Result<T>, entry: &Entry, record: &Record) -> Result<T> {
+pub(super) fn undo_on_error<T>(result: Result<T>, entry: &Entry, record: &Record) -> Result<T> {
     result.inspect_err(|_| {
         if let Err(error) = delete::forget(entry, record) {
             tracing::warn!(
@@ -248,126 +248,11 @@ fn undo_on_error<T>(result: Result<T>, entry: &Entry, record: &Record) -> Result
     })
 }
 
-fn run_poststart(spec: &Spec, record: &Record, log: &Log) {
-    let Some(list) = spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()) else {
-        return;
-    };
-    let state = hooks::state_json(
-        &record.id,
-        spec,
-        Some(&record.bundle),
-        ContainerState::Running,
-        Some(record.pid),
-    );
-    // runtime-spec runtime.md#lifecycle: log a warning and go on with the remaining hooks.
-    for hook in list {
-        if let Err(error) = hooks::run_all("poststart", Some(&vec![hook.clone()]), &state) {
-            log.warning(&super::error::chain(&error));
-        }
-    }
-}
-
-/// The gate's socket, bound by way of its directory's descriptor: an address holds 107 bytes, a path may be longer.
-fn listen(entry: &Entry) -> Result<OwnedFd> {
-    let path = entry.gate();
-    let gate = socket().and_then(|socket| {
-        with_short_path(&path, |address| {
-            rustix::net::bind(&socket, address).map_err(Into::into)
-        })?;
-        rustix::net::listen(&socket, 1)?;
-        Ok(socket)
-    });
-    gate.map_err(file("make", path))
-}
-
-fn connect(entry: &Entry) -> Result<OwnedFd> {
-    let path = entry.gate();
-    let connection = socket().and_then(|socket| {
-        with_short_path(&path, |address| {
-            rustix::net::connect(&socket, address).map_err(Into::into)
-        })?;
-        Ok(socket)
-    });
-    connection.map_err(file("connect to", path))
-}
-
-fn socket() -> io::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
-}
-
-fn with_short_path(
-    path: &Path,
-    f: impl FnOnce(&SocketAddrUnix) -> io::Result<()>,
-) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let directory = rustix::fs::open(
-        directory,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
-    f(&SocketAddrUnix::new(&short)?)
-}
-
-fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
-    let failed = |attempt| {
-        move |source| Error::Cgroup {
-            attempt,
-            id: id.to_owned(),
-            source,
-        }
-    };
-    let path = cgroup_path(id, spec)?;
-    let layout = Layout::detect().map_err(failed("find a place for"))?;
-    let cgroup = Cgroup::open(&layout, &path);
-    if cgroup.exists() && !cgroup.processes().map_err(failed("look at"))?.is_empty() {
-        return Err(Error::CgroupInUse { path });
-    }
-    Cgroup::create(&layout, &path).map_err(failed("make"))
-}
-
-/// `linux.cgroupsPath`, from the root of each hierarchy, a relative one too.
-fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
-    let invalid = |reason: &str| Error::Argument {
-        argument: "linux.cgroupsPath",
-        reason: reason.to_owned(),
-    };
-    let asked = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_deref())
-        .filter(|path| !path.as_os_str().is_empty());
-    let Some(asked) = asked else {
-        return Ok(PathBuf::from(format!("{DEFAULT_CGROUP}{id}")));
-    };
-    if asked.to_string_lossy().contains(':') {
-        return Err(invalid(
-            "systemd's slice:prefix:name is not supported; give a path",
-        ));
-    }
-    let mut depth = 0;
-    for component in asked.components() {
-        match component {
-            std::path::Component::Normal(_) => depth += 1,
-            std::path::Component::ParentDir => return Err(invalid("must not hold ..")),
-            _ => {}
-        }
-    }
-    if depth == 0 {
-        return Err(invalid("the root cgroup is not the container's own"));
-    }
-    Ok(Path::new("/").join(asked))
-}
-
-fn compile_filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
+/// The filter of `linux.seccomp`, from the cache if it was compiled before.
+///
+/// # Errors
+/// [`Error::Seccomp`]
+pub(super) fn compile_filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
     let profile = spec
         .linux()
         .as_ref()
@@ -376,66 +261,4 @@ fn compile_filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
         .map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache())))
         .transpose()
         .map_err(Error::Seccomp)
-}
-
-/// Standard streams as the process wants them.
-pub(super) fn stdio_of(process: Option<&Process>) -> Stdio {
-    let Some(process) = process.filter(|p| p.terminal().unwrap_or(false)) else {
-        return Stdio::Inherit;
-    };
-    let size = process
-        .console_size()
-        .as_ref()
-        .map_or_else(console::own_size, |size| {
-            let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-            Some(TerminalSize {
-                columns: cells(size.width()),
-                rows: cells(size.height()),
-            })
-        });
-    Stdio::Terminal { size }
-}
-
-/// A terminal must go somewhere, and a socket for one needs one.
-fn check_console(spec: &Spec, options: &cli::Create, gated: bool) -> Result<()> {
-    let terminal = spec
-        .process()
-        .as_ref()
-        .is_some_and(|p| p.terminal().unwrap_or(false));
-    let reason = match (terminal, &options.console_socket) {
-        (true, None) if gated => "process.terminal is set, so a socket must be given",
-        (false, Some(_)) => "a socket is given, but process.terminal is not set",
-        _ => return Ok(()),
-    };
-    Err(Error::Argument {
-        argument: "--console-socket",
-        reason: reason.to_owned(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use oci_spec::runtime::Linux;
-
-    fn path_for(asked: &str) -> Result<PathBuf> {
-        let mut linux = Linux::default();
-        linux.set_cgroups_path(Some(asked.into()));
-        let mut spec = Spec::default();
-        spec.set_linux(Some(linux));
-        cgroup_path("id", &spec)
-    }
-
-    #[test]
-    fn the_cgroup_is_the_containers_own() {
-        assert_eq!(path_for("/a/b").expect("fine"), Path::new("/a/b"));
-        assert_eq!(path_for("a/b").expect("fine"), Path::new("/a/b"));
-        assert_eq!(
-            path_for("").expect("fine"),
-            Path::new("/podling-runtime-id")
-        );
-        for refused in ["/", ".", "/..", "/a/../..", "system.slice:x:y"] {
-            assert!(path_for(refused).is_err(), "{refused}");
-        }
-    }
 }

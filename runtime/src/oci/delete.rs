@@ -1,82 +1,80 @@
-//! `kill` and `delete`, and what undoes a container.
+//! `delete`, and what undoes a container.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::str::FromStr;
 
-use nix::sys::signal::Signal;
 use oci_spec::runtime::{ContainerState, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::cli;
-use super::error::{Error, Result};
+use super::container_cgroup::{attempt, find};
+use super::error::{Error, Result, chain};
+use super::kill::signal_process;
 use super::log::Log;
-use super::store::{Entry, Record, Store};
-use crate::cgroup::{Cgroup, Layout};
+use super::pattern;
+use super::store::{Entry, Record, Status, Store};
 use crate::container::hooks;
-use crate::sys::pidfd;
 
 /// The longest wait for a process after SIGKILL, in seconds: it may have to leave the kernel first.
 const KILLED_ENDS_SECS: u64 = 10;
 
-/// `kill`: the signal goes to the first process, or with `--all` to all.
-pub(super) fn kill(store: &Store, options: &cli::Kill) -> Result<()> {
-    let signal = parse_signal(&options.signal)?;
-    let entry = store.entry(&options.id)?;
-    let record = entry.load()?;
-    let (status, process) = entry.status(&record)?;
-    if options.all && signal == libc::SIGKILL {
-        return cgroup_of(&record)?
-            .kill_all()
-            .map_err(cgroup_error("kill all processes of", &record));
-    }
-    let Some(process) = process else {
-        return Err(Error::Status {
-            id: options.id.clone(),
-            status: super::status_name(status),
-            command: "kill",
-            wanted: "created or running",
-        });
-    };
-    if !options.all {
-        return signal_process(process.as_fd(), record.pid, signal);
-    }
-    let pids = cgroup_of(&record)?
-        .processes()
-        .map_err(cgroup_error("list the processes of", &record))?;
-    for pid in pids {
-        // One that ended in the meantime needs no signal.
-        if let Ok(process) = pidfd::open(pid) {
-            signal_process(process.as_fd(), pid, signal)?;
-        }
-    }
-    Ok(())
+/// Options of `delete`.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The container's name
+    pub id: String,
+    /// Kill it if it runs; one that does not exist is fine
+    #[arg(short, long)]
+    pub force: bool,
+    /// The name is a regular expression; delete all containers that match
+    #[arg(short, long)]
+    pub regex: bool,
 }
 
-/// `delete`: removes a container that has ended, or was never started, or with `--force` any.
-pub(super) fn delete(store: &Store, options: &cli::Delete, log: &Log) -> Result<()> {
-    let entry = store.entry(&options.id)?;
+/// Removes a container that has ended, or was never started, or with `--force` any.
+pub(super) fn delete(store: &Store, options: &Options, log: &Log) -> Result<()> {
+    if options.regex {
+        return pattern::for_each(store, &options.id, log, |id| {
+            delete_one(store, id, options.force, log)
+        });
+    }
+    delete_one(store, &options.id, options.force, log)
+}
+
+fn delete_one(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
+    let entry = store.entry(id)?;
     let record = match entry.load() {
-        Err(Error::Missing { .. }) if options.force => {
+        Err(Error::Missing { .. }) if force => {
             // Nothing, or what a killed create left.
             return entry.remove();
         }
         result => result?,
     };
     let (status, process) = entry.status(&record)?;
-    if status == ContainerState::Running && !options.force {
+    if status == Status::Running && !force {
         return Err(Error::Status {
-            id: options.id.clone(),
-            status: super::status_name(status),
+            id: id.to_owned(),
+            status: status.name(),
             command: "delete",
             wanted: "stopped (or use --force)",
         });
     }
     if let Some(process) = process {
         signal_process(process.as_fd(), record.pid, libc::SIGKILL)?;
+        thaw(&record)?;
         await_end(process.as_fd(), &record)?;
     }
     let spec = entry.spec()?;
     remove(&entry, &record, &spec, log)
+}
+
+/// Lets a paused container take its signal: a process frozen by v1's freezer does not end.
+fn thaw(record: &Record) -> Result<()> {
+    let Some(cgroup) = find(record)? else {
+        return Ok(());
+    };
+    if cgroup.is_frozen().map_err(attempt("look at", record))? {
+        cgroup.thaw().map_err(attempt("thaw", record))?;
+    }
+    Ok(())
 }
 
 /// Removes a container whose first process has ended, and runs its poststop hooks.
@@ -94,7 +92,7 @@ pub(super) fn remove(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> 
     // runtime-spec runtime.md#lifecycle: log a warning and go on with the remaining hooks.
     for hook in hooks {
         if let Err(error) = hooks::run_all("poststop", Some(&vec![hook.clone()]), &state) {
-            log.warning(&super::error::chain(&error));
+            log.warning(&chain(&error));
         }
     }
     Ok(())
@@ -102,47 +100,15 @@ pub(super) fn remove(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> 
 
 /// Removes the cgroup with all processes in it, and the record.
 pub(super) fn forget(entry: &Entry, record: &Record) -> Result<()> {
-    let cgroup = cgroup_of(record)?;
-    // Empty as a rule: a container's first process takes its pid namespace along.
-    let left = cgroup
-        .processes()
-        .map_err(cgroup_error("look at", record))?;
-    if !left.is_empty() {
-        cgroup.kill_all().map_err(cgroup_error("empty", record))?;
+    if let Some(cgroup) = find(record)? {
+        // Empty as a rule: a container's first process takes its pid namespace along.
+        let left = cgroup.processes().map_err(attempt("look at", record))?;
+        if !left.is_empty() {
+            cgroup.kill_all().map_err(attempt("empty", record))?;
+        }
+        cgroup.delete().map_err(attempt("remove", record))?;
     }
-    cgroup.delete().map_err(cgroup_error("remove", record))?;
     entry.remove()
-}
-
-/// The cgroup of a container.
-pub(super) fn cgroup_of(record: &Record) -> Result<Cgroup> {
-    let layout = Layout::detect().map_err(cgroup_error("find", record))?;
-    Ok(Cgroup::open(&layout, &record.cgroup))
-}
-
-/// Names the attempt and the container.
-pub(super) fn cgroup_error(
-    attempt: &'static str,
-    record: &Record,
-) -> impl FnOnce(crate::cgroup::Error) -> Error {
-    let id = record.id.clone();
-    move |source| Error::Cgroup {
-        attempt,
-        id,
-        source,
-    }
-}
-
-fn signal_process(process: BorrowedFd<'_>, pid: i32, signal: i32) -> Result<()> {
-    match pidfd::send_signal(process, signal) {
-        // It ended in the meantime, which is what most signals are for.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        result => result.map_err(|source| Error::Process {
-            attempt: "signal",
-            pid,
-            source,
-        }),
-    }
 }
 
 fn await_end(process: BorrowedFd<'_>, record: &Record) -> Result<()> {
@@ -162,48 +128,5 @@ fn await_end(process: BorrowedFd<'_>, record: &Record) -> Result<()> {
             pid: record.pid,
             source: error.into(),
         }),
-    }
-}
-
-/// `9`, `KILL`, `SIGKILL`, `RTMIN+3`
-fn parse_signal(text: &str) -> Result<i32> {
-    let invalid = || Error::Argument {
-        argument: "signal",
-        reason: format!("{text} is not a signal"),
-    };
-    let in_range = |number: i32| (0..=libc::SIGRTMAX()).contains(&number).then_some(number);
-    if let Ok(number) = text.parse() {
-        return in_range(number).ok_or_else(invalid);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset: i32 = match offset {
-            "" => 0,
-            offset => offset.parse().map_err(|_| invalid())?,
-        };
-        return in_range(libc::SIGRTMIN() + offset).ok_or_else(invalid);
-    }
-    Signal::from_str(&format!("SIG{name}"))
-        .map(|signal| signal as i32)
-        .map_err(|_| invalid())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        assert_eq!(parse_signal("9").expect("a signal"), 9);
-        assert_eq!(parse_signal("kill").expect("a signal"), 9);
-        assert_eq!(parse_signal("SIGTERM").expect("a signal"), 15);
-        assert_eq!(
-            parse_signal("RTMIN+3").expect("a signal"),
-            libc::SIGRTMIN() + 3
-        );
-        for wrong in ["", "SIG", "99", "-1", "RTMIN+x", "RTMIN+99"] {
-            assert!(parse_signal(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -40,6 +40,28 @@ pub enum Error {
         /// What it must be.
         wanted: &'static str,
     },
+    /// The container has ended. Engines look for the first words.
+    #[error("container not running: {id} is stopped; cannot {attempt} it")]
+    NotRunning {
+        /// Its name.
+        id: String,
+        /// `kill`, …
+        attempt: &'static str,
+    },
+    /// The container has no cgroup of its own.
+    #[error(
+        "container {id} has no cgroup of its own, since its creator might not make one: its processes can only be signalled one by one"
+    )]
+    NoCgroup {
+        /// Its name.
+        id: String,
+    },
+    /// The command failed for some of the containers that it was for.
+    #[error("failed for: {}", ids.join(", "))]
+    Some {
+        /// Their names.
+        ids: Vec<String>,
+    },
     /// A file or directory.
     #[error("cannot {attempt} {}", path.display())]
     File {

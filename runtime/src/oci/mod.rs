@@ -1,37 +1,60 @@
 //! The OCI runtime's command line, `podling-runtime`: containers from bundles, for container engines and people.
 //!
-//! Source: runtime-spec `runtime.md`, and the options that engines pass to runc. What lives longer than a command is
-//! in the [`store`]; the container's first process waits at its gate, a socket, from `create` to `start`.
-//!
-//! Deliberately absent: systemd's cgroup driver, checkpoints, `update` and `events`.
+//! Source: runtime-spec `runtime.md`, and the commands and options that engines pass to runc(8) and crun(1). Each
+//! command has a module, with its options. What lives longer than a command is in the [`store`]; the container's first
+//! process waits at its [`gate`], a socket, from `create` to `start`.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use oci_spec::runtime::ContainerState;
 
 use crate::container::protect;
 
 mod cli;
+mod completion;
 mod console;
+mod container_cgroup;
 mod create;
 mod delete;
 mod error;
+mod events;
 mod exec;
+mod features;
 mod foreground;
+mod gate;
+mod kill;
+mod list;
 mod log;
-mod report;
+mod pattern;
+mod pause;
+mod placement;
+mod print;
+mod ps;
+mod rootless;
+mod run;
+mod spec;
+mod start;
+mod state;
+mod stdio;
 mod store;
+mod update;
 
 pub use error::{Error, Result};
 
-use cli::{Cli, Command};
-use delete::{cgroup_error, cgroup_of};
+use cli::{CgroupManager, Cli, Command};
 use log::Log;
+use rootless::Rootless;
 use store::Store;
 
 /// The exit code of a command that failed before any process ran, as with runc.
 const FAILED: u8 = 1;
+
+/// What the global options say to commands that make containers.
+#[derive(Debug, Clone, Copy)]
+struct Globals {
+    cgroup_manager: CgroupManager,
+    rootless: Rootless,
+}
 
 /// Runs the command that the arguments ask for.
 pub fn main() -> ExitCode {
@@ -40,13 +63,14 @@ pub fn main() -> ExitCode {
         Log::default().error(&error::chain(&error));
         return ExitCode::from(FAILED);
     }
-    let log = match Log::open(cli.log.as_ref(), cli.log_format) {
+    let log = match Log::open(cli.log.as_ref(), cli.log_format, cli.debug) {
         Ok(log) => log,
         Err(error) => {
             Log::default().error(&error::chain(&error));
             return ExitCode::from(FAILED);
         }
     };
+    log.install();
     match run(cli, &log) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -57,14 +81,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, log: &Log) -> Result<u8> {
-    if cli.systemd_cgroup {
-        return Err(Error::Argument {
-            argument: "--systemd-cgroup",
-            reason: "is not supported; cgroups are made directly".to_owned(),
-        });
-    }
-    let store = Store::new(cli.root);
-    let store = &store;
+    let globals = Globals {
+        cgroup_manager: cli.cgroup_manager(),
+        rootless: cli.rootless,
+    };
+    let store = &Store::new(match cli.root {
+        Some(root) => root,
+        None => rootless::default_root()?,
+    });
     if matches!(
         cli.command,
         Command::Create(_) | Command::Run(_) | Command::Exec(_)
@@ -72,19 +96,22 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
         protect::seal()?;
     }
     let done = match cli.command {
-        Command::Run(options) => return create::run(store, &options, log),
+        Command::Run(options) => return run::run(store, &options, &globals, log),
         Command::Exec(options) => return exec::exec(store, &options),
-        Command::Create(options) => create::create(store, &options),
-        Command::Start { id } => create::start(store, &id, log),
-        Command::State { id } => report::state(store, &id),
-        Command::Kill(options) => delete::kill(store, &options),
+        Command::Create(options) => create::create(store, &options, &globals),
+        Command::Start(options) => start::start(store, &options, log),
+        Command::State(options) => state::state(store, &options),
+        Command::Kill(options) => kill::kill(store, &options, log),
         Command::Delete(options) => delete::delete(store, &options, log),
-        Command::List(options) => report::list(store, &options),
-        Command::Ps { id, format } => report::ps(store, &id, format),
-        Command::Pause { id } => freeze(store, &id, true),
-        Command::Resume { id } => freeze(store, &id, false),
-        Command::Spec { bundle } => report::spec(&bundle),
-        Command::Features => report::features(),
+        Command::List(options) => list::list(store, &options),
+        Command::Ps(options) => ps::ps(store, &options),
+        Command::Pause(options) => pause::pause(store, &options),
+        Command::Resume(options) => pause::resume(store, &options),
+        Command::Update(options) => update::update(store, &options),
+        Command::Events(options) => events::events(store, &options),
+        Command::Spec(options) => spec::spec(&options),
+        Command::Features => features::features(),
+        Command::Completion(options) => completion::completion(&options),
     };
     done.map(|()| 0)
 }
@@ -108,16 +135,6 @@ fn check_preserved(command: &Command) -> Result<()> {
     Ok(())
 }
 
-fn freeze(store: &Store, id: &str, freeze: bool) -> Result<()> {
-    let record = store.entry(id)?.load()?;
-    let cgroup = cgroup_of(&record)?;
-    if freeze {
-        cgroup.freeze().map_err(cgroup_error("pause", &record))
-    } else {
-        cgroup.thaw().map_err(cgroup_error("resume", &record))
-    }
-}
-
 /// A program that is not there or cannot be executed has the shells' exit codes.
 fn exit_code(error: &Error) -> u8 {
     match error {
@@ -126,15 +143,5 @@ fn exit_code(error: &Error) -> u8 {
             _ => FAILED,
         },
         _ => FAILED,
-    }
-}
-
-/// The specification's word for a status.
-fn status_name(status: ContainerState) -> &'static str {
-    match status {
-        ContainerState::Creating => "creating",
-        ContainerState::Created => "created",
-        ContainerState::Running => "running",
-        ContainerState::Stopped => "stopped",
     }
 }

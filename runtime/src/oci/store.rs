@@ -19,13 +19,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use oci_spec::runtime::{ContainerState, Spec};
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use super::container_cgroup::{attempt, find};
 use super::error::{Error, Result, file};
 use crate::sys;
 
-/// What is known of a container.
+/// What is known of a container. Fields that an older version did not write have defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -39,12 +40,54 @@ pub struct Record {
     pub pid: i32,
     /// That process's start, in clock ticks since boot.
     pub start_time: u64,
-    /// Below the root of each hierarchy.
-    pub cgroup: PathBuf,
+    /// Its root directory; empty when an older version created it.
+    #[serde(default)]
+    pub rootfs: PathBuf,
+    /// Below the root of each hierarchy; none when it is in its creator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
+    /// The unit that systemd made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Unit>,
     /// When it was created.
     pub created: Timestamp,
     /// The user who created it.
     pub owner: u32,
+}
+
+/// A systemd unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unit {
+    /// As `libpod-1234.scope`.
+    pub name: String,
+    /// Of the user's own manager, not the machine's.
+    pub user: bool,
+}
+
+/// What a container is now. Derived, never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It waits for its start.
+    Created,
+    /// Its program runs.
+    Running,
+    /// It runs, and all of its processes stand still.
+    Paused,
+    /// Its first process has ended.
+    Stopped,
+}
+
+impl Status {
+    /// The specification's word; `paused` is runc's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// The state directory.
@@ -205,20 +248,36 @@ impl Entry {
         }
     }
 
-    /// What the container is now, and its process while it lives.
+    /// What the container is now, and its process while it lives. A paused one runs.
     ///
     /// # Errors
     /// When the process cannot be looked at.
-    pub fn status(&self, record: &Record) -> Result<(ContainerState, Option<OwnedFd>)> {
+    pub fn status(&self, record: &Record) -> Result<(Status, Option<OwnedFd>)> {
         let Some(pidfd) = open_process(record.pid, record.start_time)? else {
-            return Ok((ContainerState::Stopped, None));
+            return Ok((Status::Stopped, None));
         };
         let status = if self.gate().exists() {
-            ContainerState::Created
+            Status::Created
         } else {
-            ContainerState::Running
+            Status::Running
         };
         Ok((status, Some(pidfd)))
+    }
+
+    /// As [`Entry::status`], and tells whether it is paused.
+    ///
+    /// # Errors
+    /// When the process or its cgroup cannot be looked at.
+    pub fn full_status(&self, record: &Record) -> Result<Status> {
+        let (status, _) = self.status(record)?;
+        if status != Status::Running {
+            return Ok(status);
+        }
+        let frozen = match find(record)? {
+            Some(cgroup) => cgroup.is_frozen().map_err(attempt("look at", record))?,
+            None => false,
+        };
+        Ok(if frozen { Status::Paused } else { status })
     }
 }
 
@@ -319,7 +378,9 @@ mod tests {
             start_time: start_time_of(std::process::id().cast_signed())
                 .expect("reads")
                 .expect("runs"),
-            cgroup: "/x".into(),
+            rootfs: "/bundle/rootfs".into(),
+            cgroup: Some("/x".into()),
+            systemd: None,
             created: Timestamp::UNIX_EPOCH,
             owner: 0,
         }
@@ -355,21 +416,24 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_first_version_is_understood() {
+        let text = r#"{"oci_version":"1.0.2","id":"a","bundle":"/b","pid":7,"start_time":8,"cgroup":"/c",
+            "created":"1970-01-01T00:00:00Z","owner":0}"#;
+        let record: Record = serde_json::from_str(text).expect("understood");
+        assert_eq!(record.cgroup.as_deref(), Some(Path::new("/c")));
+        assert_eq!(record.systemd, None);
+    }
+
+    #[test]
     fn another_process_with_the_same_pid_is_not_the_container() {
         let root = tempfile::tempdir().expect("directory");
         let entry = Store::new(root.path().to_owned())
             .reserve("a")
             .expect("reserves");
         let mut record = record("a");
-        assert_eq!(
-            entry.status(&record).expect("status").0,
-            ContainerState::Running
-        );
+        assert_eq!(entry.status(&record).expect("status").0, Status::Running);
         record.start_time += 1;
-        assert_eq!(
-            entry.status(&record).expect("status").0,
-            ContainerState::Stopped
-        );
+        assert_eq!(entry.status(&record).expect("status").0, Status::Stopped);
     }
 
     #[test]

@@ -161,6 +161,7 @@ pub(super) fn prepare(
         cgroup: Some(&cgroup),
         seccomp: filter.clone(),
         preserve_fds: 0,
+        new_keyring: true,
         gate: None,
     })?;
     let process = process::look(created.pid()).map_err(StartError::Process)?;

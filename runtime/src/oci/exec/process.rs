@@ -1,67 +1,20 @@
-//! `exec`: another process in a container.
+//! What `exec` runs: the container's own process with changes, or one from a file.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
 use std::str::FromStr;
 
-use oci_spec::runtime::{Capability, ContainerState, LinuxCapabilities, Process, Spec, User};
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 
-use super::cli;
-use super::create::{hand_out, kill, stdio_of};
-use super::delete::cgroup_of;
-use super::error::{Error, Result};
-use super::foreground::{self, Signals};
-use super::store::{Store, parse_file};
-use crate::container::{self, Exec};
+use super::super::error::{Error, Result};
+use super::super::store::{Store, parse_file};
+use super::Options;
 use crate::seccomp;
 
-/// Runs the process, and unless detached waits for it and gives its exit code.
-pub(super) fn exec(store: &Store, options: &cli::Exec) -> Result<u8> {
-    let entry = store.entry(&options.id)?;
-    let record = entry.load()?;
-    let (status, target) = entry.status(&record)?;
-    let Some(target) = target.filter(|_| status == ContainerState::Running) else {
-        return Err(Error::Status {
-            id: options.id.clone(),
-            status: super::status_name(status),
-            command: "exec",
-            wanted: "running",
-        });
-    };
-    let spec = entry.spec()?;
-    let (process, seccomp) = plan(store, &spec, options)?;
-    let signals = Signals::catch()?;
-    let cgroup = cgroup_of(&record)?;
-    let mut running = container::exec(Exec {
-        target: target.as_fd(),
-        process: &process,
-        spec: Some(&spec),
-        stdio: stdio_of(Some(&process)),
-        cgroup: Some(&cgroup),
-        seccomp,
-        preserve_fds: options.preserve_fds,
-    })?;
-    let handed = hand_out(
-        &mut running,
-        options.console_socket.as_deref(),
-        options.pid_file.as_deref(),
-    );
-    if let Err(error) = handed {
-        kill(&running);
-        return Err(error);
-    }
-    if options.detach {
-        return Ok(0);
-    }
-    let exit = foreground::wait(running, &signals)?;
-    Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX))
-}
-
 /// The process to run and its filter: the file's, or the container's own with changes.
-fn plan(
+pub(super) fn plan(
     store: &Store,
     spec: &Spec,
-    options: &cli::Exec,
+    options: &Options,
 ) -> Result<(Process, Option<seccomp::Filter>)> {
     let mut process = match &options.process {
         Some(path) => parse_file(path)?,
@@ -77,6 +30,12 @@ fn plan(
     };
     if options.tty {
         process.set_terminal(Some(true));
+    }
+    if let Some(profile) = &options.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &options.process_label {
+        process.set_selinux_label(Some(label.clone()));
     }
     if options.no_new_privs {
         process.set_no_new_privileges(Some(true));
@@ -99,7 +58,7 @@ fn plan(
 }
 
 /// Applies the command line to the container's own process.
-fn change(process: &mut Process, options: &cli::Exec) -> Result<()> {
+fn change(process: &mut Process, options: &Options) -> Result<()> {
     process.set_args(Some(options.command.clone()));
     let mut env = process.env().clone().unwrap_or_default();
     env.extend(options.env.iter().cloned());
@@ -111,6 +70,11 @@ fn change(process: &mut Process, options: &cli::Exec) -> Result<()> {
         let (uid, gid) = parse_user(user)?;
         let mut user = User::default();
         user.set_uid(uid).set_gid(gid);
+        process.set_user(user);
+    }
+    if !options.additional_gids.is_empty() {
+        let mut user = process.user().clone();
+        user.set_additional_gids(Some(options.additional_gids.clone()));
         process.set_user(user);
     }
     if !options.cap.is_empty() {

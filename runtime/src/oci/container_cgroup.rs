@@ -1,0 +1,40 @@
+//! The cgroup of a container that was created.
+
+use super::error::{Error, Result};
+use super::store::Record;
+use crate::cgroup::{self, Cgroup, Layout};
+
+/// The cgroup of a container; none when it was created without.
+///
+/// # Errors
+/// When cgroups are not mounted.
+pub(super) fn find(record: &Record) -> Result<Option<Cgroup>> {
+    let Some(path) = &record.cgroup else {
+        return Ok(None);
+    };
+    let layout = Layout::detect().map_err(attempt("find", record))?;
+    Ok(Some(Cgroup::open(&layout, path)))
+}
+
+/// As [`find`], for what cannot be done without.
+///
+/// # Errors
+/// [`Error::NoCgroup`] when it was created without.
+pub(super) fn of(record: &Record) -> Result<Cgroup> {
+    find(record)?.ok_or_else(|| Error::NoCgroup {
+        id: record.id.clone(),
+    })
+}
+
+/// Names the attempt and the container.
+pub(super) fn attempt(
+    attempt: &'static str,
+    record: &Record,
+) -> impl FnOnce(cgroup::Error) -> Error {
+    let id = record.id.clone();
+    move |source| Error::Cgroup {
+        attempt,
+        id,
+        source,
+    }
+}

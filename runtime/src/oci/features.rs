@@ -1,0 +1,43 @@
+//! `features`: what this runtime supports, for engines that ask before they use it.
+
+use serde_json::json;
+
+use super::error::Result;
+use super::print;
+
+/// The newest version of the specification whose fields are known here.
+pub(super) const SPEC_VERSION: &str = "1.2.1";
+
+/// `features`: runtime-spec `features.md`
+pub(super) fn features() -> Result<()> {
+    let mut capabilities: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
+    capabilities.sort();
+    print::json(&json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": [
+            "prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop",
+        ],
+        "mountOptions": [
+            "atime", "bind", "defaults", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime",
+            "noexec", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind",
+            "rdev", "rdiratime", "relatime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec",
+            "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime",
+            "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw",
+            "shared", "slave", "strictatime", "suid", "symfollow", "unbindable",
+        ],
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": capabilities,
+            "cgroup": {
+                "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true,
+            },
+            "seccomp": {"enabled": true},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": false}},
+            "netDevices": {"enabled": false},
+        },
+    }))
+}

@@ -1,0 +1,204 @@
+//! Where a new container's processes live: a cgroup made here, or none.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use super::Globals;
+use super::cli::CgroupManager;
+use super::error::{Error, Result};
+use super::rootless::in_user_namespace;
+use crate::cgroup::{Cgroup, Layout};
+use crate::container;
+
+/// Where containers without `linux.cgroupsPath` live, their names added.
+const DEFAULT_CGROUP: &str = "/podling-runtime-";
+
+/// A place for a container. It is the caller's to [`Placement::undo`] until the container is recorded.
+#[derive(Debug)]
+pub(super) struct Placement {
+    cgroup: Option<Cgroup>,
+}
+
+impl Placement {
+    /// Makes the cgroup with its limits.
+    ///
+    /// # Errors
+    /// When it cannot be made, is in use, or a limit cannot be given. Nothing is left then.
+    pub(super) fn make(id: &str, spec: &Spec, globals: &Globals) -> Result<Self> {
+        let resources = resources(spec, globals);
+        let made = match globals.cgroup_manager {
+            CgroupManager::Disabled => Ok(None),
+            CgroupManager::Cgroupfs => make_cgroup(id, spec).map(Some),
+            CgroupManager::Systemd => Err(Error::Argument {
+                argument: "--systemd-cgroup",
+                reason: "is not supported; cgroups are made directly".to_owned(),
+            }),
+        };
+        let cgroup = match made {
+            // An ordinary user does without where nothing depends on it.
+            Err(error) if is_denied(&error) && globals.rootless.is_so() => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the container has no cgroup of its own"
+                );
+                None
+            }
+            made => made?,
+        };
+        let place = Self { cgroup };
+        if let Some(cgroup) = &place.cgroup {
+            tracing::debug!(path = %cgroup.path().display(), "made the cgroup");
+        }
+        if let Err(error) = place.limit(id, &resources) {
+            place.undo();
+            return Err(error);
+        }
+        Ok(place)
+    }
+
+    fn limit(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        match &self.cgroup {
+            Some(cgroup) => cgroup.apply(resources).map_err(failed("limit", id)),
+            None if has_limits(resources) => Err(Error::Argument {
+                argument: "linux.resources",
+                reason: "the container has no cgroup of its own that could be limited".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The cgroup, if there is one.
+    pub(super) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// Removes what was made.
+    pub(super) fn undo(&self) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.delete()
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup stays");
+        }
+    }
+}
+
+/// The limits to set. In a user namespace no device can be opened that the host did not bind into the container, and
+/// the kernel takes no device program from there: rules are left out then, as in runc and crun.
+fn resources(spec: &Spec, globals: &Globals) -> LinuxResources {
+    let mut resources = container::with_device_rules(spec);
+    if globals.rootless.is_so() && (in_user_namespace() || !rustix::process::geteuid().is_root()) {
+        resources.set_devices(None);
+    }
+    resources
+}
+
+/// True when there is anything that needs a cgroup.
+fn has_limits(resources: &LinuxResources) -> bool {
+    let mut others = resources.clone();
+    others.set_devices(None);
+    others != LinuxResources::default()
+}
+
+fn is_denied(error: &Error) -> bool {
+    let Error::Cgroup { source, .. } = error else {
+        return false;
+    };
+    source.is_denied()
+}
+
+fn failed<'a>(
+    attempt: &'static str,
+    id: &'a str,
+) -> impl Fn(crate::cgroup::Error) -> Error + use<'a> {
+    move |source| Error::Cgroup {
+        attempt,
+        id: id.to_owned(),
+        source,
+    }
+}
+
+fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
+    let path = cgroup_path(id, spec)?;
+    let layout = Layout::detect().map_err(failed("find a place for", id))?;
+    let cgroup = Cgroup::open(&layout, &path);
+    if cgroup.exists()
+        && !cgroup
+            .processes()
+            .map_err(failed("look at", id))?
+            .is_empty()
+    {
+        return Err(Error::CgroupInUse { path });
+    }
+    Cgroup::create(&layout, &path).map_err(failed("make", id))
+}
+
+/// `linux.cgroupsPath`, from the root of each hierarchy, a relative one too.
+fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
+    let invalid = |reason: &str| Error::Argument {
+        argument: "linux.cgroupsPath",
+        reason: reason.to_owned(),
+    };
+    let Some(asked) = asked_path(spec) else {
+        return Ok(PathBuf::from(format!("{DEFAULT_CGROUP}{id}")));
+    };
+    if asked.to_string_lossy().contains(':') {
+        return Err(invalid(
+            "slice:prefix:name is for --systemd-cgroup; give a path",
+        ));
+    }
+    let mut depth = 0;
+    for component in asked.components() {
+        match component {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => return Err(invalid("must not hold ..")),
+            _ => {}
+        }
+    }
+    if depth == 0 {
+        return Err(invalid("the root cgroup is not the container's own"));
+    }
+    Ok(Path::new("/").join(asked))
+}
+
+/// `linux.cgroupsPath` unless it is empty.
+fn asked_path(spec: &Spec) -> Option<&Path> {
+    spec.linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_deref())
+        .filter(|path| !path.as_os_str().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::Linux;
+
+    fn path_for(asked: &str) -> Result<PathBuf> {
+        let mut linux = Linux::default();
+        linux.set_cgroups_path(Some(asked.into()));
+        let mut spec = Spec::default();
+        spec.set_linux(Some(linux));
+        cgroup_path("id", &spec)
+    }
+
+    #[test]
+    fn the_cgroup_is_the_containers_own() {
+        assert_eq!(path_for("/a/b").expect("fine"), Path::new("/a/b"));
+        assert_eq!(path_for("a/b").expect("fine"), Path::new("/a/b"));
+        assert_eq!(
+            path_for("").expect("fine"),
+            Path::new("/podling-runtime-id")
+        );
+        for refused in ["/", ".", "/..", "/a/../..", "system.slice:x:y"] {
+            assert!(path_for(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn device_rules_alone_need_no_cgroup() {
+        let resources = |json| serde_json::from_str::<LinuxResources>(json).expect("resources");
+        assert!(!has_limits(&resources(r#"{"devices":[{"allow":false}]}"#)));
+        assert!(has_limits(&resources(r#"{"pids":{"limit":7}}"#)));
+    }
+}

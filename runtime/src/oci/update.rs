@@ -1,0 +1,242 @@
+//! `update`: other limits for a container that runs, in place.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use serde_json::{Map, Value, json};
+
+use super::container_cgroup::{attempt, of};
+use super::error::{Error, Result, file};
+use super::store::{Entry, Record, Status, Store, parse_file};
+
+/// Where the kernel shows Intel's cache and memory bandwidth groups (resctrl.rst).
+const RESCTRL: &str = "/sys/fs/resctrl";
+
+/// Options of `update`. Bytes take the suffixes k, m, g and t.
+#[derive(Debug, Default, clap::Args)]
+#[command(allow_negative_numbers = true)]
+pub struct Options {
+    /// The container's name
+    pub id: String,
+    /// Read an OCI resources object from this file, - is standard input; other options are not looked at
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Weight of the block devices' use, 10 to 1000
+    #[arg(long, value_name = "N")]
+    pub blkio_weight: Option<u16>,
+    /// Length of a processor period, in microseconds
+    #[arg(long, value_name = "USECS")]
+    pub cpu_period: Option<u64>,
+    /// Processor time in a period, in microseconds; -1 is all
+    #[arg(long, value_name = "USECS")]
+    pub cpu_quota: Option<i64>,
+    /// Processor time that may be saved up, in microseconds
+    #[arg(long, value_name = "USECS")]
+    pub cpu_burst: Option<u64>,
+    /// Weight of the processors' use
+    #[arg(long, visible_alias = "cpu-shares", value_name = "N")]
+    pub cpu_share: Option<u64>,
+    /// 1: run only when nothing else wants to (SCHED_IDLE)
+    #[arg(long, value_name = "0|1")]
+    pub cpu_idle: Option<i64>,
+    /// Length of a real-time period, in microseconds
+    #[arg(long, value_name = "USECS")]
+    pub cpu_rt_period: Option<u64>,
+    /// Real-time processor time in a period, in microseconds
+    #[arg(long, value_name = "USECS")]
+    pub cpu_rt_runtime: Option<i64>,
+    /// Processors, as 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes, as 0-1
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Kernel memory; only on cgroup v1 of old kernels
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub kernel_memory: Option<i64>,
+    /// Kernel memory of TCP; only on cgroup v1
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub kernel_memory_tcp: Option<i64>,
+    /// Memory; -1 is all
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory: Option<i64>,
+    /// Memory that is kept for it when others want some
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_reservation: Option<i64>,
+    /// Memory and swap together; -1 is all
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_swap: Option<i64>,
+    /// Processes and threads; -1 is any number
+    #[arg(long, value_name = "N")]
+    pub pids_limit: Option<i64>,
+    /// Intel's cache allocation, a line of resctrl's schemata
+    #[arg(long, value_name = "SCHEMA")]
+    pub l3_cache_schema: Option<String>,
+    /// Intel's memory bandwidth allocation, a line of resctrl's schemata
+    #[arg(long, value_name = "SCHEMA")]
+    pub mem_bw_schema: Option<String>,
+}
+
+/// Changes the limits; what is not given stays.
+pub(super) fn update(store: &Store, options: &Options) -> Result<()> {
+    let entry = store.entry(&options.id)?;
+    let record = entry.load()?;
+    if entry.status(&record)?.0 == Status::Stopped {
+        return Err(Error::NotRunning {
+            id: record.id,
+            attempt: "update",
+        });
+    }
+    let resources = resources(options)?;
+    let schemata = [&options.l3_cache_schema, &options.mem_bw_schema];
+    let schemata: Vec<&str> = schemata.into_iter().flatten().map(String::as_str).collect();
+    if !schemata.is_empty() && options.resources.is_none() {
+        write_schemata(&entry, &record, &schemata)?;
+    }
+    if resources == LinuxResources::default() {
+        return Ok(());
+    }
+    of(&record)?
+        .apply(&resources)
+        .map_err(attempt("limit", &record))
+}
+
+/// The file's resources, or those of the single options.
+fn resources(options: &Options) -> Result<LinuxResources> {
+    match &options.resources {
+        None => single(options),
+        Some(path) if path == Path::new("-") => {
+            let mut text = String::new();
+            io::stdin()
+                .read_to_string(&mut text)
+                .map_err(file("read", "standard input"))?;
+            serde_json::from_str(&text).map_err(|source| Error::Json {
+                path: "standard input".into(),
+                source,
+            })
+        }
+        Some(path) => parse_file(path),
+    }
+}
+
+fn single(options: &Options) -> Result<LinuxResources> {
+    let mut all = Map::new();
+    let mut section = |name: &str, fields: &[(&str, Value)]| {
+        let given = fields.iter().filter(|(_, value)| !value.is_null());
+        let given: Map<String, Value> = given
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        if !given.is_empty() {
+            all.insert(name.to_owned(), Value::Object(given));
+        }
+    };
+    section(
+        "cpu",
+        &[
+            ("period", json!(options.cpu_period)),
+            ("quota", json!(options.cpu_quota)),
+            ("burst", json!(options.cpu_burst)),
+            ("shares", json!(options.cpu_share)),
+            ("idle", json!(options.cpu_idle)),
+            ("realtimePeriod", json!(options.cpu_rt_period)),
+            ("realtimeRuntime", json!(options.cpu_rt_runtime)),
+            ("cpus", json!(options.cpuset_cpus)),
+            ("mems", json!(options.cpuset_mems)),
+        ],
+    );
+    section(
+        "memory",
+        &[
+            ("limit", json!(options.memory)),
+            ("reservation", json!(options.memory_reservation)),
+            ("swap", json!(options.memory_swap)),
+            ("kernel", json!(options.kernel_memory)),
+            ("kernelTCP", json!(options.kernel_memory_tcp)),
+        ],
+    );
+    section("pids", &[("limit", json!(options.pids_limit))]);
+    section("blockIO", &[("weight", json!(options.blkio_weight))]);
+    serde_json::from_value(Value::Object(all)).map_err(|source| Error::Json {
+        path: "the command line".into(),
+        source,
+    })
+}
+
+/// Writes to the container's resctrl group.
+fn write_schemata(entry: &Entry, record: &Record, schemata: &[&str]) -> Result<()> {
+    let spec = entry.spec()?;
+    let rdt = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.intel_rdt().as_ref());
+    let rdt = rdt.ok_or_else(|| Error::Argument {
+        argument: "--l3-cache-schema, --mem-bw-schema",
+        reason: "the container was created without linux.intelRdt".to_owned(),
+    })?;
+    let group = rdt.clos_id().as_deref().unwrap_or(&record.id);
+    let path = Path::new(RESCTRL).join(group).join("schemata");
+    // The kernel takes one write as one change.
+    let lines: String = schemata.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(&path, lines).map_err(file("write", path))
+}
+
+/// `512m`, `1073741824`, `-1`
+fn parse_bytes(text: &str) -> std::result::Result<i64, String> {
+    let invalid = || format!("{text:?} is no number of bytes, as 1048576 or 512m");
+    let lower = text.trim_end_matches(['b', 'B']).to_ascii_lowercase();
+    let (digits, shift) = match lower.char_indices().last() {
+        Some((at, 'k')) => (&lower[..at], 10),
+        Some((at, 'm')) => (&lower[..at], 20),
+        Some((at, 'g')) => (&lower[..at], 30),
+        Some((at, 't')) => (&lower[..at], 40),
+        _ => (lower.as_str(), 0),
+    };
+    let number: i64 = digits.parse().map_err(|_| invalid())?;
+    if number < -1 {
+        return Err(invalid());
+    }
+    if number == -1 {
+        return Ok(-1);
+    }
+    number.checked_mul(1 << shift).ok_or_else(invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_suffixes() {
+        assert_eq!(parse_bytes("1048576"), Ok(1 << 20));
+        assert_eq!(parse_bytes("512m"), Ok(512 << 20));
+        assert_eq!(parse_bytes("2GB"), Ok(2 << 30));
+        assert_eq!(parse_bytes("-1"), Ok(-1));
+        for wrong in ["", "m", "1x", "-2", "9999999999t"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn options_become_resources() {
+        let options = Options {
+            memory: Some(1 << 20),
+            cpu_quota: Some(-1),
+            cpu_idle: Some(1),
+            pids_limit: Some(7),
+            ..Options::default()
+        };
+        let resources = single(&options).expect("resources");
+        let memory = resources.memory().as_ref().expect("memory");
+        assert_eq!(memory.limit(), Some(1 << 20));
+        assert_eq!(memory.swap(), None);
+        let cpu = resources.cpu().as_ref().expect("cpu");
+        assert_eq!((cpu.quota(), cpu.idle()), (Some(-1), Some(1)));
+        assert!(resources.block_io().is_none());
+        assert_eq!(
+            single(&Options::default()).expect("resources"),
+            LinuxResources::default()
+        );
+    }
+}
