@@ -339,7 +339,7 @@ fn exec(target: &Running, process: &Process, stdio: Stdio) -> container::Result<
     container::exec(Exec {
         target: target.pidfd.as_fd(),
         process,
-        spec: None,
+        container: None,
         stdio,
         cgroup: None,
         seccomp: None,

@@ -373,17 +373,6 @@ fn a_filter_holds_for_exec_too() {
     );
 }
 
-#[test]
-fn a_profile_that_cannot_be_compiled_starts_nothing() {
-    let mut bundle = Bundle::sh("true");
-    let mut profile = filter();
-    profile.set_listener_path(Some("/nowhere.sock".into()));
-    profile.set_default_action(oci_spec::runtime::LinuxSeccompAction::ScmpActNotify);
-    bundle.linux().set_seccomp(Some(profile));
-    let message = bundle.run_fails();
-    assert!(message.contains("seccomp"), "{message}");
-}
-
 /// CVE-2019-5736: a container runs the runtime's own file and then writes to it.
 #[test]
 fn the_runtimes_file_cannot_be_overwritten() {

@@ -12,6 +12,7 @@
 //! | `R` | child | ready, waits for its start; brings the terminal, if any |
 //! | `T` | child (exec) | brings the terminal; it goes on |
 //! | `S` | parent | start |
+//! | `L` | child | its filter is loaded; brings the filter's listener |
 //! | `E` | child | a step failed ([`Failure`]); it ends |
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -51,6 +52,8 @@ pub(super) enum Word {
     Ready(Option<OwnedFd>),
     /// `T`
     Terminal(OwnedFd),
+    /// `L`
+    Listener(OwnedFd),
     /// The child has executed its program, or has died.
     End,
 }
@@ -186,6 +189,7 @@ impl Channel {
             (b"H", _) => Ok(Word::Hooks),
             (b"R", terminal) => Ok(Word::Ready(terminal)),
             (b"T", Some(terminal)) => Ok(Word::Terminal(terminal)),
+            (b"L", Some(listener)) => Ok(Word::Listener(listener)),
             _ => Err(Failure::decode(&packet)
                 .unwrap_or_else(|| Error::Channel(io::Error::from_raw_os_error(libc::EBADMSG)))),
         }

@@ -82,6 +82,19 @@ pub enum Error {
     /// `process.execCPUAffinity.initial`.
     #[error("cannot run on the processors of process.execCPUAffinity.initial")]
     Affinity(#[source] io::Error),
+    /// The agent of a filter with `SCMP_ACT_NOTIFY`.
+    #[error("cannot {attempt} the seccomp agent at {}", path.display())]
+    Agent {
+        /// `connect to`, …
+        attempt: &'static str,
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process went on, but its listener did not come.
+    #[error("the process did not hand over the listener of its seccomp filter")]
+    NoListener,
     /// The child could not be made.
     #[error("cannot clone the container's process")]
     Clone(#[source] io::Error),

@@ -3,12 +3,13 @@
 //! Where the container has a user namespace of its own, only that gives rights in the others, and a process becomes a
 //! member of a pid namespace at its birth: the [forerunner](super::forerunner) enters all of them and makes the process.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec, State};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
+use super::agent::Agent;
 use super::channel::{Channel, Word};
 use super::child::Child;
 use super::error::{At, Error, Failure, Result, Step};
@@ -17,8 +18,11 @@ use super::inside::Inside;
 use super::namespaces::{self, Had, how, in_pid_namespace};
 use super::process::{Affinity, ProcessPlan};
 use super::terminal::{self, Terminal};
-use super::{Exec, Running, Stdio, forerunner, process, procfs, protect, user_namespace};
+use super::{
+    Container, Exec, Running, Stdio, forerunner, process, procfs, protect, user_namespace,
+};
 use crate::cgroup::Joiner;
+use crate::seccomp::{self, Filter};
 use crate::sys;
 
 type Done = std::result::Result<(), Failure>;
@@ -46,11 +50,13 @@ struct ExecPlan<'a> {
 /// When it cannot be run; [`Error::exit_code`] tells a missing program from others. No process is left then.
 pub fn exec(exec: Exec<'_>) -> Result<Running> {
     protect::ensure_sealed()?;
-    let linux = exec.spec.and_then(|spec| spec.linux().as_ref());
+    let spec = exec.container.map(|container| container.spec);
+    let linux = spec.and_then(|spec| spec.linux().as_ref());
     process::validate(exec.process, linux)?;
     let affinity = Affinity::new(exec.process)?;
+    let agent = agent_of(exec.seccomp.as_ref(), exec.container)?;
     let mut process = ProcessPlan::new(exec.process, linux, exec.seccomp, exec.preserve_fds)?;
-    let user_namespace = exec.spec.map_or(Ok(false), has_user_namespace)?;
+    let user_namespace = spec.map_or(Ok(false), has_user_namespace)?;
     process.limit_capabilities(user_namespace)?;
     let (directory, cgroup) = super::cgroup_entry(exec.cgroup)?;
     let time = |spec| how(spec, LinuxNamespaceType::Time) == Had::Own;
@@ -61,10 +67,13 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
         stdio: exec.stdio,
         target: exec.target,
         user_namespace,
-        time_namespace: exec.spec.is_some_and(time),
+        time_namespace: spec.is_some_and(time),
         proc: None,
     };
     let has_forerunner = user_namespace;
+    let agent = agent
+        .map(|(agent, state)| Agent::connect(&agent, state))
+        .transpose()?;
     let (parent, child_end) = Channel::pair(false)?;
     let parent_number = parent.as_raw_fd();
     let mut child_plan = Some((plan, child_end));
@@ -87,7 +96,22 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
         in_pid_namespace(enter, clone)
     }?;
     drop(child_plan);
-    finish(parent, child)
+    finish(parent, child, agent)
+}
+
+/// The agent that the filter wants, and what it is told of the container.
+fn agent_of(
+    filter: Option<&Filter>,
+    container: Option<Container<'_>>,
+) -> Result<Option<(seccomp::Agent, State)>> {
+    let Some(agent) = filter.and_then(Filter::agent) else {
+        return Ok(None);
+    };
+    let container = container.ok_or_else(|| Error::Unsupported {
+        field: "linux.seccomp".to_owned(),
+        reason: "SCMP_ACT_NOTIFY needs the container's state for its agent".to_owned(),
+    })?;
+    Ok(Some((agent.clone(), container.state())))
 }
 
 /// True when the container has a user namespace that is not the caller's: the kernel refuses to enter that one.
@@ -106,12 +130,17 @@ fn has_user_namespace(spec: &Spec) -> Result<bool> {
 }
 
 /// Hears the child out. End of file: it has executed its program.
-fn finish(parent: Channel, mut child: Child) -> Result<Running> {
+fn finish(parent: Channel, mut child: Child, mut agent: Option<Agent>) -> Result<Running> {
     let mut terminal: Option<OwnedFd> = None;
     loop {
         match parent.hear()? {
             Word::Terminal(control) => terminal = Some(control),
             Word::Born(pid, pidfd) => child = forerunner::succeed(child, pid, pidfd)?,
+            Word::Listener(listener) => {
+                let agent = agent.take().ok_or(Error::NoListener)?;
+                agent.hand_over(child.pid(), listener.as_fd())?;
+            }
+            Word::End if agent.is_some() => return Err(Error::NoListener),
             Word::End => break,
             Word::IdMaps | Word::Hooks | Word::Ready(_) => {
                 return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
@@ -183,7 +212,7 @@ impl ExecPlan<'_> {
         let ready = plan
             .find_program()
             .and_then(|()| plan.set_limits())
-            .and_then(|()| plan.give_up_privileges(|| Ok(())));
+            .and_then(|()| plan.give_up_privileges(&channel, || Ok(())));
         let code = match ready {
             Ok(()) => report(&channel, &plan.execute()),
             Err(failure) => report(&channel, &failure),
@@ -221,6 +250,6 @@ fn set_up_stdio(
     let terminal = Terminal::open(None, &Inside::new(root), size, plan.uid())?;
     terminal::set_up(stdio, Some(&terminal), plan.uid(), in_user_namespace)?;
     channel
-        .send(b"T", Some(std::os::fd::AsFd::as_fd(&terminal.control)))
+        .send(b"T", Some(terminal.control.as_fd()))
         .at(Step::OpenTerminal, "")
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use oci_spec::runtime::{ContainerState, Hook, Spec, StateBuilder};
+use oci_spec::runtime::{ContainerState, Hook, Spec, State, StateBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 
@@ -20,7 +20,7 @@ use crate::sys;
 /// How much of a failed hook's standard error is told, in bytes.
 const STDERR_TOLD_BYTES: u64 = 1024;
 
-/// The state that hooks are told.
+/// The state that hooks are told, as JSON.
 pub fn state_json(
     id: &str,
     spec: &Spec,
@@ -28,6 +28,18 @@ pub fn state_json(
     status: ContainerState,
     pid: Option<i32>,
 ) -> Vec<u8> {
+    // Only strings, numbers and maps of strings: it cannot fail.
+    serde_json::to_vec(&state(id, spec, bundle, status, pid)).unwrap_or_default()
+}
+
+/// The state of a container, as hooks and seccomp agents are told it.
+pub(super) fn state(
+    id: &str,
+    spec: &Spec,
+    bundle: Option<&Path>,
+    status: ContainerState,
+    pid: Option<i32>,
+) -> State {
     let mut state = StateBuilder::default()
         .version(spec.version().clone())
         .id(id)
@@ -39,12 +51,8 @@ pub fn state_json(
     if let Some(annotations) = spec.annotations() {
         state = state.annotations(annotations.clone());
     }
-    // Only strings, numbers and maps of strings: neither step can fail.
-    state
-        .build()
-        .ok()
-        .and_then(|state| serde_json::to_vec(&state).ok())
-        .unwrap_or_default()
+    // No field is required: it cannot fail.
+    state.build().unwrap_or_default()
 }
 
 /// Runs hooks in order; the first that fails ends it.

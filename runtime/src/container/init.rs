@@ -288,7 +288,7 @@ impl InitPlan {
         let hooks = &self.hooks;
         let ready = self.process.set_limits().and_then(|()| {
             self.process
-                .give_up_privileges(|| hooks.run_start(hook_pid))
+                .give_up_privileges(&starter, || hooks.run_start(hook_pid))
         });
         let code = match ready {
             Ok(()) => report(&starter, &self.process.execute()),

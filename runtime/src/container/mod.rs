@@ -24,12 +24,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{ContainerState, Process, Spec};
+use oci_spec::runtime::{ContainerState, Process, Spec, State};
 
 use crate::cgroup::{Cgroup, Joiner};
-use crate::seccomp::Filter;
+use crate::seccomp::{self, Filter};
 use crate::sys;
 
+mod agent;
 mod channel;
 mod child;
 mod devices;
@@ -53,6 +54,7 @@ mod time_offsets;
 mod user_namespace;
 mod validate;
 
+use agent::Agent;
 use channel::{Channel, Word};
 use child::Child;
 use init::InitPlan;
@@ -161,6 +163,8 @@ pub struct Created {
     child: Child,
     terminal: Option<OwnedFd>,
     channel: Channel,
+    /// Who gets the listener of its filter, and what it is told of the container.
+    agent: Option<(seccomp::Agent, State)>,
 }
 
 impl Created {
@@ -185,7 +189,11 @@ impl Created {
     /// When it cannot be executed; [`Error::exit_code`] tells a missing program from others. The process is gone
     /// then.
     pub fn start(self) -> Result<Running> {
-        start_over(&self.channel)?;
+        let agent = self
+            .agent
+            .map(|(agent, state)| Agent::connect(&agent, state))
+            .transpose()?;
+        start_over(&self.channel, self.child.pid(), agent)?;
         self.child.release(self.terminal).map_err(Error::Channel)
     }
 
@@ -200,15 +208,40 @@ impl Created {
 }
 
 /// Starts the container that waits at a gate, and returns when it has executed its program. `connection` is connected
-/// to the gate's address.
+/// to the gate's address; the filter of `container` is that of its spec.
 ///
 /// # Errors
-/// When it cannot be executed. The process ends then.
-pub fn start_at_gate(connection: OwnedFd) -> Result<()> {
-    start_over(&Channel::connected(connection)?)
+/// When it cannot be executed, or its seccomp agent cannot be reached. The process ends then.
+pub fn start_at_gate(connection: OwnedFd, container: &Container<'_>) -> Result<()> {
+    let profile = container
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().as_ref());
+    let agent = profile
+        .and_then(seccomp::Agent::of)
+        .map(|agent| Agent::connect(&agent, container.state()))
+        .transpose()?;
+    let process = match &agent {
+        Some(_) => Some(
+            sys::pidfd::open(container.pid).map_err(|source| Error::Process {
+                pid: container.pid,
+                source,
+            })?,
+        ),
+        None => None,
+    };
+    start_over(&Channel::connected(connection)?, container.pid, agent).inspect_err(|_| {
+        // It must not go on without its agent. One that failed by itself has ended.
+        if let Some(process) = process
+            && let Err(error) = sys::pidfd::send_signal(process.as_fd(), libc::SIGKILL)
+        {
+            tracing::debug!(%error, pid = container.pid, "the process had ended already");
+        }
+    })
 }
 
-fn start_over(channel: &Channel) -> Result<()> {
+fn start_over(channel: &Channel, pid: i32, mut agent: Option<Agent>) -> Result<()> {
     channel.send(b"S", None).map_err(|error| {
         // The child was killed while it waited.
         if error.kind() == std::io::ErrorKind::BrokenPipe {
@@ -217,10 +250,17 @@ fn start_over(channel: &Channel) -> Result<()> {
             Error::Channel(error)
         }
     })?;
-    match channel.hear()? {
-        Word::End => Ok(()),
-        Word::IdMaps | Word::Born(..) | Word::Hooks | Word::Ready(_) | Word::Terminal(_) => {
-            Err(Error::Channel(std::io::ErrorKind::InvalidData.into()))
+    loop {
+        match channel.hear()? {
+            Word::Listener(listener) => {
+                let agent = agent.take().ok_or(Error::NoListener)?;
+                agent.hand_over(pid, listener.as_fd())?;
+            }
+            Word::End if agent.is_some() => return Err(Error::NoListener),
+            Word::End => return Ok(()),
+            Word::IdMaps | Word::Born(..) | Word::Hooks | Word::Ready(_) | Word::Terminal(_) => {
+                return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
+            }
         }
     }
 }
@@ -237,6 +277,26 @@ pub struct Running {
     pub terminal: Option<OwnedFd>,
 }
 
+/// A container that is there, as hooks and seccomp agents are told of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Container<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// Its spec.
+    pub spec: &'a Spec,
+    /// Its bundle.
+    pub bundle: Option<&'a Path>,
+    /// Its first process, in the caller's pid namespace.
+    pub pid: i32,
+}
+
+impl Container<'_> {
+    fn state(&self) -> State {
+        let running = ContainerState::Running;
+        hooks::state(self.id, self.spec, self.bundle, running, Some(self.pid))
+    }
+}
+
 /// A process to run in a container that runs.
 #[derive(Debug)]
 pub struct Exec<'a> {
@@ -244,9 +304,10 @@ pub struct Exec<'a> {
     pub target: BorrowedFd<'a>,
     /// What to run, as whom.
     pub process: &'a Process,
-    /// The container's spec: it tells whether there is a user or a time namespace to enter, and its personality and
-    /// memory policy hold for all of its processes. None: the caller's.
-    pub spec: Option<&'a Spec>,
+    /// The container: its spec tells whether there is a user or a time namespace to enter, its personality and memory
+    /// policy hold for all of its processes, and its seccomp agent is told of it. None: the caller's namespaces,
+    /// personality and policy, and no filter that notifies.
+    pub container: Option<Container<'a>>,
     /// Standard input, output and error.
     pub stdio: Stdio,
     /// The container's cgroup.
@@ -266,6 +327,7 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     protect::ensure_sealed()?;
     validate(create.spec)?;
     let (id, spec, bundle) = (create.id, create.spec, create.bundle);
+    let agent = create.seccomp.as_ref().and_then(Filter::agent).cloned();
     let (directory, joiner) = cgroup_entry(create.cgroup)?;
     let mut plan = InitPlan::new(create, joiner)?;
     let maps = plan.namespaces.user.maps().cloned();
@@ -313,10 +375,15 @@ pub fn create(create: Create<'_>) -> Result<Created> {
             }
             Word::Ready(terminal) => break terminal,
             Word::End => return Err(Error::ChildEnded),
-            Word::Terminal(_) => return Err(unexpected()),
+            Word::Terminal(_) | Word::Listener(_) => return Err(unexpected()),
         }
     };
     Ok(Created {
+        agent: agent.map(|agent| {
+            let running = ContainerState::Running;
+            let state = hooks::state(id, spec, bundle, running, Some(child.pid()));
+            (agent, state)
+        }),
         child,
         terminal,
         channel: parent,

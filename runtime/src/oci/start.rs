@@ -33,8 +33,8 @@ pub(super) fn start(store: &Store, options: &Options, log: &Log) -> Result<()> {
     let connection = connect(&entry)?;
     // From here on it counts as started, whatever comes of it.
     fs::remove_file(entry.gate()).map_err(file("remove", entry.gate()))?;
-    container::start_at_gate(connection)?;
     let spec = entry.spec()?;
+    container::start_at_gate(connection, &record.container(&spec))?;
     run_poststart(&spec, &record, log);
     Ok(())
 }

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container_cgroup::{attempt, find};
 use super::error::{Error, Result, file};
+use crate::container::Container;
 use crate::sys;
 
 /// What is known of a container. Fields that an older version did not write have defaults.
@@ -53,6 +54,18 @@ pub struct Record {
     pub created: Timestamp,
     /// The user who created it.
     pub owner: u32,
+}
+
+impl Record {
+    /// The container, for the library. `spec` is its own.
+    pub fn container<'a>(&'a self, spec: &'a Spec) -> Container<'a> {
+        Container {
+            id: &self.id,
+            spec,
+            bundle: Some(&self.bundle),
+            pid: self.pid,
+        }
+    }
 }
 
 /// A systemd unit.

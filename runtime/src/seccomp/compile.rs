@@ -16,12 +16,19 @@ use rustix::fs::MemfdFlags;
 
 use super::error::{Error, Result};
 use super::newer;
+use super::verdict::{Call, verdict};
 
 /// The kernel's longest program (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
 
 /// The kernel's largest error number (`MAX_ERRNO`).
 const MAX_ERRNO: u32 = 4095;
+
+/// Where the default action stands in a profile.
+const DEFAULT_ACTION: &str = "defaultAction";
+
+/// The filter gives a listener when it is loaded.
+const NEW_LISTENER: u32 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
 
 /// Flags for seccomp(2) and the program, eight bytes for each instruction (`struct sock_filter`).
 pub(super) struct Compiled {
@@ -31,12 +38,12 @@ pub(super) struct Compiled {
 
 /// Compiles a profile.
 pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
-    refuse_listener(profile)?;
+    check_listener(profile)?;
     let flags = flags(profile)?;
     let default = action(
         profile.default_action(),
         profile.default_errno_ret(),
-        "defaultAction",
+        DEFAULT_ACTION,
     )?;
     let architectures = architectures(profile)?;
     let mut context = ScmpFilterContext::new(default).map_err(attempt("new filter"))?;
@@ -47,7 +54,7 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     for &architecture in &architectures {
         context
             .add_arch(architecture)
-            .map_err(attempt("add an architecture"))?;
+            .map_err(attempt(&format!("add the architecture {architecture:?}")))?;
     }
     if !architectures.is_empty() && !architectures.contains(&native()) {
         context
@@ -57,6 +64,12 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     let mut unknown = Vec::new();
     for (index, rule) in profile.syscalls().iter().flatten().enumerate() {
         let field = format!("syscalls[{index}]");
+        if rule.names().is_empty() {
+            return Err(invalid(
+                &format!("{field}.names"),
+                "must name a system call",
+            ));
+        }
         let action = action(rule.action(), rule.errno_ret(), &field)?;
         let conditions = conditions(rule, &field)?;
         for name in rule.names() {
@@ -74,6 +87,9 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     let instructions = program.len() / 8;
     if instructions > MAX_INSTRUCTIONS {
         return Err(Error::TooLarge { instructions });
+    }
+    if flags & NEW_LISTENER != 0 {
+        check_hand_over(&program)?;
     }
     Ok(Compiled { flags, program })
 }
@@ -132,33 +148,68 @@ fn refuse_unknown(
     }
 }
 
-fn refuse_listener(profile: &LinuxSeccomp) -> Result<()> {
-    if profile.listener_path().is_some() {
-        return Err(unsupported(
+fn check_listener(profile: &LinuxSeccomp) -> Result<()> {
+    match profile.listener_path() {
+        None if super::notifies(profile) => Err(invalid(
             "listenerPath",
-            "user notification is not supported".to_owned(),
-        ));
+            "SCMP_ACT_NOTIFY needs the path of the agent's socket",
+        )),
+        None if profile.listener_metadata().is_some() => Err(invalid(
+            "listenerMetadata",
+            "must not be set without listenerPath",
+        )),
+        Some(path) if !path.is_absolute() => Err(invalid("listenerPath", "must be absolute")),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The process hands its listener over by one sendmsg(2) under the filter. One that waited for an answer there would
+/// wait for ever: nobody holds the listener yet.
+fn check_hand_over(program: &[u8]) -> Result<()> {
+    let call = Call {
+        number: libc::SYS_sendmsg as u32,
+        architecture: newer::audit_architecture(&native()).unwrap_or_default(),
+        args: [0; 6],
+    };
+    match verdict(program, &call) {
+        Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG) => Ok(()),
+        _ => Err(unsupported(
+            "syscalls",
+            "with SCMP_ACT_NOTIFY sendmsg must be allowed: by it the listener reaches the agent"
+                .to_owned(),
+        )),
+    }
 }
 
 /// Without flags the profile gets SPEC_ALLOW, as in runc: the mitigation that it switches off slows the container
 /// down and was never meant for filters as such (seccomp(2); Linux 5.16 has it off by default).
 fn flags(profile: &LinuxSeccomp) -> Result<u32> {
-    let Some(flags) = profile.flags() else {
-        return Ok(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32);
+    let listener = if super::notifies(profile) {
+        NEW_LISTENER
+    } else {
+        0
     };
-    flags.iter().try_fold(0, |all, flag| {
+    let Some(flags) = profile.flags() else {
+        return Ok(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32 | listener);
+    };
+    flags.iter().try_fold(listener, |all, flag| {
         let bit = match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+            // One number cannot be both a listener and a thread that did not follow: seccomp(2).
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync if listener != 0 => {
+                libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+            }
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => {
                 libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
             }
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if listener != 0 => {
+                libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+            }
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-                return Err(unsupported(
+                return Err(invalid(
                     "flags",
-                    format!("{flag} needs user notification, which is not supported"),
+                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs SCMP_ACT_NOTIFY",
                 ));
             }
         };
@@ -168,11 +219,19 @@ fn flags(profile: &LinuxSeccomp) -> Result<u32> {
 
 fn action(action: LinuxSeccompAction, errno_ret: Option<u32>, field: &str) -> Result<ScmpAction> {
     let errno = errno_ret.unwrap_or(libc::EPERM as u32);
+    let field = match field {
+        DEFAULT_ACTION => "defaultErrnoRet".to_owned(),
+        field => format!("{field}.errnoRet"),
+    };
     if errno > MAX_ERRNO {
-        return Err(unsupported(
-            &format!("{field}.errnoRet"),
-            format!("{errno} is no error number"),
-        ));
+        return Err(invalid(&field, &format!("{errno} is no error number")));
+    }
+    let takes_errno = matches!(
+        action,
+        LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace
+    );
+    if errno_ret.is_some() && !takes_errno {
+        return Err(invalid(&field, &format!("{action} has no error number")));
     }
     match action {
         LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => {
@@ -184,10 +243,7 @@ fn action(action: LinuxSeccompAction, errno_ret: Option<u32>, field: &str) -> Re
         LinuxSeccompAction::ScmpActTrace => Ok(ScmpAction::Trace(errno as u16)),
         LinuxSeccompAction::ScmpActLog => Ok(ScmpAction::Log),
         LinuxSeccompAction::ScmpActAllow => Ok(ScmpAction::Allow),
-        LinuxSeccompAction::ScmpActNotify => Err(unsupported(
-            field,
-            "SCMP_ACT_NOTIFY (user notification) is not supported".to_owned(),
-        )),
+        LinuxSeccompAction::ScmpActNotify => Ok(ScmpAction::Notify),
     }
 }
 
@@ -237,10 +293,23 @@ fn architectures(profile: &LinuxSeccomp) -> Result<Vec<ScmpArch>> {
             Arch::ScmpArchArm => Ok(ScmpArch::Arm),
             Arch::ScmpArchAarch64 => Ok(ScmpArch::Aarch64),
             Arch::ScmpArchRiscv64 => Ok(ScmpArch::Riscv64),
-            other => Err(unsupported(
-                "architectures",
-                format!("{other} is not supported"),
-            )),
+            Arch::ScmpArchMips => Ok(ScmpArch::Mips),
+            Arch::ScmpArchMips64 => Ok(ScmpArch::Mips64),
+            Arch::ScmpArchMips64n32 => Ok(ScmpArch::Mips64N32),
+            Arch::ScmpArchMipsel => Ok(ScmpArch::Mipsel),
+            Arch::ScmpArchMipsel64 => Ok(ScmpArch::Mipsel64),
+            Arch::ScmpArchMipsel64n32 => Ok(ScmpArch::Mipsel64N32),
+            Arch::ScmpArchPpc => Ok(ScmpArch::Ppc),
+            Arch::ScmpArchPpc64 => Ok(ScmpArch::Ppc64),
+            Arch::ScmpArchPpc64le => Ok(ScmpArch::Ppc64Le),
+            Arch::ScmpArchS390 => Ok(ScmpArch::S390),
+            Arch::ScmpArchS390x => Ok(ScmpArch::S390X),
+            Arch::ScmpArchParisc => Ok(ScmpArch::Parisc),
+            Arch::ScmpArchParisc64 => Ok(ScmpArch::Parisc64),
+            Arch::ScmpArchLoongarch64 => Ok(ScmpArch::Loongarch64),
+            Arch::ScmpArchM68k => Ok(ScmpArch::M68k),
+            Arch::ScmpArchSh => Ok(ScmpArch::Sh),
+            Arch::ScmpArchSheb => Ok(ScmpArch::Sheb),
         })
         .collect()
 }
@@ -271,6 +340,13 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<u8>> {
 fn attempt(attempt: &str) -> impl FnOnce(libseccomp::error::SeccompError) -> Error + use<> {
     let attempt = attempt.to_owned();
     move |source| Error::Compile { attempt, source }
+}
+
+fn invalid(field: &str, reason: &str) -> Error {
+    Error::Invalid {
+        field: field.to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 fn unsupported(field: &str, reason: String) -> Error {

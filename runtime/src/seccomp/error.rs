@@ -17,6 +17,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The profile contradicts the specification.
+    #[error("seccomp: {field}: {reason}")]
+    Invalid {
+        /// Where in the profile.
+        field: String,
+        /// Why.
+        reason: String,
+    },
     /// libseccomp refused a part of the profile.
     #[error("cannot compile the seccomp profile: {attempt}")]
     Compile {

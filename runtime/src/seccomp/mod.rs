@@ -8,13 +8,15 @@
 //!                    (ENOSYS for what libseccomp does not know yet)
 //! ```
 //!
-//! Deliberately absent: user notification (`SCMP_ACT_NOTIFY`), which is refused. A profile that cannot be applied as
-//! it is written is an error, and the container does not start.
+//! A filter with `SCMP_ACT_NOTIFY` gives a listener when it is loaded, which goes to the profile's [`Agent`]
+//! ([`crate::container`] brings it there). A profile that cannot be applied as it is written is an error, and the
+//! container does not start.
 
 use std::io;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
 mod cache;
 mod compile;
@@ -22,6 +24,7 @@ mod default;
 mod error;
 mod newer;
 mod sys;
+mod verdict;
 
 pub use default::default_profile;
 pub use error::{Error, Result};
@@ -31,6 +34,39 @@ pub use error::{Error, Result};
 pub struct Filter {
     flags: u32,
     program: Vec<u8>,
+    agent: Option<Agent>,
+}
+
+/// Who decides about the calls of a filter with `SCMP_ACT_NOTIFY` (runtime-spec config-linux.md#seccomp).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// The host's path of a stream socket on which the agent listens (`listenerPath`).
+    pub socket: PathBuf,
+    /// Passed on as it is (`listenerMetadata`).
+    pub metadata: Option<String>,
+}
+
+impl Agent {
+    /// The profile's agent. None when nothing of the profile notifies: then its path is ignored, as the
+    /// specification says.
+    pub fn of(profile: &LinuxSeccomp) -> Option<Self> {
+        let socket = profile.listener_path().clone()?;
+        notifies(profile).then(|| Self {
+            socket,
+            metadata: profile.listener_metadata().clone(),
+        })
+    }
+}
+
+/// True when a rule or the default of the profile is `SCMP_ACT_NOTIFY`.
+fn notifies(profile: &LinuxSeccomp) -> bool {
+    profile
+        .syscalls()
+        .iter()
+        .flatten()
+        .map(oci_spec::runtime::LinuxSyscall::action)
+        .chain([profile.default_action()])
+        .any(|action| action == LinuxSeccompAction::ScmpActNotify)
 }
 
 /// Compiles a profile. With `cache_dir`, a filter compiled before is read from there, and a new one is kept there.
@@ -40,7 +76,7 @@ pub struct Filter {
 pub fn compile(profile: &LinuxSeccomp, cache_dir: Option<&Path>) -> Result<Filter> {
     let path = cache_dir.and_then(|dir| cache::path(dir, profile));
     if let Some(compiled) = path.as_deref().and_then(cache::read) {
-        return Ok(Filter::from(compiled));
+        return Ok(Filter::new(compiled, profile));
     }
     let compiled = compile::compile(profile)?;
     if let Some(path) = path
@@ -48,26 +84,31 @@ pub fn compile(profile: &LinuxSeccomp, cache_dir: Option<&Path>) -> Result<Filte
     {
         tracing::warn!(path = %path.display(), %error, "cannot keep the compiled seccomp filter");
     }
-    Ok(Filter::from(compiled))
-}
-
-impl From<compile::Compiled> for Filter {
-    fn from(compiled: compile::Compiled) -> Self {
-        Self {
-            flags: compiled.flags,
-            program: compiled.program,
-        }
-    }
+    Ok(Filter::new(compiled, profile))
 }
 
 impl Filter {
+    fn new(compiled: compile::Compiled, profile: &LinuxSeccomp) -> Self {
+        Self {
+            flags: compiled.flags,
+            program: compiled.program,
+            agent: Agent::of(profile),
+        }
+    }
+
+    /// Who gets the listener, for a filter that gives one.
+    pub fn agent(&self) -> Option<&Agent> {
+        self.agent.as_ref()
+    }
+
     /// Puts the filter on the calling thread. Async-signal-safe: one system call, no allocation. It takes
     /// CAP_SYS_ADMIN in the thread's user namespace or no_new_privs: without no_new_privs call it before capabilities
-    /// are dropped.
+    /// are dropped. With [`Filter::agent`] it gives the listener, close-on-exec: as long as somebody holds it, calls
+    /// that notify wait for an answer; after that they fail with ENOSYS.
     ///
     /// # Errors
     /// When the kernel refuses it; then the container must not start.
-    pub fn load(&self) -> io::Result<()> {
+    pub fn load(&self) -> io::Result<Option<OwnedFd>> {
         sys::set_filter(self.flags, &self.program)
     }
 

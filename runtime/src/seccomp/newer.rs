@@ -128,7 +128,7 @@ fn assemble(
 }
 
 /// The kernel's `AUDIT_ARCH_*` (linux/audit.h).
-fn audit_architecture(architecture: &ScmpArch) -> Option<u32> {
+pub(super) fn audit_architecture(architecture: &ScmpArch) -> Option<u32> {
     match architecture {
         ScmpArch::X8664 | ScmpArch::X32 => Some(0xc000_003e),
         ScmpArch::X86 => Some(0x4000_0003),
@@ -184,6 +184,7 @@ impl Instruction {
             ScmpAction::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & 0xffff),
             ScmpAction::Trace(message) => libc::SECCOMP_RET_TRACE | u32::from(message),
             ScmpAction::Log => libc::SECCOMP_RET_LOG,
+            ScmpAction::Notify => libc::SECCOMP_RET_USER_NOTIF,
             ScmpAction::Allow => libc::SECCOMP_RET_ALLOW,
             // Refused before; a filter never gives more than was asked for.
             _ => libc::SECCOMP_RET_KILL_PROCESS,

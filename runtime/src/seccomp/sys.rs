@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 /// `struct sock_fprog`, whose pointer the kernel only reads.
 #[repr(C)]
@@ -10,8 +11,9 @@ struct Program {
     filter: *const u8,
 }
 
-/// Puts a filter of eight-byte instructions on the calling thread. Allocates nothing.
-pub(super) fn set_filter(flags: u32, program: &[u8]) -> io::Result<()> {
+/// Puts a filter of eight-byte instructions on the calling thread. Allocates nothing. Gives the listener with
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
+pub(super) fn set_filter(flags: u32, program: &[u8]) -> io::Result<Option<OwnedFd>> {
     let length = libc::c_ushort::try_from(program.len() / 8)
         .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let program = Program {
@@ -29,9 +31,14 @@ pub(super) fn set_filter(flags: u32, program: &[u8]) -> io::Result<()> {
         )
     };
     match result {
-        0 => Ok(()),
+        _ if result < 0 => Err(io::Error::last_os_error()),
+        fd if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 != 0 => {
+            // SAFETY: the kernel has made this descriptor for us alone. seccomp(2),
+            // SECCOMP_FILTER_FLAG_NEW_LISTENER.
+            Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }))
+        }
+        0 => Ok(None),
         // With TSYNC the id of a thread that could not follow.
-        1.. => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-        _ => Err(io::Error::last_os_error()),
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
     }
 }

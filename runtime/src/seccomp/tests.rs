@@ -15,36 +15,14 @@ const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
-/// What the kernel does with the instructions that libseccomp and this module make.
+/// What the filter says.
 fn run(filter: &Filter, architecture: u32, number: u32, args: [u64; 6]) -> u32 {
-    let mut data = Vec::new();
-    data.extend(number.to_ne_bytes());
-    data.extend(architecture.to_ne_bytes());
-    data.extend(0u64.to_ne_bytes());
-    args.iter().for_each(|arg| data.extend(arg.to_ne_bytes()));
-    let word = |at: usize| u32::from_ne_bytes(data[at..at + 4].try_into().unwrap());
-    let mut accumulator = 0u32;
-    let mut scratch = [0u32; 16];
-    let mut at = 0usize;
-    loop {
-        let code: [u8; 8] = filter.program[at * 8..at * 8 + 8].try_into().unwrap();
-        let operation = u16::from_ne_bytes([code[0], code[1]]);
-        let value = u32::from_ne_bytes(code[4..].try_into().unwrap());
-        at += 1;
-        let mut jump = |condition: bool| at += usize::from(code[if condition { 2 } else { 3 }]);
-        match operation {
-            0x20 => accumulator = word(value as usize),
-            0x02 => scratch[value as usize] = accumulator,
-            0x60 => accumulator = scratch[value as usize],
-            0x54 => accumulator &= value,
-            0x05 => at += value as usize,
-            0x15 => jump(accumulator == value),
-            0x25 => jump(accumulator > value),
-            0x35 => jump(accumulator >= value),
-            0x06 => return value,
-            other => panic!("unknown instruction {other:#x}"),
-        }
-    }
+    let call = verdict::Call {
+        number,
+        architecture,
+        args,
+    };
+    verdict::verdict(&filter.program, &call).expect("a program that the kernel takes")
 }
 
 fn call(filter: &Filter, number: libc::c_long, first: u64) -> u32 {
@@ -186,18 +164,34 @@ fn a_deny_list_holds_for_newer_system_calls_too() {
 #[test]
 fn what_cannot_be_filtered_as_written_is_refused() {
     for (json, word) in [
-        (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, "NOTIFY"),
         (
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/agent.sock"}"#,
-            "listenerPath",
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+            "listenerPath: SCMP_ACT_NOTIFY needs",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerMetadata":"m"}"#,
+            "listenerMetadata",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_NOTIFY","listenerPath":"/run/agent.sock"}"#,
+            "sendmsg must be allowed",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":[],"action":"SCMP_ACT_KILL"}]}"#,
+            "syscalls[0].names",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","defaultErrnoRet":1}"#,
+            "defaultErrnoRet",
+        ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+                {"names":["mkdir"],"action":"SCMP_ACT_KILL","errnoRet":1}]}"#,
+            "syscalls[0].errnoRet",
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#,
             "flags",
-        ),
-        (
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_MIPS"]}"#,
-            "architectures",
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
@@ -206,7 +200,7 @@ fn what_cannot_be_filtered_as_written_is_refused() {
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":70000}"#,
-            "errnoRet",
+            "defaultErrnoRet",
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["socket"],"action":"SCMP_ACT_ALLOW",
@@ -221,6 +215,93 @@ fn what_cannot_be_filtered_as_written_is_refused() {
     ] {
         let error = compile(&profile(json), None).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn every_action_is_what_the_kernel_calls_it() {
+    for (action, want) in [
+        ("SCMP_ACT_KILL", libc::SECCOMP_RET_KILL_THREAD),
+        ("SCMP_ACT_KILL_THREAD", libc::SECCOMP_RET_KILL_THREAD),
+        ("SCMP_ACT_KILL_PROCESS", libc::SECCOMP_RET_KILL_PROCESS),
+        ("SCMP_ACT_TRAP", libc::SECCOMP_RET_TRAP),
+        ("SCMP_ACT_ERRNO", EPERM),
+        (
+            "SCMP_ACT_TRACE",
+            libc::SECCOMP_RET_TRACE | libc::EPERM as u32,
+        ),
+        ("SCMP_ACT_LOG", libc::SECCOMP_RET_LOG),
+        ("SCMP_ACT_NOTIFY", libc::SECCOMP_RET_USER_NOTIF),
+    ] {
+        // mseal is newer than the linked libseccomp: this module's own instructions.
+        let profile = profile(&format!(
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/agent.sock","syscalls":[
+                {{"names":["mkdir","mseal"],"action":"{action}"}}]}}"#
+        ));
+        let filter = compile(&profile, None).unwrap();
+        assert_eq!(call(&filter, libc::SYS_mkdir, 0), want, "{action}");
+        assert_eq!(call(&filter, 462, 0), want, "{action}");
+        assert_eq!(call(&filter, libc::SYS_rmdir, 0), ALLOW, "{action}");
+        assert_eq!(filter.agent().is_some(), action == "SCMP_ACT_NOTIFY");
+    }
+}
+
+#[test]
+fn flags_are_the_profiles() {
+    let flags = |flags: &str, action: &str| {
+        let profile = profile(&format!(
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/agent.sock",{flags}
+                "syscalls":[{{"names":["mkdir"],"action":"{action}"}}]}}"#
+        ));
+        u64::from(compile(&profile, None).unwrap().flags)
+    };
+    let all = r#""flags":["SECCOMP_FILTER_FLAG_TSYNC","SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_SPEC_ALLOW"],"#;
+    let three = libc::SECCOMP_FILTER_FLAG_TSYNC
+        | libc::SECCOMP_FILTER_FLAG_LOG
+        | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    assert_eq!(flags(all, "SCMP_ACT_TRAP"), three);
+    assert_eq!(
+        flags("", "SCMP_ACT_TRAP"),
+        libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
+    );
+    assert_eq!(flags(r#""flags":[],"#, "SCMP_ACT_TRAP"), 0);
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    assert_eq!(
+        flags(all, "SCMP_ACT_NOTIFY"),
+        three | listener | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+    );
+    let killable = r#""flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],"#;
+    assert_eq!(
+        flags(killable, "SCMP_ACT_NOTIFY"),
+        listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    );
+}
+
+#[test]
+fn architectures_of_this_machines_byte_order_are_compiled_for() {
+    let profile = |name: &str| {
+        profile(&format!(
+            r#"{{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_{name}"],
+                "syscalls":[{{"names":["read"],"action":"SCMP_ACT_ALLOW"}}]}}"#
+        ))
+    };
+    for name in [
+        "X86",
+        "X86_64",
+        "X32",
+        "ARM",
+        "AARCH64",
+        "MIPSEL",
+        "MIPSEL64",
+        "MIPSEL64N32",
+        "PPC64LE",
+        "RISCV64",
+    ] {
+        compile(&profile(name), None).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    for name in ["MIPS", "PPC64", "S390X"] {
+        let error = compile(&profile(name), None).unwrap_err().to_string();
+        assert!(error.contains("add the architecture"), "{error}");
     }
 }
 
@@ -258,6 +339,10 @@ fn the_cache_gives_back_what_was_compiled() {
         assert_eq!(compile(&profile, Some(&cache)).unwrap(), fresh);
         assert_eq!(std::fs::read(&file).unwrap(), good, "made anew");
     }
+    // A good file under the name of another profile's.
+    let other = cache.join("other.bpf");
+    std::fs::copy(&file, &other).unwrap();
+    assert!(cache::read(&file).is_some() && cache::read(&other).is_none());
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
     assert!(cache::read(&file).is_none());
     let link = cache.join("link.bpf");
@@ -309,7 +394,11 @@ proptest! {
                     .iter()
                     .map(|(index, value, op)| serde_json::json!({"index": index, "value": value, "op": OPERATORS[*op]}))
                     .collect();
-                serde_json::json!({"names": [NAMES[*name]], "action": ACTIONS[*action], "errnoRet": errno, "args": args})
+                let mut rule = serde_json::json!({"names": [NAMES[*name]], "action": ACTIONS[*action], "args": args});
+                if ACTIONS[*action] == "SCMP_ACT_ERRNO" {
+                    rule["errnoRet"] = (*errno).into();
+                }
+                rule
             })
             .collect();
         let profile: LinuxSeccomp = serde_json::from_value(serde_json::json!({
@@ -323,5 +412,56 @@ proptest! {
         let fresh = compile(&profile, None).ok();
         prop_assert_eq!(&compile(&profile, Some(dir.path())).ok(), &fresh);
         prop_assert_eq!(&compile(&profile, Some(dir.path())).ok(), &fresh);
+    }
+
+    /// The translation: what libseccomp makes of a profile's rules gives the verdicts that the rules read as.
+    #[test]
+    fn verdicts_are_those_of_the_rules(
+        rules in proptest::collection::vec(
+            (0usize..4, proptest::collection::btree_map(0usize..6, (0u64..9, 0usize..7, 0u64..9), 0..3)),
+            0..8,
+        ),
+        calls in proptest::collection::vec((0usize..5, proptest::array::uniform6(0u64..10)), 32),
+        high in proptest::bool::ANY,
+    ) {
+        const NAMES: [(&str, libc::c_long); 5] = [("read", libc::SYS_read), ("openat", libc::SYS_openat),
+            ("mount", libc::SYS_mount), ("socket", libc::SYS_socket), ("write", libc::SYS_write)];
+        const OPERATORS: [&str; 7] = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
+        // Arguments have 64 bits: the same comparisons in their upper half.
+        let wide = |value: u64| if high { value << 32 | value } else { value };
+        let holds = |arg: u64, value: u64, operator: usize, second: u64| match operator {
+            0 => arg != value,
+            1 => arg < value,
+            2 => arg <= value,
+            3 => arg == value,
+            4 => arg >= value,
+            5 => arg > value,
+            _ => arg & value == second,
+        };
+        // A masked comparison with bits outside of its mask holds for no argument; libseccomp clears them instead.
+        let second = |operator: usize, value: u64, second: u64| {
+            if operator == 6 { wide(second & value) } else { wide(second) }
+        };
+        let syscalls: Vec<serde_json::Value> = rules.iter().map(|(name, args)| {
+            let args: Vec<serde_json::Value> = args.iter().map(|(index, (value, operator, two))| serde_json::json!({
+                "index": index, "value": wide(*value), "valueTwo": second(*operator, *value, *two),
+                "op": format!("SCMP_CMP_{}", OPERATORS[*operator]),
+            })).collect();
+            serde_json::json!({"names": [NAMES[*name].0], "action": "SCMP_ACT_ALLOW", "args": args})
+        }).collect();
+        let profile: LinuxSeccomp = serde_json::from_value(serde_json::json!({
+            "defaultAction": "SCMP_ACT_ERRNO", "syscalls": syscalls,
+        })).unwrap();
+        let filter = compile(&profile, None).unwrap();
+        for (name, args) in calls {
+            let args = args.map(wide);
+            let allowed = rules.iter().any(|(rule, conditions)| {
+                *rule == name && conditions.iter().all(|(index, (value, operator, two))| {
+                    holds(args[*index], wide(*value), *operator, second(*operator, *value, *two))
+                })
+            });
+            let want = if allowed { ALLOW } else { EPERM };
+            prop_assert_eq!(run(&filter, X86_64, NAMES[name].1 as u32, args), want, "{} {:?}", NAMES[name].0, args);
+        }
     }
 }

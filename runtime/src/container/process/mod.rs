@@ -11,7 +11,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -195,7 +195,13 @@ impl ProcessPlan {
     ///
     /// The order matters: with no_new_privs the filter comes last, so that it need allow nothing but `execve`;
     /// without it loading takes CAP_SYS_ADMIN, which is kept so far and given up by one capset under the filter.
-    pub(super) fn give_up_privileges(&self, between: impl FnOnce() -> Done) -> Done {
+    ///
+    /// A filter's listener goes to whoever is at the other end of `starter`.
+    pub(super) fn give_up_privileges(
+        &self,
+        starter: &Channel,
+        between: impl FnOnce() -> Done,
+    ) -> Done {
         let entered = self.change_directory();
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true).at(Step::SetNoNewPrivileges, "")?;
@@ -213,13 +219,13 @@ impl ProcessPlan {
         self.capabilities.set(extra)?;
         self.capabilities.raise_ambient()?;
         if let Some(filter) = early_filter {
-            filter.load().at(Step::LoadSeccomp, "")?;
+            load(filter, starter)?;
             self.capabilities.set(CapabilitySet::empty())?;
         }
         between()?;
         self.labels.write(&self.label_files)?;
         if let Some(filter) = self.seccomp.as_ref().filter(|_| self.no_new_privileges) {
-            filter.load().at(Step::LoadSeccomp, "")?;
+            load(filter, starter)?;
         }
         Ok(())
     }
@@ -241,6 +247,18 @@ impl ProcessPlan {
     pub(super) fn execute(&self) -> Failure {
         self.program.execute(&self.env)
     }
+}
+
+/// Loads the filter. From then on each system call is the filter's to judge: its listener leaves by one sendmsg, and
+/// is closed by `execve`.
+fn load(filter: &Filter, starter: &Channel) -> Done {
+    if let Some(listener) = filter.load().at(Step::LoadSeccomp, "")? {
+        starter
+            .send(b"L", Some(listener.as_fd()))
+            .at(Step::LoadSeccomp, "(to hand its listener over)")?;
+        std::mem::forget(listener);
+    }
+    Ok(())
 }
 
 /// A variable's value, the last one given.

@@ -106,7 +106,7 @@ pub(super) fn exec(store: &Store, options: &Options) -> Result<u8> {
     let mut running = container::exec(Exec {
         target: target.as_fd(),
         process: &process,
-        spec: Some(&spec),
+        container: Some(record.container(&spec)),
         stdio: stdio_of(Some(&process)),
         cgroup: cgroup.as_ref(),
         seccomp,

@@ -260,7 +260,7 @@ impl Run {
         Ok(container::exec(Exec {
             target: self.handle.as_fd(),
             process: &process,
-            spec: None,
+            container: None,
             stdio,
             cgroup: Some(&self.cgroup),
             seccomp: self.filter.clone(),
