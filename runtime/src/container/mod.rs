@@ -331,8 +331,16 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     let (directory, joiner) = cgroup_entry(create.cgroup)?;
     let mut plan = InitPlan::new(create, joiner)?;
     let maps = plan.namespaces.user.maps().cloned();
-    if plan.namespaces.has_user_namespace() && user_namespace::is_privileged()? {
-        plan.open_as_caller()?;
+    if plan.namespaces.has_user_namespace() {
+        if user_namespace::is_privileged()? {
+            plan.open_as_caller()?;
+        }
+    } else if !rustix::process::geteuid().is_root() && !user_namespace::is_privileged()? {
+        return Err(Error::Invalid {
+            field: "linux.namespaces".to_owned(),
+            reason: "an ordinary user's container needs a user namespace (see the command spec --rootless)"
+                .to_owned(),
+        });
     }
     let patient = spec.hooks().is_some();
     let (parent, child_end) = Channel::pair(patient)?;

@@ -11,16 +11,20 @@
 //! such a clone ([`read_only_clone`]) is not executed again. One on a read-only file system is: that may be remounted
 //! for an update while a container still has it open.
 //!
+//! An ordinary user clones no mounts. A file that root owns and nobody else may write is safe from that user's
+//! containers, whose ids are never root's; of any other one the program executes a sealed copy in memory (memfd).
+//!
 //! The process also stops being dumpable, which children inherit until they execute: no process of a shared pid
 //! namespace can trace the child or open its descriptors while it is neither here nor there (CVE-2016-9962).
 
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, SealFlags, StatVfsMountFlags};
 use rustix::mount::OpenTreeFlags;
 use rustix::process::DumpableBehavior;
 
@@ -28,6 +32,7 @@ use super::error::{Error, Result};
 use crate::sys;
 
 const OWN_FILE: &str = "/proc/self/exe";
+const COPY_NAME: &str = "podling-runtime";
 
 /// Protects this program's file. Call it first thing in `main`: it may start the program again, with the same
 /// arguments and environment.
@@ -40,7 +45,12 @@ pub fn seal() -> Result<()> {
     if is_sealed()? {
         return name_after_argument();
     }
-    let clone = read_only_clone(Path::new(OWN_FILE))?;
+    let clone = match read_only_clone(Path::new(OWN_FILE)) {
+        Err(Error::Protect { source, .. }) if source.raw_os_error() == Some(libc::EPERM) => {
+            sealed_copy()?
+        }
+        result => result?,
+    };
     let program = CString::new(format!("/proc/self/fd/{}", clone.as_raw_fd()))
         .map_err(|e| failed("the path of the clone")(e.into()))?;
     let argv: Vec<CString> = std::env::args_os()
@@ -81,13 +91,50 @@ pub fn read_only_clone(file: &Path) -> Result<OwnedFd> {
     Ok(clone)
 }
 
-/// True when this program's file is on a read-only mount that is in no mount namespace. There the file is the root of
-/// its mount, with nothing above: its path is `/`, which no program's in a mount namespace can be.
+/// A copy of this program's file that nobody can write to.
+fn sealed_copy() -> Result<OwnedFd> {
+    let failed = |e: io::Error| failed("memfd")(e);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know the flag, and need none.
+    let copy = rustix::fs::memfd_create(COPY_NAME, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(COPY_NAME, flags))
+        .map_err(|e| failed(e.into()))?;
+    let mut copy = File::from(copy);
+    let mut own = File::open(OWN_FILE).map_err(failed)?;
+    io::copy(&mut own, &mut copy).map_err(failed)?;
+    rustix::fs::fcntl_add_seals(&copy, all_seals()).map_err(|e| failed(e.into()))?;
+    // What is open for writing is not executed.
+    let read_only = File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())).map_err(failed)?;
+    Ok(read_only.into())
+}
+
+fn all_seals() -> SealFlags {
+    SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE
+}
+
+/// True when no container of this process can write to this program's file.
 fn is_sealed() -> Result<bool> {
     let path = rustix::fs::readlinkat(CWD, OWN_FILE, Vec::new())
         .map_err(|e| failed("readlink")(e.into()))?;
-    let mount = rustix::fs::statvfs(OWN_FILE).map_err(|e| failed("statvfs")(e.into()))?;
-    Ok(path.as_bytes() == b"/" && mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+    match path.as_bytes() {
+        // On a mount that is in no mount namespace the file is the root, with nothing above: no program's path in a
+        // mount namespace can be this.
+        b"/" => {
+            let mount = rustix::fs::statvfs(OWN_FILE).map_err(|e| failed("statvfs")(e.into()))?;
+            Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+        }
+        path if path.starts_with(b"/memfd:") => {
+            let own = File::open(OWN_FILE).map_err(failed("open"))?;
+            // Any other file has no seals.
+            Ok(rustix::fs::fcntl_get_seals(own).is_ok_and(|seals| seals.contains(all_seals())))
+        }
+        _ if rustix::process::geteuid().is_root() => Ok(false),
+        _ => {
+            let own = rustix::fs::stat(OWN_FILE).map_err(|e| failed("stat")(e.into()))?;
+            let others = Mode::from_raw_mode(own.st_mode) & (Mode::WGRP | Mode::WOTH);
+            Ok(own.st_uid == 0 && others.is_empty())
+        }
+    }
 }
 
 /// Fails unless [`seal`] was called.
