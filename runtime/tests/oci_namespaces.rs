@@ -1,8 +1,7 @@
 //! User and time namespaces of containers, new and joined by path.
 #![cfg(feature = "privileged-tests")]
 
-#[path = "oci_support/mod.rs"]
-mod support;
+mod oci_support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -13,7 +12,7 @@ use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxTimeOffset,
 };
-use support::{Bundle, stderr, stdout, until};
+use oci_support::{Bundle, stderr, stdout, until};
 
 /// Where the test's user namespaces begin on the host.
 const FIRST: u32 = 200_000;

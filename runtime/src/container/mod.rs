@@ -31,6 +31,7 @@ use crate::seccomp::{self, Filter};
 use crate::sys;
 
 mod agent;
+mod cgroup_mounts;
 mod channel;
 mod child;
 mod devices;

@@ -10,16 +10,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
+use super::cgroup_mounts::{self, Shown};
 use super::error::{At, Error, Failure, Result, Step};
-use super::inside::{Inside, Kind, kind_of};
+use super::inside::{Inside, kind_of};
 use super::mount_options::{MountOptions, parse_options, propagation};
 use super::namespaces::{Had, how};
 use super::process::{path_c_string, shown};
-use crate::cgroup::{Cgroup, Layout};
-use crate::sys::mount::{Attributes, set_attributes};
+use crate::cgroup::Cgroup;
+use crate::sys::mount::set_attributes;
 
 type Done = std::result::Result<(), Failure>;
 
@@ -43,15 +44,8 @@ enum Source {
         filesystem: String,
         source: Option<String>,
     },
-    /// The container's own part of the v1 hierarchies: name, host directory, other names.
-    CgroupV1(Vec<CgroupDirectory>),
-}
-
-#[derive(Debug)]
-struct CgroupDirectory {
-    name: String,
-    path: CString,
-    aliases: Vec<String>,
+    /// The container's own part of the v1 hierarchies.
+    CgroupV1(Vec<cgroup_mounts::Directory>),
 }
 
 /// True for a bind mount.
@@ -177,7 +171,23 @@ fn plan_one(
         let recursive = options.bind.unwrap_or(false);
         bind_source(mount, bundle, recursive)?
     } else if filesystem == "cgroup" || filesystem == "cgroup2" {
-        cgroup_source(spec, mount, cgroup)?
+        let field = field_of(mount);
+        if cgroup.is_none() {
+            // It is the caller's.
+            options.top.set |= libc::MOUNT_ATTR_RDONLY;
+            options.top.clear &= !libc::MOUNT_ATTR_RDONLY;
+        }
+        match cgroup_mounts::shown(&field, spec, cgroup)? {
+            Shown::Own => Source::New {
+                filesystem: "cgroup2".to_owned(),
+                source: None,
+            },
+            Shown::V2(path) => Source::Bind {
+                path,
+                recursive: false,
+            },
+            Shown::V1(directories) => Source::CgroupV1(directories),
+        }
     } else if let Some(path) = of_the_host(spec, filesystem) {
         // All of it, so what is asked for must hold for all of it.
         options.recursive = options.recursive.and(options.top);
@@ -235,50 +245,6 @@ fn bind_source(mount: &Mount, bundle: Option<&Path>, recursive: bool) -> Result<
         path: path_c_string(&field_of(mount), &path)?,
         recursive,
     })
-}
-
-/// The container sees its own cgroup only: by its cgroup namespace, or by a bind mount of its directory.
-fn cgroup_source(spec: &Spec, mount: &Mount, cgroup: Option<&Cgroup>) -> Result<Source> {
-    let field = field_of(mount);
-    let layout = Layout::detect().map_err(Error::Cgroup)?;
-    let below = |root: &Path| -> Result<PathBuf> {
-        let cgroup = cgroup.ok_or_else(|| Error::Unsupported {
-            field: field.clone(),
-            reason: "the container has no cgroup of its own to show here; give linux.cgroupsPath"
-                .to_owned(),
-        })?;
-        Ok(root.join(cgroup.path().strip_prefix("/").unwrap_or(cgroup.path())))
-    };
-    match layout {
-        Layout::V2 { .. } if how(spec, LinuxNamespaceType::Cgroup) == Had::Own => Ok(Source::New {
-            filesystem: "cgroup2".to_owned(),
-            source: None,
-        }),
-        Layout::V2 { root } => Ok(Source::Bind {
-            path: path_c_string(&field, &below(&root)?)?,
-            recursive: false,
-        }),
-        Layout::V1 { hierarchies } => hierarchies
-            .iter()
-            .map(|hierarchy| {
-                let name = hierarchy.root.file_name().map_or_else(
-                    || hierarchy.controllers.join(","),
-                    |n| n.to_string_lossy().into_owned(),
-                );
-                Ok(CgroupDirectory {
-                    path: path_c_string(&field, &below(&hierarchy.root)?)?,
-                    aliases: hierarchy
-                        .controllers
-                        .iter()
-                        .filter(|c| !c.contains('=') && **c != name)
-                        .cloned()
-                        .collect(),
-                    name,
-                })
-            })
-            .collect::<Result<_>>()
-            .map(Source::CgroupV1),
-    }
 }
 
 /// A detached copy of the mount that `fd` is on, with `fd` as its root.
@@ -381,7 +347,13 @@ pub(super) fn mount_all(
                 finish(inside, plan, mount.as_fd())?;
                 made = Some((filesystem.as_str(), mount));
             }
-            Source::CgroupV1(directories) => mount_cgroups(inside, plan, directories)?,
+            Source::CgroupV1(directories) => cgroup_mounts::mount(
+                inside,
+                &plan.destination,
+                plan.options.top,
+                directories,
+                &plan.opened,
+            )?,
         }
         places
             .kernel
@@ -453,7 +425,7 @@ fn make_filesystem(
 }
 
 /// Makes a file system and a detached mount of it. The error names the option that was refused.
-fn new_filesystem(
+pub(super) fn new_filesystem(
     filesystem: &str,
     source: Option<&str>,
     data: &[(String, Option<String>)],
@@ -477,48 +449,6 @@ fn new_filesystem(
         MountAttrFlags::empty(),
     )
     .map_err(failed)
-}
-
-/// A small file system of our own with a directory for each hierarchy, as hosts have it at `/sys/fs/cgroup`.
-fn mount_cgroups(inside: &Inside, plan: &MountPlan, directories: &[CgroupDirectory]) -> Done {
-    let name = plan.destination.to_string_lossy();
-    let data = [("mode".to_owned(), Some("755".to_owned()))];
-    let tmpfs = new_filesystem("tmpfs", Some("cgroup"), &data)
-        .map_err(|(_, error)| Failure::new(Step::MakeFilesystem, name.as_ref(), &error))?;
-    let target = inside
-        .ensure(&plan.destination, Kind::Directory)
-        .at(Step::OpenTarget, &name)?;
-    attach(tmpfs.as_fd(), target.as_fd()).at(Step::AttachMount, &name)?;
-    for (directory, source) in directories.iter().zip(&plan.opened) {
-        mount_cgroup(&tmpfs, directory, source.as_fd(), plan.options.top)
-            .at(Step::AttachMount, format!("{name}/{}", directory.name))?;
-    }
-    set_attributes(tmpfs.as_fd(), false, plan.options.top).at(Step::SetMountAttributes, &name)
-}
-
-fn mount_cgroup(
-    tmpfs: &OwnedFd,
-    directory: &CgroupDirectory,
-    source: BorrowedFd<'_>,
-    attributes: Attributes,
-) -> io::Result<()> {
-    rustix::fs::mkdirat(tmpfs, &directory.name, Mode::from_raw_mode(0o755))?;
-    let target = rustix::fs::openat(
-        tmpfs,
-        &directory.name,
-        OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-        Mode::empty(),
-    )?;
-    let private = Attributes {
-        propagation: libc::MS_PRIVATE,
-        ..attributes
-    };
-    set_attributes(source, false, private)?;
-    attach(source, target.as_fd())?;
-    for alias in &directory.aliases {
-        rustix::fs::symlinkat(&directory.name, tmpfs, alias)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

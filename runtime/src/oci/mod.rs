@@ -87,7 +87,7 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
     };
     let store = &Store::new(match cli.root {
         Some(root) => root,
-        None => rootless::default_root()?,
+        None => rootless::default_root(),
     });
     if matches!(
         cli.command,

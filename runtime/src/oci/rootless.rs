@@ -3,8 +3,6 @@
 
 use std::path::PathBuf;
 
-use super::error::{Error, Result};
-
 /// Where root keeps containers' state.
 const STATE: &str = "/run/podling-runtime";
 
@@ -41,18 +39,15 @@ pub fn in_user_namespace() -> bool {
 }
 
 /// The state directory where `--root` names none.
-///
-/// # Errors
-/// When an ordinary user has no runtime directory.
-pub fn default_root() -> Result<PathBuf> {
-    let user = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    match user {
-        // Root in a user namespace cannot write to the host's /run.
-        Some(user) if Rootless::Auto.is_so() => Ok(PathBuf::from(user).join("podling-runtime")),
-        _ if rustix::process::geteuid().is_root() => Ok(PathBuf::from(STATE)),
-        _ => Err(Error::Argument {
-            argument: "--root",
-            reason: "must be given where XDG_RUNTIME_DIR is not set".to_owned(),
-        }),
+pub fn default_root() -> PathBuf {
+    if !Rootless::Auto.is_so() {
+        return PathBuf::from(STATE);
     }
+    // Root in a user namespace cannot write to the host's /run.
+    let runtime = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        Some(named) => PathBuf::from(named),
+        // Where systemd has it (pam_systemd(8)).
+        None => PathBuf::from(format!("/run/user/{}", rustix::process::getuid().as_raw())),
+    };
+    runtime.join("podling-runtime")
 }

@@ -28,6 +28,8 @@ pub struct Bundle {
     pub spec: Spec,
     pub id: String,
     pub runtime: PathBuf,
+    /// Who calls the runtime; none: the test's own user, root.
+    pub user: Option<u32>,
 }
 
 /// Leaves the machine's mount and network namespaces, for this thread and what it starts.
@@ -42,6 +44,17 @@ pub fn isolate() {
         None::<&str>,
     )
     .expect("makes mounts private");
+}
+
+/// A program as an ordinary user without groups (util-linux' setpriv).
+pub fn as_user(user: u32, program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .arg(format!("--reuid={user}"))
+        .arg(format!("--regid={user}"))
+        .args(["--clear-groups", "--inh-caps=-all"])
+        .arg(program);
+    command
 }
 
 /// The mounts that this thread sees.
@@ -78,6 +91,7 @@ impl Bundle {
             spec: Spec::default(),
             id,
             runtime: env!("CARGO_BIN_EXE_podling-runtime").into(),
+            user: None,
         };
         let cgroup = bundle.cgroup();
         bundle.linux().set_cgroups_path(Some(cgroup));
@@ -158,7 +172,10 @@ impl Bundle {
 
     /// The runtime with the state directory given.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.runtime);
+        let mut command = match self.user {
+            None => Command::new(&self.runtime),
+            Some(user) => as_user(user, &self.runtime),
+        };
         command
             .arg("--root")
             .arg(self.state_directory())
