@@ -23,7 +23,7 @@ Examples:
   podling agent --manifests ./pods --data-dir ./data --run-dir ./run
   podling agent --etcd https://10.0.0.1:2379 --etcd-prefix /podling/nodes/a/ --etcd-ca ca.pem
 
-Options here win over the configuration file. SIGTERM and ctrl-C end the agent and leave the pods running; the next
+Options here win over the configuration file. SIGTERM and ctrl-C end the agent and leave the pods running; the next \
 agent takes them over. `podling run` is the one that stops what it started.")]
 pub struct AgentArgs {
     /// The configuration file [default: /etc/podling/config.yaml, if there is one]

@@ -21,8 +21,8 @@ Examples:
   podling delete pod hello --grace-period 0    kill it at once
   podling delete -f hello.yaml                 the pods that a file names
 
-A pod that comes from a manifest directory or from etcd belongs to its manifest: deleting it here would bring it
-back at once, so that is refused, with the name of the file or key to remove. To start such a pod afresh, use
+A pod that comes from a manifest directory or from etcd belongs to its manifest: deleting it here would bring it \
+back at once, so that is refused, with the name of the file or key to remove. To start such a pod afresh, use \
 --restart: it is stopped, and its manifest starts it again."
 )]
 pub struct DeleteArgs {

@@ -26,7 +26,7 @@ Examples:
   tar c src | podling exec -i web -- tar x   standard input goes to the command
   podling exec -c sidecar site -- ls /data
 
-No shell is involved: what follows `--` is the program and its arguments. The exit code is that of the command;
+No shell is involved: what follows `--` is the program and its arguments. The exit code is that of the command; \
 127 means that there is no such program, 126 that it cannot be executed.")]
 pub struct ExecArgs {
     /// The pod

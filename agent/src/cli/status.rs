@@ -13,8 +13,11 @@ use crate::api::{NodeStatus, ProblemView};
 /// Show the node: version, sources, pods, and what is wrong with manifests
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 if the agent answers, whatever it says; for scripts there is
-  podling status --json | jq -e '.problems == []'")]
+Examples:
+  podling status
+  podling status --json | jq -e '.problems == []'      for scripts: is all well with the manifests?
+
+Exit status: 0 if the agent answers, whatever it says.")]
 pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]

@@ -20,7 +20,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// End all pods of this node gracefully, without changing what should run
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The machine's shutdown runs this after the agent has stopped: preStop hooks, stop signals and grace periods count as
+The machine's shutdown runs this after the agent has stopped: preStop hooks, stop signals and grace periods count as \
 in a deletion, all pods at once. The next start of the agent starts the pods again, from their manifests.
 
 Example:

@@ -8,6 +8,9 @@ use super::{CommandError, Exit, error::written};
 
 /// Print the version
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  podling version      Podling's version, and what it was built for")]
 pub struct VersionArgs {}
 
 pub(super) fn run(_: &VersionArgs) -> Result<Exit, CommandError> {

@@ -146,7 +146,7 @@ fn p03_an_endpoint_by_name_is_found_and_all_of_its_addresses_are_tried() {
     put(
         &node,
         "/podling/manifests/one",
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: one}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: podling.local/demo}]}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: one}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: podling.local/demo, args: [sleep]}]}\n",
     );
     node.wait_ready("one");
     assert!(node.podling(&["status"]).ok().contains("problems  none"));

@@ -195,3 +195,34 @@ fn p11_after_a_reboot_pods_run_again_unless_they_had_come_to_their_end() {
     node.remove("bad.yaml");
     node.wait_gone("bad");
 }
+
+#[test]
+fn p11_supervisors_that_die_again_and_again_are_not_started_without_a_pause() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mut node = Node::new();
+    // The real one, killed soon after its start.
+    let script = node.path("supervisor");
+    let real = crate::node::bin_dir().join("podling-pod");
+    let text = format!(
+        "#!/bin/sh\n(sleep 0.3; kill -9 $$) >/dev/null 2>&1 &\nexec {} \"$@\"\n",
+        real.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = crate::node::registry::configure(
+        &node,
+        &format!("supervisor: {}\n", script.display()),
+    );
+    node.agent_args = vec!["--config".into(), config.display().to_string()];
+    node.start_agent();
+    node.load_busybox();
+    node.apply(
+        "dies.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: dies}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {name: main, image: localhost/busybox, command: [sleep, infinity]}\n",
+    );
+    node.wait("the pause is announced", || {
+        let why = node.podling(&["why", "dies"]).stdout;
+        (why.contains("SupervisorFailed") && why.contains("tried again at")).then_some(())
+    });
+}

@@ -61,6 +61,8 @@ pub struct ContainerSnapshot {
     /// Its readiness probe succeeds, or it has none and is started. An init container that exited with 0 is ready.
     pub ready: bool,
     /// The probes that fail now, by name: each one's last try, gone once it succeeds.
+    // Supervisors of an earlier version do not send it, and outlive an upgrade of the agent.
+    #[serde(default)]
     pub probe_failures: Vec<ProbeFailure>,
     /// The cgroup path of its current run, below the root of each hierarchy.
     pub cgroup: Option<PathBuf>,

@@ -14,6 +14,10 @@ use super::{CommandError, Directories, Exit, get};
 /// Check what this machine can do, and what is missing
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Examples:
+  podling check
+  podling check --json | jq -r '.[] | select(.ok | not) | .name'
+
 Each line is found by really trying it, in namespaces of its own: nothing of the machine is changed.
 
 Exit status: 0 if nothing that is needed is missing, 1 otherwise.")]

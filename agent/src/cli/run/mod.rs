@@ -33,8 +33,8 @@ Examples:
   podling run examples/                  every manifest of a directory
   podling run a.yaml b.yaml --quiet      only what goes wrong
 
-The files are watched: save a change and the pods follow. ctrl-C stops the pods and removes everything that was made
-for them; a second ctrl-C does not wait. Needs root, and no running agent; several runs may go side by side. Images
+The files are watched: save a change and the pods follow. ctrl-C stops the pods and removes everything that was made \
+for them; a second ctrl-C does not wait. Needs root, and no running agent; several runs may go side by side. Images \
 are taken from and kept in --data-dir.
 
 Ends by itself when every pod has completed, with status 1 if one failed.")]

@@ -43,6 +43,8 @@ use report::shown;
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest: most failures wait for a person, who should not wait for the node.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A supervisor that lived for less is not started again at once for ever: it dies of something that stays.
+const SUPERVISOR_SETTLED: Duration = Duration::from_secs(10);
 /// How often emptyDir volumes on disk are measured against their `sizeLimit`, as the kubelet's eviction does.
 const VOLUME_PERIOD: Duration = Duration::from_secs(10);
 
@@ -92,6 +94,9 @@ pub struct Worker {
     /// What went wrong last, and when it is tried again.
     trouble: Option<Trouble>,
     failures: u32,
+    /// When the supervisor was last started, and how many in a row were lost soon after.
+    begun: Option<Instant>,
+    losses: u32,
     /// The pod is given up.
     failure: Option<Waiting>,
     measure_at: Option<Instant>,
@@ -145,6 +150,8 @@ impl Worker {
             retired: false,
             trouble: None,
             failures: 0,
+            begun: None,
+            losses: 0,
             failure: None,
             measure_at: None,
             started: Timestamp::now(),
@@ -343,6 +350,7 @@ impl Worker {
         }
         prepare::write_plan(&self.context, &self.uid, &plan)?;
         self.link = Some(waiting.begin().await.map_err(failed)?);
+        self.begun = Some(Instant::now());
         self.plan = Some(plan);
         self.terminating = None;
         tracing::info!(pod = %object.key, uid = self.uid, "pod started");
@@ -443,6 +451,20 @@ impl Worker {
         });
     }
 
+    /// The first supervisor that is lost is replaced at once; when its successors do not live either, with a delay.
+    fn note_loss(&mut self, message: String) {
+        let begun = self.begun.take();
+        if begun.is_none_or(|at| at.elapsed() >= SUPERVISOR_SETTLED) {
+            self.losses = 0;
+            return;
+        }
+        self.losses = self.losses.saturating_add(1);
+        if self.losses > 1 {
+            self.failures = self.losses - 2;
+            self.note_trouble("SupervisorFailed", message);
+        }
+    }
+
     /// Waits for the next event and takes note of it. Each branch is cancel-safe.
     async fn wait(&mut self) {
         let alarm = [
@@ -494,6 +516,7 @@ impl Worker {
                         error = chain(&error),
                         "the pod's supervisor is gone"
                     );
+                    self.note_loss(chain(&error));
                 }
             }
         }
