@@ -210,10 +210,8 @@ fn p11_supervisors_that_die_again_and_again_are_not_started_without_a_pause() {
     );
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let config = crate::node::registry::configure(
-        &node,
-        &format!("supervisor: {}\n", script.display()),
-    );
+    let config =
+        crate::node::registry::configure(&node, &format!("supervisor: {}\n", script.display()));
     node.agent_args = vec!["--config".into(), config.display().to_string()];
     node.start_agent();
     node.load_busybox();
