@@ -100,8 +100,8 @@ fn only_run(data: &Path) -> Option<Directories> {
             UnixStream::connect(run.join("agent.sock")).ok()?;
             Some(Directories {
                 run,
-                data: data.to_owned(),
                 log: path.join(RUN_LOGS),
+                data: path,
             })
         })
         .collect();

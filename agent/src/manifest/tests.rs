@@ -173,6 +173,20 @@ fn bad_quantities_are_refused_with_what_was_meant() {
     assert!(only_problem(&HELLO.replace("cpu: 200m", "cpu: -1")).contains("negative"));
     let text = HELLO.replace("cpu: 200m", "cpu: 400m");
     assert!(only_problem(&text).contains("larger than its limit"));
+    for (host, good) in [
+        ("127.0.0.1", true),
+        ("'::1'", true),
+        ("localhost", true),
+        ("'http://web'", false),
+        ("'web:80'", false),
+    ] {
+        let text = HELLO.replace(
+            "{path: /healthz",
+            &format!("{{host: {host}, path: /healthz"),
+        );
+        assert_ne!(text, HELLO);
+        assert_eq!(read(&text).is_ok(), good, "{host}");
+    }
     let text = HELLO.replace("cpu: 200m", "ephemeral-storage: 1Gi");
     assert!(only_problem(&text).contains("this node limits cpu and memory"));
 }

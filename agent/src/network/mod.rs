@@ -47,6 +47,7 @@ mod leases;
 mod link;
 mod namespace;
 mod netlink;
+mod turn;
 
 pub use error::Error;
 pub use host::host_address;
@@ -342,7 +343,9 @@ impl Network {
 
 impl Inner {
     fn open(config: &NetworkConfig) -> Result<Inner, Error> {
+        let turn = turn::Turn::wait();
         let (bridge, cidr) = host::ensure_bridge(&mut route()?, config)?;
+        drop(turn);
         let mut warnings = host::ensure_parameters(&bridge.name)?;
         let leases = Leases::open(&config.data_dir, cidr)?;
         let namespaces = host::namespace_dir(&config.run_dir);

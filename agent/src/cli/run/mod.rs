@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::agent::{self, LocalApi};
@@ -95,8 +96,7 @@ pub(super) fn run(args: RunArgs, directories: &DirectoryArgs) -> Result<Exit, Co
     runtime.block_on(async {
         // Before anything is made: a ctrl-C that comes early is not lost.
         let mut stop = Stop::listen()?;
-        place::reclaim(directories).await?;
-        let place = Place::make(directories)?;
+        let place = Place::take(directories, &mut stop).await?;
         let ended = in_place(&args, directories, &place, live.then_some(&tail), &mut stop).await;
         let removed = place.remove();
         let exit = ended?;
@@ -236,13 +236,19 @@ const GATHER: Duration = Duration::from_millis(30);
 
 /// None while a pod still has something to do; else whether one failed.
 fn outcome(pods: &[Pod]) -> Option<Exit> {
-    let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone());
-    let ended = |p: &Pod| matches!(phase(p).as_deref(), Some("Succeeded" | "Failed"));
-    if pods.is_empty() || !pods.iter().all(ended) {
+    if pods.is_empty() || !pods.iter().all(has_ended) {
         return None;
     }
-    let failed = pods.iter().any(|p| phase(p).as_deref() == Some("Failed"));
+    let failed = pods.iter().any(|p| phase(p) == Some("Failed"));
     Some(if failed { Exit::Negative } else { Exit::Done })
+}
+
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    matches!(phase(pod), Some("Succeeded" | "Failed"))
 }
 
 fn nothing_to_run(problems: &[ProblemView]) -> CommandError {
@@ -259,7 +265,8 @@ fn nothing_to_run(problems: &[ProblemView]) -> CommandError {
     }
 }
 
-/// Terminates the pods while they go on being shown. A signal meanwhile kills what is left.
+/// Terminates the pods while they go on being shown, those that ran as terminating. A signal meanwhile kills what is
+/// left. In the end those are shown that had come to an end of their own.
 async fn terminate(
     node: &NodeHandle,
     view: &mut View,
@@ -267,6 +274,7 @@ async fn terminate(
 ) -> Result<(), CommandError> {
     shown(view.say("stopping the pods; ctrl-C again kills them"))?;
     let mut changes = node.store().watch();
+    let (over, _): (Vec<Pod>, Vec<Pod>) = api::pods(node.store()).into_iter().partition(has_ended);
     let first = end(node);
     let second = async {
         stop.next().await;
@@ -275,7 +283,7 @@ async fn terminate(
     tokio::pin!(first, second);
     let mut killing = false;
     loop {
-        let pods = api::pods(node.store());
+        let pods = terminating(api::pods(node.store()), &over);
         shown(view.show(&pods, &[]))?;
         // The two ends are pinned and go on; the others are cancel-safe.
         tokio::select! {
@@ -288,7 +296,18 @@ async fn terminate(
         }
     }
     shown(view.say("everything has been stopped and removed"))?;
-    shown(view.show(&api::pods(node.store()), &[]))
+    shown(view.show(&over, &[]))
+}
+
+/// The pods as they are shown while the run ends: the store still wants them.
+fn terminating(mut pods: Vec<Pod>, over: &[Pod]) -> Vec<Pod> {
+    for pod in &mut pods {
+        if !over.iter().any(|p| p.metadata.uid == pod.metadata.uid) {
+            let since = pod.metadata.deletion_timestamp.take();
+            pod.metadata.deletion_timestamp = since.or(Some(Time(jiff::Timestamp::now())));
+        }
+    }
+    pods
 }
 
 async fn end(node: &NodeHandle) -> Result<(), CommandError> {
@@ -320,6 +339,23 @@ mod tests {
                 .expect("a pod")
         };
         phases.iter().map(pod).collect()
+    }
+
+    #[test]
+    fn pods_that_are_stopped_are_terminating_and_those_that_ended_stay_what_they_are() {
+        let mut all = pods(&["Running", "Succeeded"]);
+        for (pod, uid) in all.iter_mut().zip(["a", "b"]) {
+            pod.metadata.uid = Some(uid.to_owned());
+        }
+        let over = vec![all[1].clone()];
+        // Its containers have obeyed: it would look completed.
+        all[0].status = all[1].status.clone();
+        let shown = terminating(all, &over);
+        let marked: Vec<bool> = shown
+            .iter()
+            .map(|p| p.metadata.deletion_timestamp.is_some())
+            .collect();
+        assert_eq!(marked, [true, false]);
     }
 
     #[test]

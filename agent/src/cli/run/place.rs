@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <data-dir>/images                 shared with the node of this machine and with all runs
-//! <data-dir>/runs/<pid>/            this run's own data directory
+//! <data-dir>/runs/                  locked while a run makes its place, or removes what killed ones left
+//! <data-dir>/runs/<pid>/            this run's own data directory, locked as long as it lives
 //!                     images ─►     ../../images
 //!                     run    ─►     its run directory, so that other commands find it
 //!                     logs/
@@ -12,9 +13,11 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::super::CommandError;
 use super::super::dirs::{DirectoryArgs, RUN_LINK, RUN_LOGS, RUNS_DIR};
+use super::Stop;
 use crate::node::{Config, Node, Options, Shutdown};
 
 /// The directories and names of a run.
@@ -26,6 +29,8 @@ pub(super) struct Place {
     pub(super) cgroup_parent: PathBuf,
     /// The run directory was made here, so it goes too.
     own_run: bool,
+    /// Held for life: the kernel lets go of it whatever happens.
+    _lock: File,
 }
 
 fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> CommandError {
@@ -42,8 +47,29 @@ fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> CommandError {
 }
 
 impl Place {
+    /// Ends what killed runs left, then makes the directories of this one. One run at a time: none takes another that
+    /// is just starting for a dead one.
+    pub(super) async fn take(
+        directories: &DirectoryArgs,
+        stop: &mut Stop,
+    ) -> Result<Self, CommandError> {
+        let runs = directories.resolve_data().join(RUNS_DIR);
+        fs::create_dir_all(&runs).map_err(failed("make", &runs))?;
+        let turn = tokio::task::spawn_blocking(move || {
+            let turn = File::open(&runs).map_err(failed("open", &runs))?;
+            turn.lock().map_err(failed("lock", &runs)).map(|()| turn)
+        });
+        let turn = turn
+            .await
+            .map_err(|e| CommandError::new("cannot wait for other runs").because(e))??;
+        reclaim(directories, stop).await?;
+        let place = Self::make(directories);
+        drop(turn);
+        place
+    }
+
     /// Makes the directories.
-    pub(super) fn make(directories: &DirectoryArgs) -> Result<Self, CommandError> {
+    fn make(directories: &DirectoryArgs) -> Result<Self, CommandError> {
         let shared = directories.resolve_data();
         let id = std::process::id().to_string();
         let data = shared.join(RUNS_DIR).join(&id);
@@ -51,6 +77,9 @@ impl Place {
         for dir in [&images, &data] {
             fs::create_dir_all(dir).map_err(failed("make", dir))?;
         }
+        let lock = lock(&data)?.ok_or_else(|| {
+            CommandError::new(format!("another process holds {}", data.display()))
+        })?;
         let run = match &directories.run_dir {
             Some(dir) => std::path::absolute(dir).map_err(failed("find", dir))?,
             None => run_base().join(format!("podling-run-{id}")),
@@ -73,6 +102,7 @@ impl Place {
             run,
             logs,
             own_run,
+            _lock: lock,
         })
     }
 
@@ -114,21 +144,27 @@ fn remove_dir(path: &Path) -> Result<(), CommandError> {
     }
 }
 
+/// How long pods of a run that was killed have to end: whoever starts a run waits for it.
+const RECLAIM_GRACE: Duration = Duration::from_secs(5);
+
 /// Ends what runs left that were killed: their pods go on, as pods do. A node is started in each one's place, without
-/// manifests, which takes its pods over and terminates them.
-pub(super) async fn reclaim(directories: &DirectoryArgs) -> Result<(), CommandError> {
+/// manifests, which takes its pods over and terminates them. A signal kills them at once.
+async fn reclaim(directories: &DirectoryArgs, stop: &mut Stop) -> Result<(), CommandError> {
     let runs = directories.resolve_data().join(RUNS_DIR);
     for entry in fs::read_dir(&runs).into_iter().flatten().flatten() {
         let data = entry.path();
         let Some(id) = entry.file_name().to_str().map(str::to_owned) else {
             continue;
         };
-        let Ok(run) = fs::read_link(data.join(RUN_LINK)) else {
+        let Some(lock) = lock(&data)? else {
+            // It lives.
             continue;
         };
-        if is_alive(&id, &run) {
+        let Ok(run) = fs::read_link(data.join(RUN_LINK)) else {
+            // It came to nothing.
+            remove_dir(&data)?;
             continue;
-        }
+        };
         if run.join("pods").is_dir() {
             eprintln!("note: ending the pods of a run that was killed (process {id})");
             let mut config = Config {
@@ -141,6 +177,7 @@ pub(super) async fn reclaim(directories: &DirectoryArgs) -> Result<(), CommandEr
                 data: data.clone(),
                 run: run.clone(),
                 own_run: true,
+                _lock: lock,
             };
             place.apply(&mut config);
             let failed =
@@ -148,9 +185,23 @@ pub(super) async fn reclaim(directories: &DirectoryArgs) -> Result<(), CommandEr
             let node = Node::start(config, Options { watch: false })
                 .await
                 .map_err(failed)?;
-            node.shutdown(Shutdown::TerminatePods)
-                .await
-                .map_err(failed)?;
+            let gently = node.shutdown(Shutdown::TerminatePods);
+            let at_once = async {
+                tokio::select! {
+                    () = stop.next() => {}
+                    () = tokio::time::sleep(RECLAIM_GRACE) => {}
+                }
+                node.shutdown(Shutdown::TerminatePods).await
+            };
+            // The first goes on to its end, which the second brings about.
+            tokio::pin!(gently);
+            tokio::select! {
+                ended = &mut gently => ended.map_err(failed)?,
+                killed = at_once => {
+                    killed.map_err(failed)?;
+                    gently.await.map_err(failed)?;
+                }
+            }
         }
         remove_dir(&run)?;
         remove_dir(&data)?;
@@ -158,14 +209,12 @@ pub(super) async fn reclaim(directories: &DirectoryArgs) -> Result<(), CommandEr
     Ok(())
 }
 
-/// Its process is there, or holds the lock of its run directory.
-fn is_alive(id: &str, run: &Path) -> bool {
-    if !Path::new("/proc").join(id).exists() {
-        return false;
-    }
-    match File::open(run.join("agent.lock")) {
-        Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-        // It is just starting, or the number belongs to another process now: the next run will know.
-        Err(_) => true,
+/// Locks a directory; none while another process has it.
+fn lock(dir: &Path) -> Result<Option<File>, CommandError> {
+    let file = File::open(dir).map_err(failed("open", dir))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(failed("lock", dir)(e)),
     }
 }

@@ -67,6 +67,15 @@ impl Live {
         }
     }
 
+    /// Something was shown already: an empty table says that nothing is left.
+    fn no_pods(&self) -> &'static str {
+        if self.drawn > 0 {
+            "No pods."
+        } else {
+            "No pods yet."
+        }
+    }
+
     fn draw(&mut self, pods: &[Pod], problems: &[ProblemView]) -> io::Result<()> {
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
         let (columns, rows) =
@@ -100,7 +109,7 @@ impl Live {
         };
         let mut lines = columns.table(&summaries).lines(&mut Vec::new());
         if summaries.is_empty() {
-            lines = vec!["No pods yet.".to_owned()];
+            lines = vec![self.no_pods().to_owned()];
         }
         for problem in problems {
             lines.push(String::new());

@@ -138,6 +138,7 @@ fn http_get(path: &str, get: Option<&HTTPGetAction>, container: &Container, faul
         get.scheme.as_deref(),
         &["HTTP", "HTTPS"],
     );
+    host(&format!("{path}.host"), get.host.as_deref(), faults);
     port(&format!("{path}.port"), &get.port, container, faults);
     let target = get.path.as_deref().unwrap_or_default();
     if target.chars().any(|c| c.is_control() || c == ' ') {
@@ -171,12 +172,28 @@ fn tcp_socket(
     faults: &mut Faults,
 ) {
     if let Some(socket) = socket {
+        let host_path = format!("{path}.tcpSocket.host");
+        host(&host_path, socket.host.as_deref(), faults);
         port(
             &format!("{path}.tcpSocket.port"),
             &socket.port,
             container,
             faults,
         );
+    }
+}
+
+/// An address, or a name that the node's `/etc/hosts` may have: probes do not ask DNS.
+fn host(path: &str, host: Option<&str>, faults: &mut Faults) {
+    let Some(host) = host.filter(|host| !host.is_empty()) else {
+        return;
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-._".contains(&c);
+    if bare.parse::<std::net::IpAddr>().is_err() && !host.bytes().all(plain) {
+        let remedy =
+            "write an address or a name alone: scheme, port and path have fields of their own";
+        faults.add_with(path, format!("`{host}` is not a host"), remedy);
     }
 }
 

@@ -42,8 +42,13 @@ pub fn request(address: SocketAddr, path: &str, headers: &[(String, String)]) ->
 pub enum Response {
     /// More bytes are needed.
     Incomplete,
-    /// Its status.
-    Status(u16),
+    /// Its status, and where it leads to.
+    Status {
+        /// 200 to 999, or 101.
+        status: u16,
+        /// The `Location` header.
+        location: Option<String>,
+    },
     /// Not HTTP.
     Invalid(&'static str),
 }
@@ -69,10 +74,23 @@ pub fn parse(mut bytes: &[u8]) -> Response {
             };
         };
         if !(100..200).contains(&status) || status == 101 {
-            return Response::Status(status);
+            return Response::Status {
+                status,
+                location: location(&bytes[..head_end]),
+            };
         }
         bytes = &bytes[head_end..];
     }
+}
+
+/// The first `Location` of a head that says something.
+fn location(head: &[u8]) -> Option<String> {
+    let head = String::from_utf8_lossy(head);
+    head.lines().skip(1).find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let value = value.trim();
+        (name.eq_ignore_ascii_case("Location") && !value.is_empty()).then(|| value.to_owned())
+    })
 }
 
 fn looks_like_http(start: &[u8]) -> bool {
@@ -140,15 +158,32 @@ mod tests {
         assert!(!text.contains("Host: 10.88"));
     }
 
+    fn status(status: u16) -> Response {
+        let location = None;
+        Response::Status { status, location }
+    }
+
+    #[test]
+    fn a_redirect_says_where_to() {
+        assert_eq!(
+            parse(b"HTTP/1.1 302 Found\r\nA: b\r\nlocation:  /login?x \r\n\r\n"),
+            Response::Status {
+                status: 302,
+                location: Some("/login?x".to_owned())
+            }
+        );
+        assert_eq!(
+            parse(b"HTTP/1.1 302 Found\r\nLocation:\r\n\r\n"),
+            status(302)
+        );
+    }
+
     #[test]
     fn the_final_status_counts() {
         let answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
-        assert_eq!(parse(answer), Response::Status(204));
-        assert_eq!(
-            parse(b"HTTP/1.0 500\r\nA: b\r\n\r\nbody"),
-            Response::Status(500)
-        );
-        assert_eq!(parse(b"HTTP/1.1 302 Found\n\n"), Response::Status(302));
+        assert_eq!(parse(answer), status(204));
+        assert_eq!(parse(b"HTTP/1.0 500\r\nA: b\r\n\r\nbody"), status(500));
+        assert_eq!(parse(b"HTTP/1.1 302 Found\n\n"), status(302));
     }
 
     #[test]
@@ -172,10 +207,10 @@ mod tests {
         }
 
         #[test]
-        fn a_response_in_pieces_is_incomplete_until_its_head_is_there(status in 200_u16..600, cut in 0_usize..60) {
-            let answer = format!("HTTP/1.1 {status} Some Words\r\nContent-Length: 2\r\n\r\n");
+        fn a_response_in_pieces_is_incomplete_until_its_head_is_there(code in 200_u16..600, cut in 0_usize..60) {
+            let answer = format!("HTTP/1.1 {code} Some Words\r\nContent-Length: 2\r\n\r\n");
             let cut = cut.min(answer.len());
-            let expected = if cut == answer.len() { Response::Status(status) } else { Response::Incomplete };
+            let expected = if cut == answer.len() { status(code) } else { Response::Incomplete };
             prop_assert_eq!(parse(&answer.as_bytes()[..cut]), expected);
         }
     }

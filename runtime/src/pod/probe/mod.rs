@@ -5,5 +5,6 @@
 
 pub mod hosts;
 pub mod http;
+pub mod redirect;
 pub mod socket;
 mod tls;

@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
+use super::redirect::{self, Redirect};
 use super::{hosts, http, tls};
 use crate::pod::plan::Handler;
 
@@ -20,6 +21,11 @@ pub struct SocketTry {
     target: String,
     talk: Talk,
     connected: bool,
+    /// What is tried now, and the address for handlers without a host.
+    handler: Handler,
+    pod: IpAddr,
+    /// Requests so far, this one included.
+    requests: u32,
 }
 
 #[derive(Debug)]
@@ -37,6 +43,17 @@ enum Talk {
 /// What a try has come to.
 pub type Outcome = Result<(), String>;
 
+/// How far a try is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is over.
+    Over(Outcome),
+    /// It has succeeded, in a way that deserves a word.
+    Warning(String),
+    /// The server leads to another place on the same host: [`SocketTry::follow`].
+    Redirected(Handler),
+}
+
 impl SocketTry {
     /// Begins a try of an HTTP or TCP handler from the calling thread's network namespace; `pod` is the address for
     /// handlers without a host. An error is the try's outcome already.
@@ -44,7 +61,13 @@ impl SocketTry {
         match handler {
             Handler::Tcp { host, port } => {
                 let address = SocketAddr::new(address(host.as_deref(), pod)?, *port);
-                Self::connect(address, format!("tcp://{address}"), Talk::Connect)
+                Self::connect(
+                    address,
+                    format!("tcp://{address}"),
+                    Talk::Connect,
+                    handler,
+                    pod,
+                )
             }
             Handler::Http {
                 tls: encrypted,
@@ -66,7 +89,13 @@ impl SocketTry {
                     sent: 0,
                     response: Vec::new(),
                 };
-                Self::connect(address, format!("{scheme}://{address}{path}"), talk)
+                Self::connect(
+                    address,
+                    format!("{scheme}://{address}{path}"),
+                    talk,
+                    handler,
+                    pod,
+                )
             }
             Handler::Exec { .. } | Handler::Grpc { .. } | Handler::Sleep { .. } => {
                 Err("this action needs no socket".to_owned())
@@ -74,7 +103,13 @@ impl SocketTry {
         }
     }
 
-    fn connect(address: SocketAddr, target: String, talk: Talk) -> Result<Self, String> {
+    fn connect(
+        address: SocketAddr,
+        target: String,
+        talk: Talk,
+        handler: &Handler,
+        pod: IpAddr,
+    ) -> Result<Self, String> {
         let failed = |e: Errno| format!("cannot connect to {target}: {}", io::Error::from(e));
         let family = if address.is_ipv4() {
             AddressFamily::INET
@@ -97,6 +132,21 @@ impl SocketTry {
             target,
             talk,
             connected: false,
+            handler: handler.clone(),
+            pod,
+            requests: 1,
+        })
+    }
+
+    /// Goes on where the server has led, as [`SocketTry::begin`] does. An error is the try's outcome.
+    pub fn follow(&self, to: &Handler) -> Result<Self, String> {
+        if self.requests >= redirect::REQUESTS_MAX {
+            return Err(format!("stopped after {} redirects", self.requests));
+        }
+        let next = Self::begin(to, self.pod)?;
+        Ok(Self {
+            requests: self.requests + 1,
+            ..next
         })
     }
 
@@ -107,19 +157,18 @@ impl SocketTry {
 
     /// Goes on as far as it can without waiting; none when it has to wait for the socket (reading or writing, edge
     /// triggered).
-    pub fn advance(&mut self) -> Option<Outcome> {
-        match self.try_advance() {
-            Ok(outcome) => Some(outcome),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
-            Err(e) if e.kind() == io::ErrorKind::NotConnected && !self.connected => None,
-            Err(e) if self.connected => {
-                Some(Err(format!("{} broke the connection: {e}", self.target)))
-            }
-            Err(e) => Some(Err(format!("cannot connect to {}: {e}", self.target))),
-        }
+    pub fn advance(&mut self) -> Option<Progress> {
+        let failed = match self.try_advance() {
+            Ok(progress) => return Some(progress),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(e) if e.kind() == io::ErrorKind::NotConnected && !self.connected => return None,
+            Err(e) if self.connected => format!("{} broke the connection: {e}", self.target),
+            Err(e) => format!("cannot connect to {}: {e}", self.target),
+        };
+        Some(Progress::Over(Err(failed)))
     }
 
-    fn try_advance(&mut self) -> io::Result<Outcome> {
+    fn try_advance(&mut self) -> io::Result<Progress> {
         if !self.connected {
             if let Err(e) = sockopt::socket_error(&self.stream)? {
                 return Err(e.into());
@@ -134,7 +183,7 @@ impl SocketTry {
             response,
         } = &mut self.talk
         else {
-            return Ok(Ok(()));
+            return Ok(Progress::Over(Ok(())));
         };
         let mut tls_stream;
         let stream: &mut dyn ReadWrite = match tls {
@@ -155,13 +204,17 @@ impl SocketTry {
             };
             response.extend_from_slice(&chunk[..n]);
             match http::parse(response) {
-                http::Response::Status(status) => return Ok(judge(status)),
-                http::Response::Invalid(why) => return Ok(Err(format!("{}: {why}", self.target))),
+                http::Response::Status { status, location } => {
+                    return Ok(judge(&self.handler, self.pod, status, location.as_deref()));
+                }
+                http::Response::Invalid(why) => {
+                    return Ok(Progress::Over(Err(format!("{}: {why}", self.target))));
+                }
                 http::Response::Incomplete if n == 0 => {
-                    return Ok(Err(format!(
+                    return Ok(Progress::Over(Err(format!(
                         "{} closed the connection without an answer",
                         self.target
-                    )));
+                    ))));
                 }
                 http::Response::Incomplete => {}
             }
@@ -182,11 +235,20 @@ fn retry(mut io: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 }
 
 /// In the kubelet's words.
-fn judge(status: u16) -> Outcome {
-    if (200..400).contains(&status) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {status}"))
+fn judge(handler: &Handler, pod: IpAddr, status: u16, location: Option<&str>) -> Progress {
+    if !(200..400).contains(&status) {
+        let message = format!("HTTP probe failed with statuscode: {status}");
+        return Progress::Over(Err(message));
+    }
+    match location.filter(|_| redirect::is_redirect(status)) {
+        None => Progress::Over(Ok(())),
+        Some(location) => match redirect::resolve(handler, pod, location) {
+            Redirect::Follow(to) => Progress::Redirected(to),
+            Redirect::Elsewhere(host) => Progress::Warning(format!(
+                "Probe terminated redirects: it is not sent on to {host}"
+            )),
+            Redirect::Invalid(why) => Progress::Over(Err(why)),
+        },
     }
 }
 
@@ -264,8 +326,11 @@ mod tests {
         let mut attempt = SocketTry::begin(handler, LOCALHOST)?;
         let end = Instant::now() + Duration::from_secs(60);
         while Instant::now() < end {
-            if let Some(outcome) = attempt.advance() {
-                return outcome;
+            match attempt.advance() {
+                Some(Progress::Over(outcome)) => return outcome,
+                Some(Progress::Warning(_)) => return Ok(()),
+                Some(Progress::Redirected(to)) => attempt = attempt.follow(&to)?,
+                None => {}
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -296,6 +361,68 @@ mod tests {
             assert_eq!(outcome(&http(port, false)).is_ok(), good, "{status}");
             thread.join().expect("a server");
         }
+    }
+
+    /// Sends each client on to another path, `/0`, `/1`, …; the last one gets 204.
+    fn maze(listener: &TcpListener, last: u32) {
+        loop {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).expect("a request");
+                request.push(byte[0]);
+            }
+            let text = String::from_utf8(request).expect("text");
+            let path = text.split(' ').nth(1).expect("a path");
+            let at: u32 = path[1..].parse().expect("a number");
+            let answer = if at == last {
+                "HTTP/1.1 204 No Content\r\n\r\n".to_owned()
+            } else {
+                format!("HTTP/1.1 307 On\r\nLocation: /{}\r\n\r\n", at + 1)
+            };
+            // A client that gives up does not wait for it.
+            stream.write_all(answer.as_bytes()).unwrap_or_default();
+            if at == last {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn redirects_on_the_same_host_are_followed_but_not_for_ever() {
+        for (last, good) in [(1, true), (9, true), (10, false)] {
+            let listener = TcpListener::bind((LOCALHOST, 0)).expect("a port");
+            let port = listener.local_addr().expect("an address").port();
+            thread::spawn(move || maze(&listener, last));
+            let handler = Handler::Http {
+                tls: false,
+                host: None,
+                port,
+                path: "/0".to_owned(),
+                headers: Vec::new(),
+            };
+            assert_eq!(outcome(&handler).is_ok(), good, "{last}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_to_another_host_is_a_success_that_is_told() {
+        let (port, thread) = server(move |mut stream| {
+            answer(&mut stream, "302 Found\r\nLocation: https://shop.example/");
+        });
+        let mut attempt = SocketTry::begin(&http(port, false), LOCALHOST).expect("a socket");
+        let progress = loop {
+            if let Some(progress) = attempt.advance() {
+                break progress;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        assert!(
+            matches!(&progress, Progress::Warning(text) if text.contains("shop.example")),
+            "{progress:?}"
+        );
+        thread.join().expect("a server");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::sandbox::Sandbox;
 use crate::container::Stdio;
 use crate::pod::lifecycle::{ExitStatus, HookKind, Input, ProbeKind, Process};
 use crate::pod::plan::Handler;
-use crate::pod::probe::socket::{Outcome, SocketTry};
+use crate::pod::probe::socket::{Outcome, Progress, SocketTry};
 use crate::sys::pidfd;
 
 /// As much of a command's output as is kept for the message, in bytes; the kubelet's limit too.
@@ -38,6 +38,8 @@ pub(super) struct Attempt {
     pub(super) id: String,
     pub(super) purpose: Purpose,
     pub(super) deadline_ms: Option<u64>,
+    /// It has succeeded, in a way that deserves a word.
+    pub(super) warning: Option<String>,
     work: Work,
 }
 
@@ -83,18 +85,8 @@ impl Attempt {
             Handler::Exec { command } => command_work(number, command, place, reactor)?,
             Handler::Http { .. } | Handler::Tcp { .. } => {
                 let address = place.sandbox.probe_address();
-                let attempt = place
-                    .sandbox
-                    .in_probe_network(|| SocketTry::begin(handler, address))
-                    .map_err(|e| chain(&e))??;
-                let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-                let key = reactor
-                    .add(&attempt, Source::Attempt(number), interest)
-                    .map_err(|e| e.to_string())?;
-                Work::Socket {
-                    attempt: Box::new(attempt),
-                    key,
-                }
+                let begin = || SocketTry::begin(handler, address);
+                socket_work(number, begin, place.sandbox, reactor)?
             }
             Handler::Sleep { seconds } => Work::Sleep {
                 until_ms: now_ms.saturating_add(seconds.saturating_mul(1_000)),
@@ -106,6 +98,7 @@ impl Attempt {
             id: place.run.id.clone(),
             purpose,
             deadline_ms: timeout_ms.map(|ms| now_ms.saturating_add(ms)),
+            warning: None,
             work,
         })
     }
@@ -130,7 +123,13 @@ impl Attempt {
     }
 
     /// Something happened to its process or socket, or time passed.
-    pub(super) fn advance(&mut self, now_ms: u64) -> Option<Outcome> {
+    pub(super) fn advance(
+        &mut self,
+        number: u64,
+        now_ms: u64,
+        sandbox: &Sandbox,
+        reactor: &mut Reactor,
+    ) -> Option<Outcome> {
         let outcome = match &mut self.work {
             Work::Command {
                 process,
@@ -144,13 +143,46 @@ impl Attempt {
                 }
                 judge(status, text)
             }),
-            Work::Socket { attempt, .. } => attempt.advance(),
+            Work::Socket { .. } => self.advance_socket(number, sandbox, reactor),
             Work::Sleep { until_ms } => (now_ms >= *until_ms).then_some(Ok(())),
         };
         outcome.or_else(|| {
             let late = self.deadline_ms.is_some_and(|deadline| now_ms >= deadline);
             late.then(|| Err(self.too_late()))
         })
+    }
+
+    /// A try that is sent on goes on at once: its time limit is for all of it.
+    fn advance_socket(
+        &mut self,
+        number: u64,
+        sandbox: &Sandbox,
+        reactor: &mut Reactor,
+    ) -> Option<Outcome> {
+        loop {
+            let Work::Socket { attempt, key } = &mut self.work else {
+                return None;
+            };
+            match attempt.advance()? {
+                Progress::Over(outcome) => return Some(outcome),
+                Progress::Warning(text) => {
+                    self.warning = Some(text);
+                    return Some(Ok(()));
+                }
+                Progress::Redirected(to) => {
+                    let next = socket_work(number, || attempt.follow(&to), sandbox, reactor);
+                    reactor.remove(&**attempt, *key);
+                    match next {
+                        Ok(work) => self.work = work,
+                        Err(message) => {
+                            // Its socket is out of the event queue: nothing is left to be ended.
+                            self.work = Work::Sleep { until_ms: 0 };
+                            return Some(Err(message));
+                        }
+                    }
+                }
+            }
+        }
     }
 
     fn too_late(&self) -> String {
@@ -217,6 +249,24 @@ impl Attempt {
             },
         }
     }
+}
+
+/// A socket made in the network that probes are tried from.
+fn socket_work(
+    number: u64,
+    open: impl FnOnce() -> Result<SocketTry, String>,
+    sandbox: &Sandbox,
+    reactor: &mut Reactor,
+) -> Result<Work, String> {
+    let attempt = sandbox.in_probe_network(open).map_err(|e| chain(&e))??;
+    let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+    let key = reactor
+        .add(&attempt, Source::Attempt(number), interest)
+        .map_err(|e| e.to_string())?;
+    Ok(Work::Socket {
+        attempt: Box::new(attempt),
+        key,
+    })
 }
 
 fn command_work(

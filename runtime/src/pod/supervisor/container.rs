@@ -12,6 +12,7 @@ use oci_spec::runtime::{
 };
 use thiserror::Error;
 
+use super::attempt::Purpose;
 use super::journal::{chain, say};
 use super::launch::{Launch, LaunchError};
 use super::output::Output;
@@ -96,6 +97,8 @@ pub(super) struct Run {
     pub(super) cgroup: Cgroup,
     pub(super) log: LogWriter,
     pub(super) output: Output,
+    /// What was said of its probes and hooks.
+    pub(super) warned: Vec<Purpose>,
     filter: Option<Filter>,
     oom_kills_before: u64,
 }
@@ -197,6 +200,7 @@ impl Prepared {
             cgroup: self.cgroup,
             log: self.log,
             output,
+            warned: Vec::new(),
             filter: self.filter,
             oom_kills_before: self.oom_kills_before,
         })
@@ -238,6 +242,7 @@ pub(super) fn adopt(
         log: LogWriter::open(&plan.log, remembered.restart_count),
         cgroup: Cgroup::open(layout, &pod_cgroup.path().join(name)),
         output,
+        warned: Vec::new(),
         filter,
         // Its cgroup was made for this run.
         oom_kills_before: 0,

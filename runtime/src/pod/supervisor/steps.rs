@@ -145,14 +145,28 @@ impl Supervisor {
         let Some(attempt) = self.attempts.get_mut(&number) else {
             return;
         };
-        let Some(outcome) = attempt.advance(now.ms) else {
+        let reactor = &mut self.reactor;
+        let Some(outcome) = attempt.advance(number, now.ms, &self.sandbox, reactor) else {
             return;
         };
-        if let Some(attempt) = self.attempts.remove(&number) {
+        if let Some(mut attempt) = self.attempts.remove(&number) {
             let (name, id) = (attempt.container.clone(), attempt.id.clone());
             let purpose = attempt.purpose;
+            if let Some(warning) = attempt.warning.take() {
+                self.warn_once(&name, purpose, &warning);
+            }
             attempt.end(&mut self.reactor);
             self.finish_attempt(name, id, purpose, outcome);
+        }
+    }
+
+    /// A word about a probe or hook that succeeded; said once in a run of the container.
+    fn warn_once(&mut self, name: &str, purpose: Purpose, warning: &str) {
+        if let Some(run) = self.runs.get_mut(name)
+            && !run.warned.contains(&purpose)
+        {
+            run.warned.push(purpose);
+            say(format_args!("{name}: {purpose:?}: {warning}"));
         }
     }
 
