@@ -123,7 +123,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A hook failed.
-    #[error("the {kind} hook {} failed: {reason}", path.display())]
+    #[error("{}: the {kind} hook failed{reason}", path.display())]
     Hook {
         /// `createRuntime`, …
         kind: &'static str,
@@ -228,6 +228,8 @@ steps! {
     SetHostname = "set the host name to",
     /// `domainname`.
     SetDomainname = "set the domain name to",
+    /// A new network namespace has its loopback interface up.
+    RaiseLoopback = "bring up the loopback interface",
     /// `linux.sysctl`.
     WriteSysctl = "set the kernel parameter",
     /// `process.oomScoreAdj`.

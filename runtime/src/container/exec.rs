@@ -239,7 +239,7 @@ fn set_up_stdio(
     channel: &Channel,
 ) -> Done {
     let Stdio::Terminal { size } = *stdio else {
-        return terminal::set_up(stdio, None, plan.uid(), in_user_namespace);
+        return terminal::set_up(stdio, None, plan.owner(), in_user_namespace);
     };
     let root = rustix::fs::open(
         c"/",
@@ -248,7 +248,7 @@ fn set_up_stdio(
     )
     .at(Step::OpenTerminal, "")?;
     let terminal = Terminal::open(None, &Inside::new(root), size, plan.uid())?;
-    terminal::set_up(stdio, Some(&terminal), plan.uid(), in_user_namespace)?;
+    terminal::set_up(stdio, Some(&terminal), plan.owner(), in_user_namespace)?;
     channel
         .send(b"T", Some(terminal.control.as_fd()))
         .at(Step::OpenTerminal, "")

@@ -1,7 +1,8 @@
 //! The spec's hooks: programs of the host's administrator that run at points of a container's life.
 //!
-//! Source: runtime-spec `config.md#posix-platform-hooks`. A hook gets the container's state on standard input and
-//! only the environment that the spec gives it.
+//! Source: runtime-spec `config.md#posix-platform-hooks`. A hook gets the container's state on standard input. Its
+//! environment is what the spec gives it; a hook that runs on the host's side and is given none has the caller's, as
+//! with runc and crun. A hook inside the container never sees that.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -61,7 +62,11 @@ pub(super) fn state(
 /// [`Error::Hook`]
 pub fn run_all(kind: &'static str, hooks: Option<&Vec<Hook>>, state: &[u8]) -> Result<()> {
     for hook in hooks.into_iter().flatten() {
-        run(hook, state).map_err(|reason| Error::Hook {
+        let environment = match hook.env() {
+            None => Environment::Callers,
+            Some(_) => Environment::Own,
+        };
+        run(hook, state, environment).map_err(|reason| Error::Hook {
             kind,
             path: hook.path().clone(),
             reason,
@@ -70,21 +75,33 @@ pub fn run_all(kind: &'static str, hooks: Option<&Vec<Hook>>, state: &[u8]) -> R
     Ok(())
 }
 
-/// Runs one hook. The error is for people.
-pub(super) fn run(hook: &Hook, state: &[u8]) -> std::result::Result<(), String> {
+/// Where a hook's environment is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Environment {
+    /// The spec only.
+    Own,
+    /// Inherited.
+    Callers,
+}
+
+/// Runs one hook. The error is for people; it continues "the hook failed".
+pub(super) fn run(
+    hook: &Hook,
+    state: &[u8],
+    environment: Environment,
+) -> std::result::Result<(), String> {
     let stderr = rustix::fs::memfd_create("hook-stderr", MemfdFlags::CLOEXEC)
-        .map_err(|e| format!("cannot make a file for its standard error: {e}"))?;
+        .map_err(|e| format!(": cannot make a file for its standard error: {e}"))?;
     let mut stderr = File::from(stderr);
     let mut command = Command::new(hook.path());
-    command
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(
-            stderr
-                .try_clone()
-                .map_err(|e| format!("cannot copy a descriptor: {e}"))?,
-        );
+    if environment == Environment::Own {
+        command.env_clear();
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(
+        stderr
+            .try_clone()
+            .map_err(|e| format!(": cannot copy a descriptor: {e}"))?,
+    );
     if let Some([name, arguments @ ..]) = hook.args().as_deref() {
         command.arg0(name).args(arguments);
     }
@@ -92,7 +109,9 @@ pub(super) fn run(hook: &Hook, state: &[u8]) -> std::result::Result<(), String> 
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.env(name, value);
     }
-    let mut child = command.spawn().map_err(|e| format!("cannot run it: {e}"))?;
+    let mut child = command
+        .spawn()
+        .map_err(|e| format!(": cannot run it: {e}"))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A hook that does not read its input is fine (EPIPE); so is one that has ended.
         if let Err(error) = stdin.write_all(state)
@@ -106,9 +125,9 @@ pub(super) fn run(hook: &Hook, state: &[u8]) -> std::result::Result<(), String> 
         return Ok(());
     }
     let mut reason = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "unknown end".to_owned(),
+        (Some(code), _) => format!(" with exit code {code}"),
+        (None, Some(signal)) => format!(" by signal {signal}"),
+        (None, None) => String::new(),
     };
     let said = last_words(&mut stderr);
     if !said.is_empty() {
@@ -122,7 +141,7 @@ pub(super) fn run(hook: &Hook, state: &[u8]) -> std::result::Result<(), String> 
 fn wait(child: &mut Child, timeout: Option<i64>) -> std::result::Result<ExitStatus, String> {
     if let Some(secs) = timeout {
         let pidfd = sys::pidfd::open(child.id().cast_signed())
-            .map_err(|e| format!("cannot watch it: {e}"))?;
+            .map_err(|e| format!(": cannot watch it: {e}"))?;
         let limit = Timespec {
             tv_sec: Duration::from_secs(secs.max(0).cast_unsigned())
                 .as_secs()
@@ -131,16 +150,18 @@ fn wait(child: &mut Child, timeout: Option<i64>) -> std::result::Result<ExitStat
         };
         let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
         let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended, Some(&limit)))
-            .map_err(|e| format!("cannot watch it: {e}"))?;
+            .map_err(|e| format!(": cannot watch it: {e}"))?;
         if ready == 0 {
-            child.kill().map_err(|e| format!("cannot kill it: {e}"))?;
+            child.kill().map_err(|e| format!(": cannot kill it: {e}"))?;
             child
                 .wait()
-                .map_err(|e| format!("cannot wait for it: {e}"))?;
-            return Err(format!("it did not end within {secs} s"));
+                .map_err(|e| format!(": cannot wait for it: {e}"))?;
+            return Err(format!(": it did not end within {secs} s"));
         }
     }
-    child.wait().map_err(|e| format!("cannot wait for it: {e}"))
+    child
+        .wait()
+        .map_err(|e| format!(": cannot wait for it: {e}"))
 }
 
 fn last_words(stderr: &mut File) -> String {
@@ -175,21 +196,23 @@ mod tests {
         run(
             &shell(r#"test "$(cat)" = state && test -z "$CARGO_MANIFEST_DIR""#),
             b"state",
+            Environment::Own,
         )
         .expect("runs");
     }
 
     #[test]
     fn a_failed_hook_tells_why() {
-        let reason = run(&shell("echo no luck >&2; exit 3"), b"").expect_err("fails");
-        assert_eq!(reason, "exit code 3: no luck");
+        let reason =
+            run(&shell("echo no luck >&2; exit 3"), b"", Environment::Own).expect_err("fails");
+        assert_eq!(reason, " with exit code 3: no luck");
     }
 
     #[test]
     fn a_hook_that_hangs_is_killed() {
         let mut hook = shell("exec sleep 1000");
         hook.set_timeout(Some(1));
-        let reason = run(&hook, b"").expect_err("hangs");
+        let reason = run(&hook, b"", Environment::Own).expect_err("hangs");
         assert!(reason.contains("within 1 s"), "{reason}");
     }
 }

@@ -177,7 +177,10 @@ impl InitPlan {
         // Their numbers are closed, or belong to others now.
         std::mem::forget((places, terminal, control));
         let [gate, control] = gate;
-        self.wait_and_execute(parent, gate, control, hook_pid)
+        let code = self.wait_and_execute(parent, gate, control, hook_pid);
+        // The numbers of its descriptors are closed, or belong to others.
+        std::mem::forget(self);
+        code
     }
 
     /// Steps with the caller's rights and, with a user namespace, the last of them.
@@ -215,6 +218,9 @@ impl InitPlan {
             parent.await_word(b'h').at(Step::AwaitParent, "")?;
         }
         self.set_names()?;
+        if self.namespaces.has_new_network() {
+            sys::network::bring_loopback_up().at(Step::RaiseLoopback, "")?;
+        }
         self.sysctls.write()?;
         self.process.open_label_files()?;
 
@@ -246,7 +252,7 @@ impl InitPlan {
         terminal::set_up(
             &self.stdio,
             terminal,
-            self.process.uid(),
+            self.process.owner(),
             self.namespaces.has_user_namespace(),
         )?;
         Ok(())
@@ -254,7 +260,7 @@ impl InitPlan {
 
     /// Steps without any descriptor of the host: ready, start, privileges, program.
     fn wait_and_execute(
-        mut self,
+        &mut self,
         parent: Channel,
         gate: Option<OwnedFd>,
         control: Option<OwnedFd>,
@@ -290,13 +296,10 @@ impl InitPlan {
             self.process
                 .give_up_privileges(&starter, || hooks.run_start(hook_pid))
         });
-        let code = match ready {
+        match ready {
             Ok(()) => report(&starter, &self.process.execute()),
             Err(failure) => report(&starter, &failure),
-        };
-        // Its descriptors' numbers are closed.
-        std::mem::forget(self);
-        code
+        }
     }
 
     fn set_names(&self) -> Done {
@@ -353,8 +356,8 @@ impl ContainerHooks {
         };
         let state = hooks::state_json(&self.id, spec, self.bundle.as_deref(), status, pid);
         for hook in list {
-            hooks::run(hook, &state).map_err(|reason| {
-                let subject = format!("{} ({kind}): {reason}", hook.path().display());
+            hooks::run(hook, &state, hooks::Environment::Own).map_err(|reason| {
+                let subject = format!("{}: the {kind} hook failed{reason}", hook.path().display());
                 Failure::new(
                     Step::RunHook,
                     subject,

@@ -397,7 +397,7 @@ fn target(
             inside.ensure_real(&plan.destination).at(
                 Step::OpenTarget,
                 format!(
-                    "{name} ({filesystem}, for which it must be a directory and no symbolic link)"
+                    "{name} ({filesystem} must be mounted on ordinary directory, reached by no symbolic link)"
                 ),
             )
         }

@@ -246,6 +246,12 @@ impl Namespaces {
         !matches!(self.user, UserNamespace::Shared)
     }
 
+    /// True when the network namespace is made for this container, and not joined.
+    pub(super) fn has_new_network(&self) -> bool {
+        let (_, flag, _) = facts(LinuxNamespaceType::Network);
+        self.clone_flags & flag != 0
+    }
+
     fn take_pid_join(&mut self) -> Option<OwnedFd> {
         let at = self
             .joins

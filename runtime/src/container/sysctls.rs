@@ -31,6 +31,9 @@ impl Sysctls {
             if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
                 return Err(refused("is not a name".to_owned()));
             }
+            if let Some(field) = owner_of(&path, spec) {
+                return Err(refused(format!("is what {field} sets: give it there only")));
+            }
             let typ = namespace_of(&path)
                 .ok_or_else(|| refused("is the whole machine's, not a container's".to_owned()))?;
             if how(spec, typ) == Had::Shared || joins_callers(spec, typ) {
@@ -97,6 +100,16 @@ fn namespace_of(path: &str) -> Option<LinuxNamespaceType> {
     }
 }
 
+/// The spec's own field for what a parameter sets, where the two would contradict each other: a host name has one
+/// place, a domain name two, of which one must be empty.
+fn owner_of(path: &str, spec: &Spec) -> Option<&'static str> {
+    match path {
+        "kernel/hostname" => Some("hostname"),
+        "kernel/domainname" if spec.domainname().is_some() => Some("domainname"),
+        _ => None,
+    }
+}
+
 /// True when the spec joins by path the namespace that the caller is in.
 fn joins_callers(spec: &Spec, typ: LinuxNamespaceType) -> bool {
     let own = match typ {
@@ -157,6 +170,20 @@ mod tests {
         for name in ["net.core.somaxconn", "kernel.shmmax", "fs.mqueue.msg_max"] {
             assert!(sysctls(name).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_parameter_that_has_a_field_of_its_own_is_refused() {
+        assert!(sysctls("kernel.hostname").is_err());
+        assert!(sysctls("kernel.domainname").is_ok());
+        let mut linux = Linux::default();
+        linux.set_sysctl(Some(
+            [("kernel.domainname".to_owned(), "a".to_owned())].into(),
+        ));
+        let mut spec = Spec::default();
+        spec.set_linux(Some(linux))
+            .set_domainname(Some("b".to_owned()));
+        assert!(Sysctls::new(&spec).is_err());
     }
 
     #[test]

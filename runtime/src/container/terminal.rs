@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, Uid};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -89,7 +89,7 @@ fn is_devpts(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) fn set_up(
     stdio: &Stdio,
     terminal: Option<&Terminal>,
-    uid: u32,
+    owner: (u32, u32),
     in_user_namespace: bool,
 ) -> Done {
     match (stdio, terminal) {
@@ -107,9 +107,9 @@ pub(super) fn set_up(
             None,
         ) => {
             replace([stdin, stdout, stderr])?;
-            give_pipes(uid, in_user_namespace)?;
+            give_pipes(owner, in_user_namespace)?;
         }
-        (Stdio::Inherit, None) => give_pipes(uid, in_user_namespace)?,
+        (Stdio::Inherit, None) => give_pipes(owner, in_user_namespace)?,
         (Stdio::Terminal { .. }, None) => {
             let error = io::Error::from_raw_os_error(libc::ENOTTY);
             return Err(Failure::new(Step::OpenTerminal, "", &error));
@@ -132,7 +132,7 @@ fn replace(fds: [&OwnedFd; 3]) -> Done {
 
 /// Lets the container's user open its own pipes again by `/dev/stdout` and `/dev/stderr`, as programs that log there
 /// do: a pipe belongs to who made it.
-fn give_pipes(uid: u32, in_user_namespace: bool) -> Done {
+fn give_pipes((uid, gid): (u32, u32), in_user_namespace: bool) -> Done {
     if uid == 0 {
         return Ok(());
     }
@@ -144,7 +144,7 @@ fn give_pipes(uid: u32, in_user_namespace: bool) -> Done {
         let number = fd.as_raw_fd().to_string();
         let kind = FileType::from_raw_mode(stat(fd).at(Step::SetStdio, &number)?.st_mode);
         if kind == FileType::Fifo {
-            match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None) {
+            match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
                 Err(Errno::PERM) if in_user_namespace => {}
                 result => result.at(Step::SetStdio, &number)?,
             }

@@ -48,7 +48,7 @@ fn delete_one(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
         }
         result => result?,
     };
-    let (status, process) = entry.status(&record)?;
+    let (status, _) = entry.status(&record)?;
     if status == Status::Running && !force {
         return Err(Error::Status {
             id: id.to_owned(),
@@ -57,13 +57,18 @@ fn delete_one(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
             wanted: "stopped (or use --force)",
         });
     }
-    if let Some(process) = process {
+    destroy(&entry, &record, log)
+}
+
+/// Kills a container that runs, and removes it.
+pub(super) fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
+    if let (_, Some(process)) = entry.status(record)? {
         signal_process(process.as_fd(), record.pid, libc::SIGKILL)?;
-        thaw(&record)?;
-        await_end(process.as_fd(), &record)?;
+        thaw(record)?;
+        await_end(process.as_fd(), record)?;
     }
     let spec = entry.spec()?;
-    remove(&entry, &record, &spec, log)
+    remove(entry, record, &spec, log)
 }
 
 /// Lets a paused container take its signal: a process frozen by v1's freezer does not end.

@@ -70,7 +70,7 @@ impl Log {
     /// A command failed.
     pub fn error(&self, message: &str) {
         self.write("error", message);
-        eprintln!("podling-runtime: {message}");
+        eprintln!("podling-runtime: error: {message}");
     }
 
     /// Something failed that the command does not depend on.

@@ -34,7 +34,7 @@ pub(super) fn run(store: &Store, options: &Options, globals: &Globals, log: &Log
     let started = created.start().map_err(Error::from);
     let started = settle(started, &options.create);
     let running = undo_on_error(started, &entry, &record)?;
-    run_poststart(&spec, &record, log);
+    run_poststart(&entry, &spec, &record, log)?;
     if options.detach {
         return Ok(0);
     }

@@ -4,10 +4,11 @@ use std::fs;
 
 use oci_spec::runtime::{ContainerState, Spec};
 
+use super::delete;
 use super::error::{Error, Result, chain, file};
 use super::gate::connect;
 use super::log::Log;
-use super::store::{Record, Status, Store};
+use super::store::{Entry, Record, Status, Store};
 use crate::container::{self, hooks};
 
 /// Options of `start`.
@@ -35,14 +36,16 @@ pub(super) fn start(store: &Store, options: &Options, log: &Log) -> Result<()> {
     fs::remove_file(entry.gate()).map_err(file("remove", entry.gate()))?;
     let spec = entry.spec()?;
     container::start_at_gate(connection, &record.container(&spec))?;
-    run_poststart(&spec, &record, log);
-    Ok(())
+    run_poststart(&entry, &spec, &record, log)
 }
 
-/// Runs the poststart hooks; those that fail are warnings.
-pub(super) fn run_poststart(spec: &Spec, record: &Record, log: &Log) {
+/// Runs the poststart hooks. One that fails ends and removes the container (runtime-spec runtime.md#lifecycle, 9).
+///
+/// # Errors
+/// The hook's.
+pub(super) fn run_poststart(entry: &Entry, spec: &Spec, record: &Record, log: &Log) -> Result<()> {
     let Some(list) = spec.hooks().as_ref().and_then(|h| h.poststart().as_ref()) else {
-        return;
+        return Ok(());
     };
     let state = hooks::state_json(
         &record.id,
@@ -51,10 +54,10 @@ pub(super) fn run_poststart(spec: &Spec, record: &Record, log: &Log) {
         ContainerState::Running,
         Some(record.pid),
     );
-    // runtime-spec runtime.md#lifecycle: log a warning and go on with the remaining hooks.
-    for hook in list {
-        if let Err(error) = hooks::run_all("poststart", Some(&vec![hook.clone()]), &state) {
+    hooks::run_all("poststart", Some(list), &state).inspect_err(|_| {
+        if let Err(error) = delete::destroy(entry, record, log) {
             log.warning(&chain(&error));
         }
-    }
+    })?;
+    Ok(())
 }

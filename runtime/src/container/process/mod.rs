@@ -100,6 +100,11 @@ impl ProcessPlan {
         self.user.uid()
     }
 
+    /// User and group.
+    pub(super) fn owner(&self) -> (u32, u32) {
+        (self.user.uid(), self.user.gid())
+    }
+
     /// The user namespace denies setgroups(2).
     pub(super) fn keep_groups(&mut self) {
         self.user.keep_groups();

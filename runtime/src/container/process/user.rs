@@ -41,6 +41,10 @@ impl Identity {
         self.uid
     }
 
+    pub(super) fn gid(&self) -> u32 {
+        self.gid
+    }
+
     pub(super) fn keep_groups(&mut self) {
         self.keeps_groups = true;
     }
