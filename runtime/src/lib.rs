@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod container;
+mod kernel_file;
 pub mod oci;
 pub mod pod;
 pub mod seccomp;

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
+use crate::kernel_file;
 
 /// Writes `value` to the control file with one write(2): the kernel takes each write as one command.
 pub(super) fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
@@ -13,6 +14,37 @@ pub(super) fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
         value: value.to_owned(),
         source,
     })
+}
+
+/// Writes several values to the control file, each by a write(2) of its own.
+pub(super) fn write_each<'a>(
+    dir: &Path,
+    file: &str,
+    values: impl IntoIterator<Item = &'a str>,
+) -> Result<()> {
+    let path = dir.join(file);
+    let failed = |value: &str| {
+        let (path, value) = (path.clone(), value.to_owned());
+        move |source| Error::Write {
+            path,
+            value,
+            source,
+        }
+    };
+    let mut opened: Option<fs::File> = None;
+    for value in values {
+        let file = match &mut opened {
+            Some(file) => file,
+            None => opened.insert(
+                fs::OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(failed(value))?,
+            ),
+        };
+        file.write_all(value.as_bytes()).map_err(failed(value))?;
+    }
+    Ok(())
 }
 
 /// As [`write()`], with the bare error for callers that know what to do about it.
@@ -26,7 +58,7 @@ pub(super) fn try_write(dir: &Path, file: &str, value: &str) -> io::Result<()> {
 /// Reads a control file; `None` when it, or the cgroup, is not there.
 pub(super) fn read(dir: &Path, file: &str) -> Result<Option<String>> {
     let path = dir.join(file);
-    match fs::read_to_string(&path) {
+    match kernel_file::read_text(&path) {
         Ok(text) => Ok(Some(text)),
         Err(source) if is_gone(&source) => Ok(None),
         // A file that is there but whose feature is switched off, as pressure files with `psi=0`.

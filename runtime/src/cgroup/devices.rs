@@ -365,8 +365,11 @@ pub(super) fn apply_v1(dir: &Path, rules: &Rules) -> Result<()> {
     let list = control::read(dir, "devices.list")?.unwrap_or_default();
     rules
         .changes(&list)
-        .iter()
-        .try_for_each(|(file, value)| control::write(dir, file, value))
+        .chunk_by(|(a, _), (b, _)| a == b)
+        .filter_map(|changes| Some((changes.first()?.0, changes)))
+        .try_for_each(|(file, changes)| {
+            control::write_each(dir, file, changes.iter().map(|(_, value)| value.as_str()))
+        })
 }
 
 /// Attaches the rules' program to a v2 cgroup, in the place of those attached before.

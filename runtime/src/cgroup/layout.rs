@@ -1,10 +1,10 @@
 //! How cgroups are mounted on this machine: read from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 
-use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
+use crate::kernel_file;
 
 /// Where the kernel tells this process's mounts.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -46,10 +46,11 @@ impl Layout {
     /// # Errors
     /// When they cannot be read, or no cgroup file system is mounted.
     pub fn detect() -> Result<Self> {
-        let mountinfo = fs::read(MOUNTINFO).map_err(|source| Error::ReadMounts {
-            path: PathBuf::from(MOUNTINFO),
-            source,
-        })?;
+        let mountinfo =
+            kernel_file::read(Path::new(MOUNTINFO)).map_err(|source| Error::ReadMounts {
+                path: PathBuf::from(MOUNTINFO),
+                source,
+            })?;
         parse_mountinfo(&mountinfo, Path::new(SYSTEMD_RUNS).exists()).ok_or(Error::NotMounted)
     }
 

@@ -432,6 +432,20 @@ impl Cgroup {
         self.dirs().try_for_each(tree::remove)
     }
 
+    /// Removes the cgroup if no process is in it: true when it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses it for another reason.
+    pub fn delete_if_empty(&self) -> Result<bool> {
+        // The tracker first: once that is gone no process can be left.
+        if let Some(tracker) = self.tracker()
+            && !tree::remove_if_empty(tracker)?
+        {
+            return Ok(false);
+        }
+        self.delete().map(|()| true)
+    }
+
     /// Its directory in each hierarchy.
     fn dirs(&self) -> Box<dyn Iterator<Item = &Path> + '_> {
         match &self.directories {

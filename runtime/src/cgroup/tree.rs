@@ -114,30 +114,53 @@ fn holds_processes(dir: &Path) -> Result<bool> {
 /// nodes: it starts with none, and no process can join it then.
 pub(super) fn create_v1(root: &Path, path: &Path, is_cpuset: bool) -> Result<()> {
     let dirs = steps(root, path);
+    if is_cpuset {
+        return create_cpuset(&dirs);
+    }
+    // The usual case in one system call: everything above is there already.
+    if let Some(dir) = dirs.last()
+        && fs::create_dir(dir).is_ok()
+    {
+        return Ok(());
+    }
+    dirs.iter()
+        .skip(1)
+        .try_for_each(|dir| make_directory(dir).map(drop))
+}
+
+fn create_cpuset(dirs: &[PathBuf]) -> Result<()> {
+    const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+    // What the directory above has, where it is known.
+    let mut above: [Option<String>; 2] = [None, None];
     for pair in dirs.windows(2) {
         let (parent, dir) = (&pair[0], &pair[1]);
-        make_directory(dir)?;
-        if is_cpuset {
-            inherit_cpuset(parent, dir, "cpuset.cpus")?;
-            inherit_cpuset(parent, dir, "cpuset.mems")?;
+        let is_new = make_directory(dir)?;
+        for (file, above) in FILES.iter().zip(&mut above) {
+            let own = if is_new {
+                String::new()
+            } else {
+                control::read(dir, file)?.unwrap_or_default()
+            };
+            if !own.trim().is_empty() {
+                *above = Some(own);
+                continue;
+            }
+            let inherited = match above.take() {
+                Some(known) => known,
+                None => control::read(parent, file)?.unwrap_or_default(),
+            };
+            control::write(dir, file, inherited.trim())?;
+            *above = Some(inherited);
         }
     }
     Ok(())
 }
 
-fn inherit_cpuset(parent: &Path, dir: &Path, file: &str) -> Result<()> {
-    let own = control::read(dir, file)?.unwrap_or_default();
-    if own.trim().is_empty() {
-        let inherited = control::read(parent, file)?.unwrap_or_default();
-        control::write(dir, file, inherited.trim())?;
-    }
-    Ok(())
-}
-
-fn make_directory(dir: &Path) -> Result<()> {
+/// Makes a directory, or leaves the one that is there: true when it is new.
+fn make_directory(dir: &Path) -> Result<bool> {
     match fs::create_dir(dir) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(source) => Err(Error::Create {
             path: dir.to_owned(),
             source,
@@ -204,6 +227,11 @@ pub(super) fn processes(dir: &Path) -> Result<Vec<i32>> {
     pids.sort_unstable();
     pids.dedup();
     Ok(pids)
+}
+
+/// Removes `dir` if nothing is in it, neither processes nor cgroups: true when it is gone.
+pub(super) fn remove_if_empty(dir: &Path) -> Result<bool> {
+    Ok(remove_directory(dir)?.is_none())
 }
 
 /// Removes `dir` and all below it, and waits a bounded time for processes that are ending.

@@ -119,17 +119,17 @@ pub(super) fn make(
     nodes: &[Node],
     bind: bool,
 ) -> std::result::Result<(), Failure> {
+    let dev = inside
+        .ensure(Path::new("/dev"), Kind::Directory)
+        .at(Step::MakeLink, "/dev")?;
     for node in nodes {
         if bind && node.kind != FileType::Fifo {
             bind_node(inside, node)
         } else {
-            make_node(inside, node)
+            make_node(inside, &dev, node)
         }
         .at(Step::MakeDevice, node.path.to_string_lossy())?;
     }
-    let dev = inside
-        .ensure(Path::new("/dev"), Kind::Directory)
-        .at(Step::MakeLink, "/dev")?;
     for (name, target) in LINKS {
         match rustix::fs::symlinkat(target, &dev, name) {
             // The image has its own.
@@ -146,13 +146,20 @@ pub(super) fn make(
     Ok(())
 }
 
-fn make_node(inside: &Inside, node: &Node) -> io::Result<()> {
+/// `dev` is the directory of most nodes.
+fn make_node(inside: &Inside, dev: &OwnedFd, node: &Node) -> io::Result<()> {
     let (Some(parent), Some(name)) = (node.path.parent(), node.path.file_name()) else {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     };
-    let directory: OwnedFd = inside.ensure(parent, Kind::Directory)?;
+    let other;
+    let directory = if parent == Path::new("/dev") {
+        dev
+    } else {
+        other = inside.ensure(parent, Kind::Directory)?;
+        &other
+    };
     match rustix::fs::mknodat(
-        &directory,
+        directory,
         name,
         node.kind,
         Mode::from_raw_mode(node.mode),
@@ -161,7 +168,7 @@ fn make_node(inside: &Inside, node: &Node) -> io::Result<()> {
         Ok(()) => {}
         Err(Errno::EXIST) => {
             // The image has one; it must be the right one, not a file that looks like it.
-            let there = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let there = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
             if FileType::from_raw_mode(there.st_mode) != node.kind || there.st_rdev != node.device {
                 return Err(Errno::EXIST.into());
             }
@@ -170,7 +177,7 @@ fn make_node(inside: &Inside, node: &Node) -> io::Result<()> {
     }
     if (node.uid, node.gid) != (0, 0) {
         rustix::fs::chownat(
-            &directory,
+            directory,
             name,
             Some(Uid::from_raw(node.uid)),
             Some(Gid::from_raw(node.gid)),

@@ -401,8 +401,11 @@ fn target(
                 ),
             )
         }
-        _ => {
-            let kind = kind_of(mount).at(Step::OpenTarget, &name)?;
+        source => {
+            let kind = match source {
+                Source::Bind { .. } => kind_of(mount).at(Step::OpenTarget, &name)?,
+                Source::New { .. } | Source::CgroupV1(_) => Kind::Directory,
+            };
             inside
                 .ensure(&plan.destination, kind)
                 .at(Step::OpenTarget, &name)

@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, SealFlags, StatVfsMountFlags};
 use rustix::mount::OpenTreeFlags;
@@ -33,6 +34,8 @@ use crate::sys;
 
 const OWN_FILE: &str = "/proc/self/exe";
 const COPY_NAME: &str = "podling-runtime";
+/// Set once [`seal`] has found this process sealed.
+static SEALED: AtomicBool = AtomicBool::new(false);
 
 /// Protects this program's file. Call it first thing in `main`: it may start the program again, with the same
 /// arguments and environment.
@@ -43,6 +46,7 @@ pub fn seal() -> Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
     if is_sealed()? {
+        SEALED.store(true, Ordering::Relaxed);
         return name_after_argument();
     }
     let clone = match read_only_clone(Path::new(OWN_FILE)) {
@@ -137,11 +141,9 @@ fn is_sealed() -> Result<bool> {
     }
 }
 
-/// Fails unless [`seal`] was called.
+/// Fails unless [`seal`] was called and has worked: what it has found true of this process stays so.
 pub(super) fn ensure_sealed() -> Result<()> {
-    let dumpable =
-        rustix::process::dumpable_behavior().map_err(|e| failed("PR_GET_DUMPABLE")(e.into()))?;
-    if dumpable == DumpableBehavior::NotDumpable && is_sealed()? {
+    if SEALED.load(Ordering::Relaxed) {
         Ok(())
     } else {
         Err(Error::Unprotected)

@@ -107,11 +107,13 @@ pub(super) fn remove(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> 
 pub(super) fn forget(entry: &Entry, record: &Record) -> Result<()> {
     if let Some(cgroup) = find(record)? {
         // Empty as a rule: a container's first process takes its pid namespace along.
-        let left = cgroup.processes().map_err(attempt("look at", record))?;
-        if !left.is_empty() {
+        let gone = cgroup
+            .delete_if_empty()
+            .map_err(attempt("remove", record))?;
+        if !gone {
             cgroup.kill_all().map_err(attempt("empty", record))?;
+            cgroup.delete().map_err(attempt("remove", record))?;
         }
-        cgroup.delete().map_err(attempt("remove", record))?;
     }
     entry.remove()
 }

@@ -4,6 +4,7 @@
 //! command has a module, with its options. What lives longer than a command is in the [`store`]; the container's first
 //! process waits at its [`gate`], a socket, from `create` to `start`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -58,6 +59,12 @@ struct Globals {
 
 /// Runs the command that the arguments ask for.
 pub fn main() -> ExitCode {
+    // First of all: it starts this program again, and what was done before was for nothing.
+    let sealed = if may_make_a_process(std::env::args_os()) {
+        protect::seal()
+    } else {
+        Ok(())
+    };
     let cli = Cli::parse();
     if let Err(error) = check_preserved(&cli.command) {
         Log::default().error(&error::chain(&error));
@@ -71,7 +78,7 @@ pub fn main() -> ExitCode {
         }
     };
     log.install();
-    match run(cli, &log) {
+    match sealed.map_err(Error::from).and_then(|()| run(cli, &log)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&error::chain(&error));
@@ -89,12 +96,6 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
         Some(root) => root,
         None => rootless::default_root(),
     });
-    if matches!(
-        cli.command,
-        Command::Create(_) | Command::Run(_) | Command::Exec(_)
-    ) {
-        protect::seal()?;
-    }
     let done = match cli.command {
         Command::Run(options) => return run::run(store, &options, &globals, log),
         Command::Exec(options) => return exec::exec(store, &options),
@@ -114,6 +115,14 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
         Command::Completion(options) => completion::completion(&options),
     };
     done.map(|()| 0)
+}
+
+/// True when the arguments name a command that makes a process in a container, or perhaps only a container so named:
+/// what cannot be told apart without parsing them costs a moment. Unsealed, no process is ever made.
+fn may_make_a_process(arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments
+        .skip(1)
+        .any(|argument| argument == "run" || argument == "create" || argument == "exec")
 }
 
 /// Refuses to preserve what is not open, before anything of our own takes its number.

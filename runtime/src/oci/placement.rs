@@ -122,12 +122,8 @@ fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
     let path = cgroup_path(id, spec)?;
     let layout = Layout::detect().map_err(failed("find a place for", id))?;
     let cgroup = Cgroup::open(&layout, &path);
-    if cgroup.exists()
-        && !cgroup
-            .processes()
-            .map_err(failed("look at", id))?
-            .is_empty()
-    {
+    let left = cgroup.processes().map_err(failed("look at", id))?;
+    if !left.is_empty() {
         return Err(Error::CgroupInUse { path });
     }
     Cgroup::create(&layout, &path).map_err(failed("make", id))

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::container_cgroup::{attempt, find};
 use super::error::{Error, Result, file};
 use crate::container::Container;
-use crate::sys;
+use crate::{kernel_file, sys};
 
 /// What is known of a container. Fields that an older version did not write have defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +255,20 @@ impl Entry {
     /// # Errors
     /// When it cannot be removed; one that is gone is fine.
     pub fn remove(&self) -> Result<()> {
+        // What is in it as a rule; without the socket, which start removes.
+        for file in [self.state(), self.config()] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(super::error::file("remove", file)(error));
+                }
+                _ => {}
+            }
+        }
+        match fs::remove_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => return result.map_err(file("remove", &self.directory)),
+        }
         match fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(file("remove", &self.directory)),
@@ -317,8 +331,9 @@ fn open_process(pid: i32, start_time: u64) -> Result<Option<OwnedFd>> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn start_time_of(pid: i32) -> io::Result<Option<u64>> {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => Ok(parse_start_time(&stat)),
+    match kernel_file::read(Path::new(&format!("/proc/{pid}/stat"))) {
+        // Bytes, as the process chooses its name.
+        Ok(stat) => Ok(parse_start_time(&String::from_utf8_lossy(&stat))),
         Err(error)
             if error.kind() == io::ErrorKind::NotFound
                 || error.raw_os_error() == Some(libc::ESRCH) =>
