@@ -218,13 +218,12 @@ fn dots_in_a_target_stay_inside() {
     assert!(!outside.join("volume").exists());
 }
 
-/// An image whose `/proc` and `/dev` are links to the host's.
+/// An image whose `/dev` is a link to the host's. (`/proc` and `/sys` may be no links: escapes_mounts.rs.)
 #[test]
-fn links_for_proc_and_dev_stay_inside() {
+fn a_link_for_dev_stays_inside() {
     let bundle = Bundle::sh("echo $$ >/dev/null; ls /sys/kernel >/dev/null");
     let outside = outside(&bundle);
     symlink(&outside, bundle.rootfs().join("dev")).expect("link");
-    symlink(outside.join("proc"), bundle.rootfs().join("proc")).expect("link");
     bundle.run();
     assert_eq!(
         fs::read_dir(&outside).expect("reads").count(),
