@@ -161,10 +161,7 @@ fn with_descriptors_that_do_not_close_nothing_starts() {
 fn without_mount_attributes_nothing_starts() {
     let bundle = bundle();
     let message = refused("mount_setattr", None, || bundle.run_fails());
-    assert!(
-        message.contains("protect this program's file"),
-        "the first use of them: {message}"
-    );
+    assert!(message.contains("make all mounts private"), "{message}");
 }
 
 #[test]

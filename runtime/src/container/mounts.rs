@@ -15,7 +15,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 
 use super::cgroup_mounts::{self, Shown};
 use super::error::{At, Error, Failure, Result, Step};
-use super::inside::{Inside, kind_of};
+use super::inside::{Inside, Kind, kind_of};
 use super::mount_options::{MountOptions, parse_options, propagation};
 use super::namespaces::{Had, how};
 use super::process::{path_c_string, shown};
