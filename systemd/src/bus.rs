@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, Value};
 
+use crate::property::Property;
+
 /// How long a job may take. systemd answers within milliseconds, but while the machine boots or shuts down its queue
 /// is long.
 const JOB_DEADLINE: Duration = Duration::from_secs(60);
@@ -20,10 +22,16 @@ pub enum Error {
     /// systemd runs the machine but cannot be talked to.
     #[error("cannot reach systemd on the system bus")]
     Connect(#[source] zbus::Error),
+    /// systemd does not run this machine.
+    #[error("systemd does not run this machine")]
+    NotRunning,
+    /// There is no asynchronous runtime to be had.
+    #[error("cannot prepare to speak with systemd")]
+    Runtime(#[source] std::io::Error),
     /// systemd refused a request.
     #[error("systemd did not {request} {unit}")]
     Request {
-        /// `start` or `stop`.
+        /// `start`, `stop`, …
         request: &'static str,
         /// The unit.
         unit: String,
@@ -63,6 +71,15 @@ pub enum Error {
     },
 }
 
+/// Which systemd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// The machine's.
+    System,
+    /// The user's own (`systemd --user`).
+    User,
+}
+
 /// The cgroup of a scope, below the root of each hierarchy, such as `/podling.slice/podling-pod1234.scope`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScopePath(pub PathBuf);
@@ -83,8 +100,8 @@ pub struct Scope<'a> {
     pub stop_timeout: Duration,
     /// Units that start after this one, and so stop before it.
     pub before: &'a [&'a str],
-    /// How much of the CPU it gets beside others of its slice, 1 to 10000; others have 100.
-    pub cpu_weight: u64,
+    /// Others, set last.
+    pub properties: &'a [Property],
 }
 
 /// A connection to systemd.
@@ -100,16 +117,44 @@ impl Systemd {
     /// # Errors
     /// When systemd runs the machine but cannot be talked to.
     pub async fn connect() -> Result<Option<Self>> {
+        Self::connect_to(Bus::System).await
+    }
+
+    /// As [`Systemd::connect`], to either systemd.
+    ///
+    /// # Errors
+    /// When systemd runs the machine but cannot be talked to.
+    pub async fn connect_to(bus: Bus) -> Result<Option<Self>> {
         if !crate::runs_the_machine() {
             return Ok(None);
         }
-        let connection = zbus::Connection::system().await.map_err(Error::Connect)?;
+        let connection = match bus {
+            Bus::System => zbus::Connection::system().await,
+            Bus::User => user_bus().await,
+        }
+        .map_err(Error::Connect)?;
         let manager = ManagerProxy::new(&connection)
             .await
             .map_err(Error::Connect)?;
         // Without it systemd announces no job's end.
         manager.subscribe().await.map_err(Error::Connect)?;
         Ok(Some(Self { manager }))
+    }
+
+    /// Changes properties of a unit until it ends (`systemctl set-property --runtime`, without a file).
+    ///
+    /// # Errors
+    /// When systemd refuses one; none is changed then.
+    pub async fn set_properties(&self, unit: &str, properties: &[Property]) -> Result<()> {
+        let properties: Vec<_> = properties.iter().map(Property::to_pair).collect();
+        self.manager
+            .set_unit_properties(unit, true, &properties)
+            .await
+            .map_err(|source| Error::Request {
+                request: "change",
+                unit: unit.to_owned(),
+                source: Box::new(source),
+            })
     }
 
     /// Makes a scope and waits until it is there.
@@ -235,6 +280,37 @@ impl Systemd {
     }
 }
 
+/// The user's message bus. Root of a user namespace is the user outside it: that one the bus knows.
+async fn user_bus() -> zbus::Result<zbus::Connection> {
+    let own =
+        std::fs::metadata("/proc/self").map_or(0, |of| std::os::unix::fs::MetadataExt::uid(&of));
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let user = outer_id(&map, own).unwrap_or(own);
+    let variable = |name| std::env::var(name).ok().filter(|it| !it.is_empty());
+    let address = variable("DBUS_SESSION_BUS_ADDRESS").unwrap_or_else(|| {
+        let directory = variable("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{user}"));
+        format!("unix:path={directory}/bus")
+    });
+    zbus::connection::Builder::address(address.as_str())?
+        .user_id(user)
+        .build()
+        .await
+}
+
+/// The id outside the user namespace of one inside (user_namespaces(7)).
+fn outer_id(map: &str, inner: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (from, to, count) = (
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+        );
+        let offset = inner.checked_sub(from)?;
+        (offset < count).then(|| to + offset)
+    })
+}
+
 /// What is asked, for errors.
 #[derive(Clone, Copy)]
 struct Request<'a> {
@@ -280,14 +356,13 @@ fn is_error(error: &zbus::Error, name: &str) -> bool {
 
 /// The scope's properties (systemd.scope(5), systemd.resource-control(5)). Delegation also means that systemd leaves
 /// an OOM kill below it alone (`OOMPolicy=continue`).
-fn properties<'a>(scope: &Scope<'a>) -> Vec<(&'static str, Value<'a>)> {
+fn properties<'a>(scope: &Scope<'a>) -> Vec<(&'a str, Value<'a>)> {
     let stop_timeout_usec = u64::try_from(scope.stop_timeout.as_micros()).unwrap_or(u64::MAX);
     let mut properties = vec![
         ("Description", Value::from(scope.description)),
         ("Slice", Value::from(scope.slice)),
         ("PIDs", Value::from(scope.pids.to_vec())),
         ("Delegate", Value::from(true)),
-        ("CPUWeight", Value::from(scope.cpu_weight)),
         ("TimeoutStopUSec", Value::from(stop_timeout_usec)),
         // A scope whose processes were killed is no failed unit to be looked after.
         ("CollectMode", Value::from("inactive-or-failed")),
@@ -295,6 +370,8 @@ fn properties<'a>(scope: &Scope<'a>) -> Vec<(&'static str, Value<'a>)> {
     if !scope.before.is_empty() {
         properties.push(("Before", Value::from(scope.before.to_vec())));
     }
+    // Of two of one name the last counts.
+    properties.extend(scope.properties.iter().map(Property::to_pair));
     properties
 }
 
@@ -348,4 +425,18 @@ trait Manager {
 trait ScopeUnit {
     #[zbus(property)]
     fn control_group(&self) -> zbus::Result<String>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_known_outside_their_namespace() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(outer_id(map, 0), Some(1000));
+        assert_eq!(outer_id(map, 7), Some(100_006));
+        assert_eq!(outer_id(map, 70_000), None);
+        assert_eq!(outer_id("0 0 4294967295\n", 1000), Some(1000));
+    }
 }

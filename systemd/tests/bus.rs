@@ -5,9 +5,13 @@
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use podling_systemd::{Error, Scope, Systemd};
+use podling_systemd::{Bus, Error, Property, PropertyValue, Scope, Systemd};
 
-fn scope<'a>(name: &'a str, pids: &'a [u32]) -> Scope<'a> {
+fn cpu_weight(weight: u64) -> [Property; 1] {
+    [Property::new("CPUWeight", PropertyValue::U64(weight))]
+}
+
+fn scope<'a>(name: &'a str, pids: &'a [u32], properties: &'a [Property]) -> Scope<'a> {
     Scope {
         name,
         slice: "podlingtest.slice",
@@ -15,7 +19,7 @@ fn scope<'a>(name: &'a str, pids: &'a [u32]) -> Scope<'a> {
         pids,
         stop_timeout: Duration::from_secs(5),
         before: &["multi-user.target"],
-        cpu_weight: 35,
+        properties,
     }
 }
 
@@ -34,7 +38,10 @@ async fn a_scope_holds_its_process_and_ends_with_it() {
     let mut child = sleeper();
     let name = "podlingtest-one.scope";
     let pids = [child.id()];
-    let path = systemd.start_scope(&scope(name, &pids)).await.unwrap();
+    let path = systemd
+        .start_scope(&scope(name, &pids, &cpu_weight(35)))
+        .await
+        .unwrap();
     assert!(
         path.0.ends_with(format!("podlingtest.slice/{name}")),
         "{path:?}"
@@ -46,12 +53,14 @@ async fn a_scope_holds_its_process_and_ends_with_it() {
     let weight =
         || std::fs::read_to_string(format!("/sys/fs/cgroup{}/cpu.weight", path.0.display()));
     assert_eq!(weight().unwrap().trim(), "35");
-    systemd.set_cpu_weight(name, 59).await.unwrap();
+    systemd.set_properties(name, &cpu_weight(59)).await.unwrap();
     assert_eq!(weight().unwrap().trim(), "59");
     let own = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
     assert!(own.contains(path.0.to_str().unwrap()), "{own}");
 
-    let again = systemd.start_scope(&scope(name, &pids)).await;
+    let again = systemd
+        .start_scope(&scope(name, &pids, &cpu_weight(35)))
+        .await;
     assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
 
     systemd.stop_scope(name).await.unwrap();
@@ -63,7 +72,7 @@ async fn a_scope_holds_its_process_and_ends_with_it() {
 #[tokio::test]
 async fn a_scope_without_processes_is_refused() {
     let systemd = connect().await;
-    let empty = scope("podlingtest-empty.scope", &[]);
+    let empty = scope("podlingtest-empty.scope", &[], &[]);
     assert!(systemd.start_scope(&empty).await.is_err());
 }
 
@@ -74,7 +83,7 @@ async fn a_scope_whose_process_was_killed_can_be_made_again() {
     for _ in 0..3 {
         let mut child = sleeper();
         systemd
-            .start_scope(&scope(name, &[child.id()]))
+            .start_scope(&scope(name, &[child.id()], &[]))
             .await
             .unwrap();
         child.kill().unwrap();
@@ -83,4 +92,31 @@ async fn a_scope_whose_process_was_killed_can_be_made_again() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// As the OCI command does it: no asynchronous runtime, and one thread afterwards.
+#[test]
+fn a_scope_can_be_made_without_a_runtime_of_the_callers() {
+    let mut child = sleeper();
+    let name = "podlingtest-blocking.scope";
+    let pids = [child.id()];
+    let properties = [
+        Property::new("MemoryMax", PropertyValue::U64(64 << 20)),
+        Property::new("AllowedCPUs", PropertyValue::Bytes(vec![1])),
+    ];
+    let own_scope = scope(name, &pids, &properties);
+    let path = podling_systemd::blocking::start_scope(Bus::System, &own_scope).unwrap();
+    let file = |name: &str| {
+        let path = std::path::Path::new("/sys/fs/cgroup")
+            .join(path.strip_prefix("/").unwrap())
+            .join(name);
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    };
+    assert_eq!(file("memory.max"), (64 << 20).to_string());
+    assert_eq!(file("cpuset.cpus"), "0");
+    let more = [Property::new("TasksMax", PropertyValue::U64(44))];
+    podling_systemd::blocking::set_properties(Bus::System, name, &more).unwrap();
+    assert_eq!(file("pids.max"), "44");
+    podling_systemd::blocking::stop_scope(Bus::System, name).unwrap();
+    assert!(!child.wait().unwrap().success());
 }

@@ -287,7 +287,10 @@ pub(super) async fn weigh_again(
     let weight = supervisor::cpu_weight(&plan.cgroup.resources);
     match &context.systemd {
         Some(systemd) if weight != supervisor::cpu_weight(&before.cgroup.resources) => systemd
-            .set_cpu_weight(&supervisor::scope_name(uid), weight)
+            .set_properties(
+                &supervisor::scope_name(uid),
+                &[supervisor::cpu_weight_property(weight)],
+            )
             .await
             .map_err(|error| ("ResizeFailed", chain(&error))),
         _ => Ok(()),

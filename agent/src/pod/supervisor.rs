@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources};
 use podling_runtime::cgroup::{self, Cgroup, Layout};
 use podling_runtime::pod::client::{Client, ClientError};
 use podling_runtime::pod::protocol::{Reply, Request};
-use podling_systemd::{Scope, Systemd};
+use podling_systemd::{Property, PropertyValue, Scope, Systemd};
 use tokio::io::AsyncWriteExt;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -234,6 +234,11 @@ pub fn cpu_weight(pod: &LinuxResources) -> u64 {
     cgroup::cpu_weight(shares.unwrap_or(0))
 }
 
+/// How much of the processors a scope gets beside others of its slice (systemd.resource-control(5), CPUWeight=).
+pub fn cpu_weight_property(weight: u64) -> Property {
+    Property::new("CPUWeight", PropertyValue::U64(weight))
+}
+
 /// Puts a waiting supervisor into a scope of its pod: a new one, or the one whose containers a dead supervisor left.
 ///
 /// # Errors
@@ -268,7 +273,7 @@ pub async fn place_in_scope(
             pids: &[pid],
             stop_timeout: needs.grace + Duration::from_secs(10),
             before: &[PODS_UNIT],
-            cpu_weight: needs.cpu_weight,
+            properties: &[cpu_weight_property(needs.cpu_weight)],
         })
         .await
         .map_err(SupervisorError::Scope)?;

@@ -14,6 +14,8 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
+use podling_systemd::{Property, PropertyValue};
+
 use super::control;
 use super::error::{Error, Result};
 use super::sys;
@@ -85,6 +87,20 @@ impl Device {
             kind: Kind::Char,
             major: Some(major),
             minor,
+        }
+    }
+
+    /// systemd.resource-control(5), `DeviceAllow=`: a node by its numbers, which need not exist, or a whole major.
+    fn systemd_name(&self) -> String {
+        let kind = match self.kind {
+            Kind::Block => "block",
+            Kind::Char => "char",
+        };
+        match (self.major, self.minor) {
+            (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+            (Some(major), None) => format!("{kind}-{major}"),
+            // One minor of all majors has no name; the cgroup's program narrows it down.
+            (None, _) => format!("{kind}-*"),
         }
     }
 
@@ -234,6 +250,30 @@ impl Rules {
         }
         self.exceptions.retain(|_, access| !access.is_empty());
         Ok(())
+    }
+
+    /// As properties of a systemd unit. It knows lists of allowed devices only: with exceptions from an allowed rest it
+    /// is told to leave devices alone.
+    pub(super) fn properties(&self) -> Vec<Property> {
+        let policy = if self.allow_by_default {
+            "auto"
+        } else {
+            "strict"
+        };
+        let mut list = vec![Property::new(
+            "DevicePolicy",
+            PropertyValue::Text(policy.to_owned()),
+        )];
+        if !self.allow_by_default {
+            let devices = self.exceptions.iter();
+            let devices =
+                devices.map(|(device, access)| (device.systemd_name(), access.to_string()));
+            list.push(Property::new(
+                "DeviceAllow",
+                PropertyValue::Pairs(devices.collect()),
+            ));
+        }
+        list
     }
 
     /// The v2 program. Its context is `struct bpf_cgroup_dev_ctx { u32 access_type, major, minor }`, the access type

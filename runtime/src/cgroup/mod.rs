@@ -9,11 +9,12 @@
 //! A [`Cgroup`] is a path, held below the root of each hierarchy: it owns no directory and caches nothing, so that
 //! any process may name the same one. Limits are written before the first process joins, and then need no step
 //! between parent and child. `layout` reads the mounts, `tree` makes and removes directories, `v1` and `v2`
-//! write limits, `devices` reduces device rules (with `sys` for bpf(2)), `freezer` stops and kills, `usage`
-//! reads.
+//! write limits, `systemd` says them as properties of a unit, `devices` reduces device rules (with `sys` for bpf(2)),
+//! `freezer` stops and kills, `usage` reads, `oom` hears of memory that runs out.
 //!
-//! Deliberately absent: moving running processes out of a cgroup to remove it, and any daemon's D-Bus. A limit that
-//! cannot be given is an error, never ignored; a controller that is missing is one only if a limit asks for it.
+//! Deliberately absent: moving running processes out of a cgroup to remove it, and speaking with systemd (the caller
+//! does). A limit that cannot be given is an error, never ignored; a controller that is missing is one only if a limit
+//! asks for it.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -30,6 +31,7 @@ mod layout;
 mod oom;
 mod stats;
 mod sys;
+pub mod systemd;
 mod tree;
 mod usage;
 mod v1;

@@ -119,7 +119,13 @@ impl Writer<'_> {
         {
             self.check_usage(limit)?;
         }
-        if let Some(swap) = swap_max(limit, memory.swap().filter(|it| *it != 0))? {
+        let swap = memory.swap().filter(|it| *it != 0);
+        // Changed alone, swap goes with the limit that holds.
+        let holding = match (limit, swap) {
+            (None, Some(1..)) => self.memory_limit()?,
+            _ => limit,
+        };
+        if let Some(swap) = swap_max(holding, swap)? {
             self.write("linux.resources.memory.swap", "memory.swap.max", &swap)?;
         }
         if let Some(limit) = limit {
@@ -131,6 +137,12 @@ impl Writer<'_> {
             self.write("linux.resources.memory.reservation", "memory.low", &value)?;
         }
         Ok(())
+    }
+
+    /// The limit of memory that holds now; none without one.
+    fn memory_limit(&self) -> Result<Option<i64>> {
+        let limit = control::read_number(self.dir, "memory.max")?.flatten();
+        Ok(limit.and_then(|limit| i64::try_from(limit).ok()))
     }
 
     fn check_usage(&self, limit: i64) -> Result<()> {
@@ -284,7 +296,7 @@ pub(super) fn pids_max(pids: &LinuxPids) -> String {
 }
 
 /// OCI's swap is memory and swap together; v2's is swap alone.
-fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
+pub(super) fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>> {
     const FIELD: &str = "linux.resources.memory.swap";
     match (limit, swap) {
         // Unlimited memory, and nothing said of swap: unlimited swap.

@@ -123,14 +123,17 @@ fn make_in(
 ) -> Result<Made> {
     entry.save_spec(text)?;
     let gate = gated.then(|| gate::listen(entry)).transpose()?;
-    let place = Placement::make(&options.id, &spec, globals)?;
+    let mut place = Placement::make(&options.id, &spec, globals)?;
     match make_process(entry, options, bundle, &spec, &place, seccomp, gate) {
-        Ok((record, created)) => Ok(Made {
-            entry: entry.clone(),
-            record,
-            spec,
-            created,
-        }),
+        Ok((record, created)) => {
+            place.settle();
+            Ok(Made {
+                entry: entry.clone(),
+                record,
+                spec,
+                created,
+            })
+        }
         Err(error) => {
             place.undo();
             Err(error)
@@ -176,7 +179,7 @@ fn make_process(
         start_time: start_time(created.pid())?,
         rootfs,
         cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
-        systemd: None,
+        systemd: place.unit().cloned(),
         created: Timestamp::now(),
         owner: rustix::process::getuid().as_raw(),
     };

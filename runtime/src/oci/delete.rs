@@ -9,8 +9,8 @@ use super::container_cgroup::{attempt, find};
 use super::error::{Error, Result, chain};
 use super::kill::signal_process;
 use super::log::Log;
-use super::pattern;
 use super::store::{Entry, Record, Status, Store};
+use super::{pattern, scope};
 use crate::container::hooks;
 
 /// The longest wait for a process after SIGKILL, in seconds: it may have to leave the kernel first.
@@ -113,6 +113,9 @@ pub(super) fn forget(entry: &Entry, record: &Record) -> Result<()> {
         if !gone {
             cgroup.kill_all().map_err(attempt("empty", record))?;
             cgroup.delete().map_err(attempt("remove", record))?;
+        }
+        if let Some(unit) = &record.systemd {
+            scope::stop(unit)?;
         }
     }
     entry.remove()

@@ -104,6 +104,14 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// systemd, asked for a scope.
+    #[error("cannot make, change or remove the systemd unit {unit}")]
+    Systemd {
+        /// The unit.
+        unit: String,
+        /// Why.
+        source: Box<podling_systemd::Error>,
+    },
     /// The seccomp profile.
     #[error("cannot compile linux.seccomp")]
     Seccomp(#[source] seccomp::Error),

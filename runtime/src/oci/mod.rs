@@ -33,6 +33,7 @@ mod print;
 mod ps;
 mod rootless;
 mod run;
+mod scope;
 mod spec;
 mod start;
 mod state;

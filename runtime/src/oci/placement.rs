@@ -1,4 +1,4 @@
-//! Where a new container's processes live: a cgroup made here, or none.
+//! Where a new container's processes live: a cgroup made here or by systemd, or none.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,16 +8,23 @@ use super::Globals;
 use super::cli::CgroupManager;
 use super::error::{Error, Result};
 use super::rootless::in_user_namespace;
+use super::scope::Scope;
+use super::store::Unit;
 use crate::cgroup::{Cgroup, Layout};
 use crate::container;
 
 /// Where containers without `linux.cgroupsPath` live, their names added.
 const DEFAULT_CGROUP: &str = "/podling-runtime-";
 
-/// A place for a container. It is the caller's to [`Placement::undo`] until the container is recorded.
+/// A place for a container. Until the container is recorded it is the caller's to [`Placement::undo`].
 #[derive(Debug)]
-pub(super) struct Placement {
-    cgroup: Option<Cgroup>,
+pub(super) enum Placement {
+    /// In its creator's cgroup.
+    None,
+    /// In a cgroup made here.
+    Cgroup(Cgroup),
+    /// In a scope that systemd made.
+    Scope(Box<Scope>),
 }
 
 impl Placement {
@@ -28,26 +35,25 @@ impl Placement {
     pub(super) fn make(id: &str, spec: &Spec, globals: &Globals) -> Result<Self> {
         let resources = resources(spec, globals);
         let made = match globals.cgroup_manager {
-            CgroupManager::Disabled => Ok(None),
-            CgroupManager::Cgroupfs => make_cgroup(id, spec).map(Some),
-            CgroupManager::Systemd => Err(Error::Argument {
-                argument: "--systemd-cgroup",
-                reason: "is not supported; cgroups are made directly".to_owned(),
-            }),
+            CgroupManager::Disabled => Ok(Self::None),
+            CgroupManager::Cgroupfs => make_cgroup(id, spec).map(Self::Cgroup),
+            CgroupManager::Systemd => {
+                let user = in_user_namespace() || !rustix::process::geteuid().is_root();
+                Scope::start(id, spec, &resources, user).map(|it| Self::Scope(Box::new(it)))
+            }
         };
-        let cgroup = match made {
+        let mut place = match made {
             // An ordinary user does without where nothing depends on it.
             Err(error) if is_denied(&error) && globals.rootless.is_so() => {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "the container has no cgroup of its own"
                 );
-                None
+                Self::None
             }
             made => made?,
         };
-        let place = Self { cgroup };
-        if let Some(cgroup) = &place.cgroup {
+        if let Some(cgroup) = place.cgroup() {
             tracing::debug!(path = %cgroup.path().display(), "made the cgroup");
         }
         if let Err(error) = place.limit(id, &resources) {
@@ -58,7 +64,7 @@ impl Placement {
     }
 
     fn limit(&self, id: &str, resources: &LinuxResources) -> Result<()> {
-        match &self.cgroup {
+        match self.cgroup() {
             Some(cgroup) => cgroup.apply(resources).map_err(failed("limit", id)),
             None if has_limits(resources) => Err(Error::Argument {
                 argument: "linux.resources",
@@ -70,12 +76,34 @@ impl Placement {
 
     /// The cgroup, if there is one.
     pub(super) fn cgroup(&self) -> Option<&Cgroup> {
-        self.cgroup.as_ref()
+        match self {
+            Self::None => None,
+            Self::Cgroup(cgroup) => Some(cgroup),
+            Self::Scope(scope) => Some(&scope.cgroup),
+        }
+    }
+
+    /// systemd's unit, if there is one.
+    pub(super) fn unit(&self) -> Option<&Unit> {
+        match self {
+            Self::None | Self::Cgroup(_) => None,
+            Self::Scope(scope) => Some(&scope.unit),
+        }
+    }
+
+    /// The container lives in it now.
+    pub(super) fn settle(&mut self) {
+        if let Self::Scope(scope) = self {
+            scope.release();
+        }
     }
 
     /// Removes what was made.
-    pub(super) fn undo(&self) {
-        if let Some(cgroup) = &self.cgroup
+    pub(super) fn undo(&mut self) {
+        if let Self::Scope(scope) = self {
+            scope.undo();
+        }
+        if let Some(cgroup) = self.cgroup()
             && let Err(error) = cgroup.delete()
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "a cgroup stays");

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::container_cgroup::{attempt, of};
 use super::error::{Error, Result, file};
+use super::scope;
 use super::store::{Entry, Record, Status, Store, parse_file};
 
 /// Where the kernel shows Intel's cache and memory bandwidth groups (resctrl.rst).
@@ -98,9 +99,15 @@ pub(super) fn update(store: &Store, options: &Options) -> Result<()> {
     if resources == LinuxResources::default() {
         return Ok(());
     }
-    of(&record)?
+    let cgroup = of(&record)?;
+    cgroup
         .apply(&resources)
-        .map_err(attempt("limit", &record))
+        .map_err(attempt("limit", &record))?;
+    // Last: what the cgroup refused must not come back with the next reload of systemd's.
+    match &record.systemd {
+        Some(unit) => scope::update(unit, &record.id, &resources, cgroup.is_v2()),
+        None => Ok(()),
+    }
 }
 
 /// The file's resources, or those of the single options.

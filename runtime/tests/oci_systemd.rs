@@ -1,0 +1,214 @@
+//! Containers in scopes of the systemd that runs the machine (`--systemd-cgroup`). Elsewhere these tests say so and
+//! pass: the virtual machine tests run them where one does.
+#![cfg(feature = "privileged-tests")]
+
+mod oci_support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use oci_support::{Bundle, stderr, stdout, until};
+
+/// A slice of these tests' own.
+const SLICE: &str = "podlingtest.slice";
+
+fn no_systemd() -> bool {
+    let none = !Path::new("/run/systemd/system").exists();
+    if none {
+        eprintln!("skipped: systemd does not run this machine");
+    }
+    none
+}
+
+/// A container in the slice, whose script runs until it is killed.
+fn bundle() -> Bundle {
+    let mut bundle = Bundle::sh("touch /tmp/up; while true; do sleep 1000; done");
+    let path = format!("{SLICE}:test:{}", bundle.id);
+    bundle.linux().set_cgroups_path(Some(path.into()));
+    bundle
+}
+
+fn unit(bundle: &Bundle) -> String {
+    format!("test-{}.scope", bundle.id)
+}
+
+/// One property of a unit as `systemctl show` prints it.
+fn show(unit: &str, property: &str) -> String {
+    let output = Command::new("systemctl")
+        .args(["show", "--value", "-p", property, unit])
+        .output()
+        .expect("systemctl");
+    stdout(&output)
+}
+
+/// A file of the container's cgroup.
+fn control_file(bundle: &Bundle, name: &str) -> String {
+    let path = show(&unit(bundle), "ControlGroup");
+    let path = PathBuf::from("/sys/fs/cgroup")
+        .join(path.trim_start_matches('/'))
+        .join(name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.trim().to_owned()
+}
+
+#[test]
+fn systemd_knows_the_containers_limits() {
+    if no_systemd() {
+        return;
+    }
+    let mut bundle = bundle();
+    let resources = r#"{"memory":{"limit":67108864,"swap":67108864,"reservation":1048576},
+        "cpu":{"shares":512,"quota":50000,"period":100000,"cpus":"0"},"pids":{"limit":99},
+        "devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]}"#;
+    let resources = serde_json::from_str(resources).expect("resources");
+    bundle.linux().set_resources(Some(resources));
+    let annotations = [(
+        "org.systemd.property.TimeoutStopUSec".to_owned(),
+        "uint64 7000000".to_owned(),
+    )];
+    bundle.spec.set_annotations(Some(annotations.into()));
+    bundle.write();
+    let bundle_arg = bundle.bundle_arg();
+    bundle.ok(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
+    bundle.ok(&["start", &bundle.id]);
+    until("it is up", || bundle.rootfs().join("tmp/up").exists());
+
+    let unit = unit(&bundle);
+    for (property, wanted) in [
+        ("ActiveState", "active"),
+        ("Slice", SLICE),
+        ("Delegate", "yes"),
+        ("MemoryMax", "67108864"),
+        ("MemorySwapMax", "0"),
+        ("MemoryLow", "1048576"),
+        ("CPUQuotaPerSecUSec", "500ms"),
+        ("CPUQuotaPeriodUSec", "100ms"),
+        ("CPUWeight", "59"),
+        ("TasksMax", "99"),
+        ("AllowedCPUs", "0"),
+        ("DevicePolicy", "strict"),
+        ("TimeoutStopUSec", "7s"),
+    ] {
+        assert_eq!(show(&unit, property), wanted, "{property}");
+    }
+    let devices = show(&unit, "DeviceAllow");
+    assert!(devices.contains("/dev/char/10:229 rw"), "{devices}");
+    assert_eq!(control_file(&bundle, "memory.max"), "67108864");
+    assert_eq!(control_file(&bundle, "cpu.max"), "50000 100000");
+    // The first process is in it, and nothing that only stood in for it.
+    let pid = bundle.state()["pid"].to_string();
+    let processes = control_file(&bundle, "cgroup.procs");
+    assert!(processes.lines().any(|line| line == pid), "{processes}");
+    assert_eq!(processes.lines().count(), 2, "{processes}");
+
+    bundle.ok(&[
+        "update",
+        "--memory",
+        "128m",
+        "--memory-swap",
+        "256m",
+        "--pids-limit",
+        "77",
+        &bundle.id,
+    ]);
+    assert_eq!(show(&unit, "MemoryMax"), (128 << 20).to_string());
+    assert_eq!(show(&unit, "MemorySwapMax"), (128 << 20).to_string());
+    assert_eq!(show(&unit, "TasksMax"), "77");
+    // systemd writes its values again: they are ours.
+    let reloaded = Command::new("systemctl").arg("daemon-reload").status();
+    assert!(reloaded.expect("systemctl").success());
+    assert_eq!(control_file(&bundle, "memory.max"), (128 << 20).to_string());
+    assert_eq!(control_file(&bundle, "pids.max"), "77");
+    assert_eq!(control_file(&bundle, "cpu.max"), "50000 100000");
+    assert_eq!(stdout(&bundle.exec(&["echo", "in"])), "in");
+
+    bundle.ok(&["pause", &bundle.id]);
+    assert_eq!(bundle.status(), "paused");
+    bundle.ok(&["resume", &bundle.id]);
+    bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
+    until("it has ended", || bundle.status() == "stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    assert_eq!(show(&unit, "LoadState"), "not-found");
+}
+
+#[test]
+fn a_container_that_cannot_be_created_leaves_no_scope() {
+    if no_systemd() {
+        return;
+    }
+    let mut bundle = bundle();
+    bundle.args(&["/bin/none"]);
+    bundle.write();
+    let bundle_arg = bundle.bundle_arg();
+    let message = bundle.fails(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
+    assert!(message.contains("/bin/none"), "{message}");
+    let unit = unit(&bundle);
+    until("the scope is gone", || {
+        show(&unit, "LoadState") == "not-found"
+    });
+
+    // A limit that the cgroup refuses.
+    let resources = r#"{"memory":{"swappiness":7}}"#;
+    let resources = serde_json::from_str(resources).expect("resources");
+    bundle.linux().set_resources(Some(resources));
+    bundle.write();
+    bundle.fails(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
+    until("the scope is gone", || {
+        show(&unit, "LoadState") == "not-found"
+    });
+}
+
+#[test]
+fn a_scope_is_taken_once_and_needs_its_form_of_path() {
+    if no_systemd() {
+        return;
+    }
+    let first = bundle();
+    first.write();
+    let bundle_arg = first.bundle_arg();
+    first.ok(&[
+        "--cgroup-manager",
+        "systemd",
+        "create",
+        "-b",
+        &bundle_arg,
+        &first.id,
+    ]);
+    let other = format!("{}-other", first.id);
+    let message = first.fails(&["--systemd-cgroup", "create", "-b", &bundle_arg, &other]);
+    assert!(message.contains("already"), "{message}");
+    first.ok(&["start", &first.id]);
+
+    let mut plain = Bundle::sh("true");
+    plain.linux().set_cgroups_path(Some("/a/path".into()));
+    plain.write();
+    let message = plain.fails(&[
+        "--systemd-cgroup",
+        "run",
+        "-b",
+        &plain.bundle_arg(),
+        &plain.id,
+    ]);
+    assert!(message.contains("slice:prefix:name"), "{message}");
+}
+
+/// In the foreground the scope goes with the container.
+#[test]
+fn run_leaves_no_scope() {
+    if no_systemd() {
+        return;
+    }
+    let mut bundle = bundle();
+    bundle.args(&["/bin/sh", "-c", "cat /proc/self/cgroup; exit 7"]);
+    bundle.write();
+    let output = bundle.runtime(&[
+        "--systemd-cgroup",
+        "run",
+        "-b",
+        &bundle.bundle_arg(),
+        &bundle.id,
+    ]);
+    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+    assert_eq!(show(&unit(&bundle), "LoadState"), "not-found");
+}
