@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
 
+use super::detached::{attach, new_filesystem};
 use super::error::{At, Error, Failure, Result, Step};
 use super::inside::{Inside, Kind};
-use super::mounts::{attach, new_filesystem};
 use super::namespaces::{Had, how};
 use super::process::path_c_string;
 use crate::cgroup::{Cgroup, Hierarchy, Layout};

@@ -198,9 +198,9 @@ fn bind_node(inside: &Inside, node: &Node) -> io::Result<()> {
     if FileType::from_raw_mode(there.st_mode) != node.kind || there.st_rdev != node.device {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
-    let mount = super::mounts::clone_of(host.as_fd(), false)?;
+    let mount = super::detached::clone_of(host.as_fd(), false)?;
     let target = inside.ensure(&node.path, Kind::File)?;
-    super::mounts::attach(mount.as_fd(), target.as_fd())
+    super::detached::attach(mount.as_fd(), target.as_fd())
 }
 
 /// Binds the terminal onto `/dev/console`.
@@ -213,8 +213,8 @@ pub(super) fn make_console(
         .ensure(path, Kind::File)
         .at(Step::MakeDevice, "/dev/console")?;
     let mount =
-        super::mounts::clone_of(terminal.as_fd(), false).at(Step::MakeDevice, "/dev/console")?;
-    super::mounts::attach(mount.as_fd(), target.as_fd()).at(Step::MakeDevice, "/dev/console")
+        super::detached::clone_of(terminal.as_fd(), false).at(Step::MakeDevice, "/dev/console")?;
+    super::detached::attach(mount.as_fd(), target.as_fd()).at(Step::MakeDevice, "/dev/console")
 }
 
 /// Opens the host's `/dev/null` and makes sure that it is that.

@@ -236,6 +236,10 @@ steps! {
     WriteOomScoreAdj = "set the OOM score adjustment",
     /// Sources of bind mounts.
     OpenSource = "open the mount source",
+    /// The ids of an id-mapped mount, by the parent.
+    MapMountIds = "map the ids of the mount at",
+    /// `tmpcopyup`.
+    CopyUp = "copy into the new file system what is at",
     /// No mount event leaves the container.
     MakePrivate = "make all mounts private",
     /// The root file system.

@@ -118,6 +118,16 @@ impl InitPlan {
         self.process.limit_capabilities(own_user_namespace)
     }
 
+    /// In the parent, which alone may do it: maps the ids of mounts.
+    pub(super) fn map_mounts(&mut self) -> Result<()> {
+        mounts::open_id_mapped(&mut self.mounts, &self.namespaces.user)
+    }
+
+    /// True when mounts have ids to map.
+    pub(super) fn has_mapped_mounts(&self) -> bool {
+        mounts::any_id_mapped(&self.mounts)
+    }
+
     /// In the parent, which may reach what the root of a user namespace may not: opens the host's side of the root
     /// file system and the mounts, and gives the standard streams away.
     pub(super) fn open_as_caller(&mut self) -> Result<()> {

@@ -4,7 +4,7 @@
 //! too, stay below the root. What is missing is made one component at a time, by descriptor. No host path is ever
 //! joined with a container's.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -88,6 +88,29 @@ impl Inside {
                 self.open(path, OFlags::PATH)
             }
             result => result,
+        }
+    }
+
+    /// As [`Self::ensure`], but a symbolic link at `path` is the place itself.
+    pub(super) fn ensure_itself(&self, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
+        match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.ensure(path, kind),
+            result => result,
+        }
+    }
+
+    /// Makes a symbolic link at `path`, with its parents. One with that target may be there.
+    pub(super) fn ensure_link(&self, path: &Path, target: &CStr) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let directory = self.ensure(parent, Kind::Directory)?;
+        match rustix::fs::symlinkat(target, &directory, name) {
+            Err(Errno::EXIST) => match rustix::fs::readlinkat(&directory, name, Vec::new()) {
+                Ok(there) if there.as_c_str() == target => Ok(()),
+                _ => Err(Errno::EXIST.into()),
+            },
+            result => Ok(result?),
         }
     }
 

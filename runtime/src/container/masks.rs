@@ -10,10 +10,11 @@ use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
+use super::detached::{attach, clone_of};
 use super::devices::open_null;
 use super::error::{At, Failure, Step};
 use super::inside::{Kind, kind_of};
-use super::mounts::{Places, attach, clone_of};
+use super::mounts::Places;
 use crate::sys::mount::{Attributes, set_attributes};
 
 type Done = Result<(), Failure>;

@@ -34,11 +34,14 @@ mod agent;
 mod cgroup_mounts;
 mod channel;
 mod child;
+mod copy_up;
+mod detached;
 mod devices;
 mod error;
 mod exec;
 mod forerunner;
 pub mod hooks;
+mod id_mapped;
 mod init;
 mod inside;
 mod masks;
@@ -332,17 +335,7 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     let (directory, joiner) = cgroup_entry(create.cgroup)?;
     let mut plan = InitPlan::new(create, joiner)?;
     let maps = plan.namespaces.user.maps().cloned();
-    if plan.namespaces.has_user_namespace() {
-        if user_namespace::is_privileged()? {
-            plan.open_as_caller()?;
-        }
-    } else if !rustix::process::geteuid().is_root() && !user_namespace::is_privileged()? {
-        return Err(Error::Invalid {
-            field: "linux.namespaces".to_owned(),
-            reason: "an ordinary user's container needs a user namespace (see the command spec --rootless)"
-                .to_owned(),
-        });
-    }
+    prepare(&mut plan)?;
     let patient = spec.hooks().is_some();
     let (parent, child_end) = Channel::pair(patient)?;
     let own_user_namespace = plan.namespaces.has_user_namespace();
@@ -397,6 +390,39 @@ pub fn create(create: Create<'_>) -> Result<Created> {
         terminal,
         channel: parent,
     })
+}
+
+/// What only the caller may do, or may not.
+fn prepare(plan: &mut InitPlan) -> Result<()> {
+    let own_user_namespace = plan.namespaces.has_user_namespace();
+    let ids_mapped = plan.has_mapped_mounts();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && !own_user_namespace && !ids_mapped {
+        return Ok(());
+    }
+    let refused = |field: &str, reason: &str| {
+        Err(Error::Invalid {
+            field: field.to_owned(),
+            reason: reason.to_owned(),
+        })
+    };
+    let is_privileged = user_namespace::is_privileged()?;
+    if !is_privileged && ids_mapped {
+        return refused("mounts", "only root maps the ids of a mount");
+    }
+    if !is_privileged && !own_user_namespace {
+        return refused(
+            "linux.namespaces",
+            "an ordinary user's container needs a user namespace (see the command spec --rootless)",
+        );
+    }
+    if ids_mapped {
+        plan.map_mounts()?;
+    }
+    if is_privileged && own_user_namespace {
+        plan.open_as_caller()?;
+    }
+    Ok(())
 }
 
 /// The v2 directory for clone3, or what a child joins a v1 cgroup with.

@@ -13,20 +13,54 @@ pub(super) struct MountOptions {
     pub(super) recursive: Attributes,
     /// `bind` (false) or `rbind` (true).
     pub(super) bind: Option<bool>,
+    /// `idmap` or `ridmap`.
+    pub(super) id_map: Option<IdMapOption>,
+    /// `tmpcopyup`: fill the new file system with what it covers.
+    pub(super) copy_up: bool,
+    /// `remount`: change the mount that is there.
+    pub(super) remount: bool,
+    /// `copy-symlink`: where the source is a symbolic link, make one like it.
+    pub(super) copy_symlink: bool,
+    /// `src-nofollow`: bind a symbolic link itself.
+    pub(super) source_nofollow: bool,
+    /// `dest-nofollow`: mount over a symbolic link itself.
+    pub(super) target_nofollow: bool,
     /// For the file system: `name` or `name=value`.
     pub(super) data: Vec<(String, Option<String>)>,
 }
 
-/// Sorts the options. The error is the option that is not supported.
-pub(super) fn parse_options(options: &[String]) -> Result<MountOptions, String> {
-    let mut parsed = MountOptions::default();
-    for option in options {
-        apply(&mut parsed, option)?;
-    }
-    Ok(parsed)
+/// How a mount's ids are to be mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct IdMapOption {
+    /// `ridmap`: also the mounts below.
+    pub(super) recursive: bool,
+    /// What stands behind `=`, as crun has it: `uids=0-1-10#10-11-10;gids=0-100-10`.
+    pub(super) custom: Option<String>,
 }
 
-fn apply(parsed: &mut MountOptions, option: &str) -> Result<(), String> {
+/// Sorts the options.
+pub(super) fn parse_options(options: &[String]) -> MountOptions {
+    let mut parsed = MountOptions::default();
+    for option in options {
+        apply(&mut parsed, option);
+    }
+    parsed
+}
+
+fn id_map(option: &str) -> Option<IdMapOption> {
+    let (name, custom) = match option.split_once('=') {
+        Some((name, custom)) => (name, Some(custom.to_owned())),
+        None => (option, None),
+    };
+    let recursive = match name {
+        "idmap" => false,
+        "ridmap" => true,
+        _ => return None,
+    };
+    Some(IdMapOption { recursive, custom })
+}
+
+fn apply(parsed: &mut MountOptions, option: &str) {
     if let Some((attribute, set)) = attribute(option) {
         change(&mut parsed.top, attribute, set);
     } else if let Some((attribute, set)) = option.strip_prefix('r').and_then(attribute) {
@@ -40,18 +74,22 @@ fn apply(parsed: &mut MountOptions, option: &str) -> Result<(), String> {
         attributes.propagation = propagation;
     } else {
         match option {
-            "" | "defaults" => {}
+            // The last one is about messages of the kernel's.
+            "" | "defaults" | "silent" | "loud" => {}
             "bind" => parsed.bind = Some(false),
             "rbind" => parsed.bind = Some(true),
-            "remount" | "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "dest-nofollow"
-            | "src-nofollow" => return Err(option.to_owned()),
+            "remount" => parsed.remount = true,
+            "tmpcopyup" => parsed.copy_up = true,
+            "copy-symlink" => parsed.copy_symlink = true,
+            "src-nofollow" => parsed.source_nofollow = true,
+            "dest-nofollow" => parsed.target_nofollow = true,
+            _ if id_map(option).is_some() => parsed.id_map = id_map(option),
             _ => parsed.data.push(match option.split_once('=') {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (option.to_owned(), None),
             }),
         }
     }
-    Ok(())
 }
 
 /// The bits of an option and whether it sets them.
@@ -122,7 +160,7 @@ mod tests {
 
     fn parse(options: &[&str]) -> MountOptions {
         let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
-        parse_options(&options).expect("parses")
+        parse_options(&options)
     }
 
     #[test]
@@ -167,8 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
-        let options = ["idmap".to_owned()];
-        assert_eq!(parse_options(&options), Err("idmap".to_owned()));
+    fn id_maps_are_recursive_and_custom() {
+        let parsed = parse(&["ridmap=uids=0-1-10;gids=0-1-10"])
+            .id_map
+            .expect("one");
+        assert!(parsed.recursive);
+        assert_eq!(parsed.custom.as_deref(), Some("uids=0-1-10;gids=0-1-10"));
+        let parsed = parse(&["idmap"]).id_map.expect("one");
+        assert_eq!((parsed.recursive, parsed.custom), (false, None));
+        assert_eq!(parse(&["idmapped"]).id_map, None);
     }
 }

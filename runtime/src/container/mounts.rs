@@ -5,22 +5,24 @@
 //! the image's and are opened by [`Inside`].
 
 use std::ffi::{CStr, CString};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::CWD;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::fs::{CWD, OFlags};
 
 use super::cgroup_mounts::{self, Shown};
+use super::copy_up::copy_up;
+use super::detached::{attach, clone_at, clone_from, new_filesystem};
 use super::error::{At, Error, Failure, Result, Step};
+use super::id_mapped::{self, IdNamespaces, MountIds};
 use super::inside::{Inside, Kind, kind_of};
 use super::mount_options::{MountOptions, parse_options, propagation};
 use super::namespaces::{Had, how};
 use super::process::{path_c_string, shown};
+use super::user_namespace::UserNamespace;
 use crate::cgroup::Cgroup;
-use crate::sys::mount::set_attributes;
+use crate::sys::mount::{set_attributes, set_id_map};
 
 type Done = std::result::Result<(), Failure>;
 
@@ -31,6 +33,7 @@ pub(super) struct MountPlan {
     destination: PathBuf,
     source: Source,
     options: MountOptions,
+    ids: Option<MountIds>,
     /// The host's side: a detached mount for each that the source needs. Empty until [`open_sources`].
     opened: Vec<OwnedFd>,
 }
@@ -44,6 +47,10 @@ enum Source {
         filesystem: String,
         source: Option<String>,
     },
+    /// A symbolic link like the one at the host path that was to be bound.
+    Link(CString),
+    /// What is mounted there already.
+    Remount,
     /// The container's own part of the v1 hierarchies.
     CgroupV1(Vec<cgroup_mounts::Directory>),
 }
@@ -104,14 +111,13 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
                 reason: "nothing can be mounted over the root directory".to_owned(),
             });
         }
-        let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|m| !m.is_empty());
-        if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
-            return Err(Error::Unsupported {
+        let options = options_of(mount)?;
+        if id_mapped::plan(spec, mount, options.id_map.as_ref())?.is_some() && !is_bind(mount) {
+            return Err(Error::Invalid {
                 field,
-                reason: "id-mapped mounts are not supported".to_owned(),
+                reason: "only bind mounts have mapped ids".to_owned(),
             });
         }
-        options_of(mount)?;
     }
     default_propagation(spec).map(drop)
 }
@@ -122,18 +128,44 @@ fn field_of(mount: &Mount) -> String {
 
 fn options_of(mount: &Mount) -> Result<MountOptions> {
     let options = mount.options().as_deref().unwrap_or_default();
-    let parsed = parse_options(options).map_err(|option| Error::Unsupported {
-        field: field_of(mount),
-        reason: format!("option {option} is not supported"),
-    })?;
-    match parsed.data.first() {
-        Some((option, _)) if is_bind(mount) => Err(Error::Invalid {
+    let mut parsed = parse_options(options);
+    let invalid = |reason: String| {
+        Err(Error::Invalid {
             field: field_of(mount),
-            reason: format!("a bind mount has no option {option}"),
-        }),
-        _ => Ok(parsed),
+            reason,
+        })
+    };
+    let bind = is_bind(mount);
+    if bind || parsed.remount {
+        // They ask for what is so without them.
+        parsed
+            .data
+            .retain(|(name, _)| !BIND_DEFAULTS.contains(&name.as_str()));
+        if let Some((option, _)) = parsed.data.first() {
+            let kind = if parsed.remount {
+                "remount"
+            } else {
+                "bind mount"
+            };
+            return invalid(format!("a {kind} has no option {option}"));
+        }
     }
+    let only_binds = [
+        ("idmap", parsed.id_map.is_some()),
+        ("copy-symlink", parsed.copy_symlink),
+        ("src-nofollow", parsed.source_nofollow),
+    ];
+    if let Some((option, _)) = only_binds.iter().find(|(_, given)| *given && !bind) {
+        return invalid(format!("{option} is for bind mounts"));
+    }
+    if parsed.copy_up && mount.typ().as_deref() != Some("tmpfs") {
+        return invalid("tmpcopyup is for tmpfs".to_owned());
+    }
+    Ok(parsed)
 }
+
+/// Options of a file system that a bind mount and a remount have anyway.
+const BIND_DEFAULTS: [&str; 3] = ["async", "nomand", "nolazytime"];
 
 /// Bind mounts without a propagation of their own are private, unless the whole root is to be a slave of the host's.
 fn default_propagation(spec: &Spec) -> Result<u64> {
@@ -167,7 +199,9 @@ fn plan_one(
 ) -> Result<MountPlan> {
     let mut options = options_of(mount)?;
     let filesystem = mount.typ().as_deref().unwrap_or("none");
-    let source = if is_bind(mount) {
+    let source = if options.remount {
+        Source::Remount
+    } else if is_bind(mount) {
         let recursive = options.bind.unwrap_or(false);
         bind_source(mount, bundle, recursive)?
     } else if filesystem == "cgroup" || filesystem == "cgroup2" {
@@ -208,6 +242,7 @@ fn plan_one(
     Ok(MountPlan {
         destination: Path::new("/").join(mount.destination()),
         source,
+        ids: id_mapped::plan(spec, mount, options.id_map.as_ref())?,
         options,
         opened: Vec::new(),
     })
@@ -247,52 +282,59 @@ fn bind_source(mount: &Mount, bundle: Option<&Path>, recursive: bool) -> Result<
     })
 }
 
-/// A detached copy of the mount that `fd` is on, with `fd` as its root.
-pub(super) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    Ok(rustix::mount::open_tree(fd, c"", flags)?)
-}
-
-/// A detached copy of what is mounted at a host path, and below it if `recursive`.
-pub(super) fn clone_at(path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    Ok(rustix::mount::open_tree(CWD, path, flags)?)
-}
-
-/// Moves a detached mount onto a place.
-pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    rustix::mount::move_mount(
-        mount,
-        c"",
-        target,
-        c"",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-    )?;
-    Ok(())
-}
-
 /// Opens the host's side of all mounts where that was not done yet, before mounts become private: a shared one stays
 /// shared with the host.
 pub(super) fn open_sources(plans: &mut [MountPlan]) -> Done {
     for plan in plans.iter_mut().filter(|plan| plan.opened.is_empty()) {
-        let open =
-            |path: &CStr, recursive| clone_at(path, recursive).at(Step::OpenSource, shown(path));
-        plan.opened = match &plan.source {
-            Source::Bind { path, recursive } => vec![open(path, *recursive)?],
-            Source::CgroupV1(directories) => directories
-                .iter()
-                .map(|d| open(&d.path, false))
-                .collect::<std::result::Result<_, _>>()?,
-            Source::New { .. } => Vec::new(),
-        };
+        match &plan.source {
+            Source::Bind { path, recursive } => {
+                if plan.options.copy_symlink
+                    && let Some(target) = read_link(path)
+                {
+                    plan.source = Source::Link(target);
+                    continue;
+                }
+                let follow = !plan.options.source_nofollow;
+                let mount = clone_from(path, *recursive, follow);
+                plan.opened = vec![mount.at(Step::OpenSource, shown(path))?];
+            }
+            Source::CgroupV1(directories) => {
+                let open = |path: &CStr| clone_at(path, false).at(Step::OpenSource, shown(path));
+                plan.opened = directories
+                    .iter()
+                    .map(|d| open(&d.path))
+                    .collect::<std::result::Result<_, _>>()?;
+            }
+            Source::New { .. } | Source::Link(_) | Source::Remount => {}
+        }
+    }
+    Ok(())
+}
+
+/// None: it is something else.
+fn read_link(path: &CStr) -> Option<CString> {
+    rustix::fs::readlinkat(CWD, path, Vec::new()).ok()
+}
+
+/// True when there is a mount whose ids are to be mapped.
+pub(super) fn any_id_mapped(plans: &[MountPlan]) -> bool {
+    plans.iter().any(|plan| plan.ids.is_some())
+}
+
+/// In the parent, with its rights: opens the mounts whose ids are to be mapped, and maps them.
+pub(super) fn open_id_mapped(plans: &mut [MountPlan], container: &UserNamespace) -> Result<()> {
+    let mut namespaces = IdNamespaces::new(container);
+    let all_ids: Vec<Option<MountIds>> = plans.iter().map(|plan| plan.ids.clone()).collect();
+    for (plan, ids) in plans.iter_mut().zip(&all_ids) {
+        let Some(ids) = ids else { continue };
+        let name = plan.destination.to_string_lossy().into_owned();
+        open_sources(std::slice::from_mut(plan)).map_err(Failure::into_error)?;
+        let namespace = namespaces.get(ids)?;
+        for mount in &plan.opened {
+            set_id_map(mount.as_fd(), ids.recursive, namespace.as_fd())
+                .at(Step::MapMountIds, &name)
+                .map_err(Failure::into_error)?;
+        }
     }
     Ok(())
 }
@@ -342,8 +384,23 @@ pub(super) fn mount_all(
                     finish(inside, plan, mount.as_fd())?;
                 }
             }
+            Source::Link(target) => inside
+                .ensure_link(&plan.destination, target)
+                .at(Step::MakeLink, plan.destination.to_string_lossy())?,
+            Source::Remount => {
+                let name = plan.destination.to_string_lossy();
+                let mount = inside
+                    .open(&plan.destination, OFlags::PATH)
+                    .at(Step::OpenTarget, &name)?;
+                set_all_attributes(plan, mount.as_fd())?;
+            }
             Source::New { filesystem, source } => {
                 let mount = make_filesystem(plan, filesystem, source.as_deref())?;
+                if plan.options.copy_up {
+                    let has_own_mode = plan.options.data.iter().any(|(name, _)| name == "mode");
+                    copy_up(inside, &plan.destination, mount.as_fd(), has_own_mode)
+                        .at(Step::CopyUp, plan.destination.to_string_lossy())?;
+                }
                 finish(inside, plan, mount.as_fd())?;
                 made = Some((filesystem.as_str(), mount));
             }
@@ -371,6 +428,12 @@ pub(super) fn mount_all(
 
 /// Sets a mount's attributes and moves it onto its target.
 fn finish(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
+    set_all_attributes(plan, mount)?;
+    let target = target(inside, plan, mount)?;
+    attach(mount, target.as_fd()).at(Step::AttachMount, plan.destination.to_string_lossy())
+}
+
+fn set_all_attributes(plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
     let name = plan.destination.to_string_lossy();
     let recursive = plan.options.recursive;
     if !recursive.is_empty() {
@@ -380,8 +443,7 @@ fn finish(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
     if !top.is_empty() {
         set_attributes(mount, false, top).at(Step::SetMountAttributes, &name)?;
     }
-    let target = target(inside, plan, mount)?;
-    attach(mount, target.as_fd()).at(Step::AttachMount, &name)
+    Ok(())
 }
 
 /// The place of a mount. Those of procfs and sysfs are reached through no symbolic link: the image, or whoever shares
@@ -404,11 +466,14 @@ fn target(
         source => {
             let kind = match source {
                 Source::Bind { .. } => kind_of(mount).at(Step::OpenTarget, &name)?,
-                Source::New { .. } | Source::CgroupV1(_) => Kind::Directory,
+                _ => Kind::Directory,
             };
-            inside
-                .ensure(&plan.destination, kind)
-                .at(Step::OpenTarget, &name)
+            if plan.options.target_nofollow {
+                inside.ensure_itself(&plan.destination, kind)
+            } else {
+                inside.ensure(&plan.destination, kind)
+            }
+            .at(Step::OpenTarget, &name)
         }
     }
 }
@@ -425,33 +490,6 @@ fn make_filesystem(
         };
         Failure::new(Step::MakeFilesystem, subject, &error)
     })
-}
-
-/// Makes a file system and a detached mount of it. The error names the option that was refused.
-pub(super) fn new_filesystem(
-    filesystem: &str,
-    source: Option<&str>,
-    data: &[(String, Option<String>)],
-) -> std::result::Result<OwnedFd, (Option<String>, io::Error)> {
-    let failed = |error: rustix::io::Errno| (None, error.into());
-    let context = rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
-    if let Some(source) = source {
-        rustix::mount::fsconfig_set_string(&context, "source", source).map_err(failed)?;
-    }
-    for (name, value) in data {
-        match value {
-            Some(value) => rustix::mount::fsconfig_set_string(&context, name, value),
-            None => rustix::mount::fsconfig_set_flag(&context, name),
-        }
-        .map_err(|error| (Some(name.clone()), error.into()))?;
-    }
-    rustix::mount::fsconfig_create(&context).map_err(failed)?;
-    rustix::mount::fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .map_err(failed)
 }
 
 #[cfg(test)]

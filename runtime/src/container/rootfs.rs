@@ -8,9 +8,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 
+use super::detached::{attach, clone_at};
 use super::error::{At, Failure, Result, Step};
 use super::inside::Inside;
-use super::mounts::{attach, clone_at};
 use super::process::{path_c_string, shown};
 use super::{Error, Rootfs};
 use crate::sys::mount::{Attributes, set_attributes, set_attributes_at};

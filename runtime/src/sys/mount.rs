@@ -46,7 +46,25 @@ pub fn set_attributes(
     recursive: bool,
     attributes: Attributes,
 ) -> io::Result<()> {
-    call(fd.as_raw_fd(), c"", recursive, attributes)
+    call(fd.as_raw_fd(), c"", recursive, attributes, 0)
+}
+
+/// Shows the owners of files on the detached mount that `fd` refers to, and with `recursive` on all below it, as the
+/// user namespace maps them.
+///
+/// # Errors
+/// What mount_setattr(2) says: `EINVAL` for a file system that cannot.
+pub fn set_id_map(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    user_namespace: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_IDMAP,
+        ..Default::default()
+    };
+    let namespace = user_namespace.as_raw_fd();
+    call(fd.as_raw_fd(), c"", recursive, attributes, namespace)
 }
 
 /// Changes the mount at `path`, and with `recursive` all below it.
@@ -54,15 +72,21 @@ pub fn set_attributes(
 /// # Errors
 /// What mount_setattr(2) says.
 pub fn set_attributes_at(path: &CStr, recursive: bool, attributes: Attributes) -> io::Result<()> {
-    call(libc::AT_FDCWD, path, recursive, attributes)
+    call(libc::AT_FDCWD, path, recursive, attributes, 0)
 }
 
-fn call(fd: i32, path: &CStr, recursive: bool, attributes: Attributes) -> io::Result<()> {
+fn call(
+    fd: i32,
+    path: &CStr,
+    recursive: bool,
+    attributes: Attributes,
+    user_namespace: i32,
+) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: attributes.set,
         attr_clr: attributes.clear,
         propagation: attributes.propagation,
-        userns_fd: 0,
+        userns_fd: u64::from(user_namespace.cast_unsigned()),
     };
     let mut flags = 0;
     if path.is_empty() {
