@@ -161,6 +161,9 @@ pub(super) fn pod_of(store: &Store, object: &Object) -> Option<Pod> {
     let mut pod = object.to_pod(status.as_deref())?;
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(ORIGIN_ANNOTATION.to_owned(), object.origin.to_string());
+    if let Some(spec) = &mut pod.spec {
+        spec.node_name = Some(store.node().to_owned());
+    }
     Some(pod)
 }
 

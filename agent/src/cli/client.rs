@@ -59,6 +59,10 @@ pub(super) enum AgentError {
     Answer(#[source] serde_json::Error),
 }
 
+/// What to do when nobody answers.
+const START_IT: &str = "start it with `systemctl start podling` or `podling agent`; a node of its own directories \
+                        needs --run-dir here too";
+
 impl AgentError {
     pub(super) fn is_away(&self) -> bool {
         matches!(self, Self::Away { .. })
@@ -82,12 +86,27 @@ impl AgentError {
         if forbidden {
             error.hint("be root, or a member of the group `podling`")
         } else if away {
-            error
-                .hint("start it with `systemctl start podling` or `podling agent`; a node of its own directories needs --run-dir here too")
-                .hint("pods go on without the agent: `podling get pods`, `why`, `logs` and `exec` still work")
+            error.hint(START_IT).hint(
+                "pods go on without the agent: `podling get pods`, `why`, `logs` and `exec` still work",
+            )
         } else {
             error
         }
+    }
+
+    /// As the error of a command that asked the supervisors too, and there are none.
+    pub(super) fn without_pods(self, what: String, directories: &Directories) -> CommandError {
+        if !self.is_away() {
+            return self.into_command_error(what);
+        }
+        let here = format!(
+            "no pod runs without it: {} is empty",
+            directories.run.display()
+        );
+        CommandError::new(what)
+            .because(self)
+            .hint(START_IT)
+            .hint(here)
     }
 }
 

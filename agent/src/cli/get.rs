@@ -143,7 +143,7 @@ pub(super) fn list(
                 version: None,
             })
         }
-        Err(e) => Err(e.into_command_error("cannot list pods".to_owned())),
+        Err(e) => Err(e.without_pods("cannot list pods".to_owned(), directories)),
     }
 }
 

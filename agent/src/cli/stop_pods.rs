@@ -39,6 +39,10 @@ pub(super) fn run(args: &StopPodsArgs, directories: &Directories) -> Result<Exit
         );
     }
     let pods = offline::plans(directories)?;
+    if pods.is_empty() {
+        println!("no pod runs here");
+        return Ok(Exit::Done);
+    }
     let outcomes: Vec<Result<(), CommandError>> = std::thread::scope(|scope| {
         let stops: Vec<_> = pods
             .iter()

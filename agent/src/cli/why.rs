@@ -34,7 +34,7 @@ pub(super) fn run(args: &WhyArgs, directories: &Directories) -> Result<Exit, Com
         Err(e) if e.is_away() && directories.pods().is_dir() => {
             offline_explanation(namespace, name, directories)?
         }
-        Err(e) => return Err(e.into_command_error(format!("cannot explain pod {name}"))),
+        Err(e) => return Err(e.without_pods(format!("cannot explain pod {name}"), directories)),
     };
     written(
         std::io::stdout()

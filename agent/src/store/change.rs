@@ -98,6 +98,8 @@ fn compare_specs(old: &PodSpec, new: &PodSpec, changes: &mut Changes) {
         active_deadline_seconds: None,
         termination_grace_period_seconds: None,
         image_pull_secrets: None,
+        // This node's or none: another is refused.
+        node_name: None,
         containers: Vec::new(),
         init_containers: None,
         ..spec.clone()

@@ -6,6 +6,7 @@
 #[path = "../node/mod.rs"]
 mod node;
 
+mod command_line;
 mod p02_manifests;
 mod p03_etcd;
 mod p04_images;
