@@ -52,8 +52,12 @@ fn write_pages(command: &Command, name: &str, dir: &Path) -> Result<(), CommandE
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone())
         .title(name.to_owned())
+        .source(concat!("podling ", env!("CARGO_PKG_VERSION")))
+        .manual("Podling")
         .render(&mut page)
-        .and_then(|()| std::fs::write(&path, &page))
+        // clap_mangen's name for what stands below the options.
+        .map(|()| String::from_utf8_lossy(&page).replace(".SH EXTRA", ".SH EXAMPLES AND NOTES"))
+        .and_then(|page| std::fs::write(&path, page))
         .map_err(|e| CommandError::new(format!("cannot write {}", path.display())).because(e))?;
     for sub in command.get_subcommands() {
         if sub.is_hide_set() || sub.get_name() == "help" {

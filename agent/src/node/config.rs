@@ -480,6 +480,51 @@ mod tests {
         );
     }
 
+    /// The names of all fields, at any depth.
+    fn names(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    found.insert(name.clone());
+                    names(value, found);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_documentation_has_every_field_and_the_defaults() {
+        let text = include_str!("../../../docs/configuration.md");
+        let example = text
+            .split("```")
+            .nth(1)
+            .and_then(|block| block.strip_prefix("yaml\n"));
+        let example = example.expect("an example");
+        let mut config = Config::parse(example).expect("valid");
+        let mut fields = std::collections::BTreeSet::new();
+        names(&serde_json::to_value(&config).expect("JSON"), &mut fields);
+        for field in fields {
+            assert!(
+                example.contains(&format!("{field}:")),
+                "{field} is not documented"
+            );
+        }
+        let default = Config::default();
+        assert!(config.etcd.is_some() && config.registries.len() == 3);
+        // The choices of the example's own.
+        config.node_name = None;
+        config.etcd = None;
+        config.registries.clear();
+        config.network = NetworkConfig::default();
+        config.platform = None;
+        config.supervisor = None;
+        config.log_dir = None;
+        config.manifests.clear();
+        assert_eq!(config, default);
+    }
+
     #[test]
     fn a_typo_is_an_error() {
         let message = Config::parse("dataDri: /x\n").expect_err("unknown field");

@@ -133,9 +133,13 @@ pub(super) async fn candidates(
 }
 
 fn docker_config() -> Option<PathBuf> {
-    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let dir = dir.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
-    Some(dir.join("config.json"))
+    if let Some(dir) = std::env::var_os("DOCKER_CONFIG") {
+        return Some(PathBuf::from(dir).join("config.json"));
+    }
+    // A service of systemd has no HOME.
+    let is_root = rustix::process::geteuid().is_root();
+    let home = std::env::var_os("HOME").or_else(|| is_root.then(|| "/root".into()))?;
+    Some(PathBuf::from(home).join(".docker/config.json"))
 }
 
 /// The entries of the file that match, else what its credential helpers say.
