@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec};
@@ -43,24 +44,34 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// The nodes that a container gets: the default ones and the spec's. None when `/dev` is a bind mount: it is somebody
-/// else's then.
-pub(super) fn plan(spec: &Spec) -> Result<Option<Vec<Node>>> {
+/// The nodes that a container gets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Devices {
+    /// To make.
+    made: Vec<Node>,
+    /// In a `/dev` that is a bind mount, and somebody else's: they must be there.
+    found: Vec<Node>,
+    dev_is_bound: bool,
+}
+
+/// The default nodes and the spec's.
+pub(super) fn plan(spec: &Spec) -> Result<Devices> {
     let dev_is_bound = spec.mounts().iter().flatten().any(|mount| {
         super::mounts::lexical(mount.destination()) == Path::new("/dev")
             && super::mounts::is_bind(mount)
     });
-    let asked = devices(spec);
+    let asked = asked(spec)?;
     if dev_is_bound {
-        return match asked.first() {
-            None => Ok(None),
-            Some(_) => Err(Error::Unsupported {
-                field: "linux.devices".to_owned(),
-                reason: "devices cannot be made when /dev is a bind mount".to_owned(),
-            }),
-        };
+        let (found, made) = asked
+            .into_iter()
+            .partition(|node| node.path.starts_with("/dev"));
+        return Ok(Devices {
+            made,
+            found,
+            dev_is_bound,
+        });
     }
-    let mut nodes: Vec<Node> = DEFAULT_NODES
+    let mut made: Vec<Node> = DEFAULT_NODES
         .iter()
         .map(|&(name, major, minor)| Node {
             path: Path::new("/dev").join(name),
@@ -71,26 +82,49 @@ pub(super) fn plan(spec: &Spec) -> Result<Option<Vec<Node>>> {
             gid: 0,
         })
         .collect();
-    for device in asked {
-        let node = node(device)?;
-        nodes.retain(|other| other.path != node.path);
-        nodes.push(node);
-    }
-    Ok(Some(nodes))
+    made.retain(|default| asked.iter().all(|node| node.path != default.path));
+    made.extend(asked);
+    Ok(Devices {
+        made,
+        found: Vec::new(),
+        dev_is_bound,
+    })
 }
 
-fn devices(spec: &Spec) -> &[LinuxDevice] {
-    spec.linux()
+/// The spec's nodes. One that is there twice is made once; two that are at one place are refused.
+fn asked(spec: &Spec) -> Result<Vec<Node>> {
+    let devices = spec
+        .linux()
         .as_ref()
         .and_then(|linux| linux.devices().as_deref())
-        .unwrap_or_default()
+        .unwrap_or_default();
+    let mut nodes: Vec<Node> = Vec::new();
+    for (index, device) in devices.iter().enumerate() {
+        let node = node(index, device)?;
+        match nodes.iter().find(|other| other.path == node.path) {
+            None => nodes.push(node),
+            Some(same) if *same == node => {}
+            Some(_) => {
+                return Err(invalid(index, device, "another device is at this path"));
+            }
+        }
+    }
+    Ok(nodes)
 }
 
-fn node(device: &LinuxDevice) -> Result<Node> {
-    let invalid = |reason: &str| Error::Invalid {
-        field: format!("linux.devices ({})", device.path().display()),
+fn invalid(index: usize, device: &LinuxDevice, reason: &str) -> Error {
+    Error::Invalid {
+        field: format!("linux.devices[{index}] ({})", device.path().display()),
         reason: reason.to_owned(),
-    };
+    }
+}
+
+fn node(index: usize, device: &LinuxDevice) -> Result<Node> {
+    let invalid = |reason: &str| invalid(index, device, reason);
+    let is_path = device.path().is_absolute() && !device.path().as_os_str().as_bytes().contains(&0);
+    if !is_path || device.path().file_name().is_none() {
+        return Err(invalid("must be an absolute path"));
+    }
     let kind = match device.typ() {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
@@ -112,38 +146,61 @@ fn node(device: &LinuxDevice) -> Result<Node> {
     })
 }
 
-/// Makes the nodes and links. The umask is 0. With `bind` the host's nodes are bound: in a user namespace nobody makes
-/// nodes, and the host's keep their owner and mode.
-pub(super) fn make(
-    inside: &Inside,
-    nodes: &[Node],
-    bind: bool,
-) -> std::result::Result<(), Failure> {
-    let dev = inside
-        .ensure(Path::new("/dev"), Kind::Directory)
-        .at(Step::MakeLink, "/dev")?;
-    for node in nodes {
-        if bind && node.kind != FileType::Fifo {
-            bind_node(inside, node)
-        } else {
-            make_node(inside, &dev, node)
-        }
-        .at(Step::MakeDevice, node.path.to_string_lossy())?;
+impl Devices {
+    /// The container's `/dev` is its own: a terminal can be put there.
+    pub(super) fn own_dev(&self) -> bool {
+        !self.dev_is_bound
     }
+
+    /// Makes the nodes and links. The umask is 0. With `bind` the host's nodes are bound: in a user namespace nobody
+    /// makes nodes, and the host's keep their owner and mode.
+    pub(super) fn make(&self, inside: &Inside, bind: bool) -> std::result::Result<(), Failure> {
+        for node in &self.found {
+            find_node(inside, node).at(Step::FindDevice, node.path.to_string_lossy())?;
+        }
+        if self.dev_is_bound && self.made.is_empty() {
+            return Ok(());
+        }
+        let dev = inside
+            .ensure(Path::new("/dev"), Kind::Directory)
+            .at(Step::MakeLink, "/dev")?;
+        for node in &self.made {
+            if bind && node.kind != FileType::Fifo {
+                bind_node(inside, node)
+            } else {
+                make_node(inside, &dev, node)
+            }
+            .at(Step::MakeDevice, node.path.to_string_lossy())?;
+        }
+        if self.dev_is_bound {
+            return Ok(());
+        }
+        make_links(&dev)
+    }
+}
+
+fn make_links(dev: &OwnedFd) -> std::result::Result<(), Failure> {
     for (name, target) in LINKS {
-        match rustix::fs::symlinkat(target, &dev, name) {
+        match rustix::fs::symlinkat(target, dev, name) {
             // The image has its own.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => {
-                return Err(Failure::new(
-                    Step::MakeLink,
-                    format!("/dev/{name}"),
-                    &error.into(),
-                ));
+                let subject = format!("/dev/{name}");
+                return Err(Failure::new(Step::MakeLink, subject, &error.into()));
             }
         }
     }
     Ok(())
+}
+
+/// A node that is somebody else's must be the one that was asked for.
+fn find_node(inside: &Inside, node: &Node) -> io::Result<()> {
+    let there = super::inside::stat(inside.open(&node.path, OFlags::PATH)?.as_fd())?;
+    if FileType::from_raw_mode(there.st_mode) == node.kind && there.st_rdev == node.device {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENODEV))
+    }
 }
 
 /// `dev` is the directory of most nodes.
@@ -284,10 +341,48 @@ mod tests {
 
     #[test]
     fn the_default_devices_are_there() {
-        let nodes = plan(&Spec::default()).expect("plans").expect("nodes");
+        let nodes = plan(&Spec::default()).expect("plans").made;
         assert_eq!(nodes.len(), 6);
         assert_eq!(nodes[0].path, Path::new("/dev/null"));
         assert_eq!(nodes[0].device, rustix::fs::makedev(1, 3));
+    }
+
+    fn device(path: &str, minor: i64) -> LinuxDevice {
+        LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(LinuxDeviceType::U)
+            .major(10)
+            .minor(minor)
+            .build()
+            .expect("builds")
+    }
+
+    fn with(devices: &[LinuxDevice]) -> Result<Devices> {
+        let mut spec = Spec::default();
+        spec.linux_mut()
+            .as_mut()
+            .expect("linux")
+            .set_devices(Some(devices.to_vec()));
+        plan(&spec)
+    }
+
+    #[test]
+    fn one_place_has_one_device() {
+        let planned = with(&[device("/dev/a", 1), device("/dev/../dev/a", 1)]).expect("plans");
+        assert_eq!(planned.made.len(), 7);
+        let error = with(&[device("/dev/a", 1), device("/dev/a", 2)]).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "linux.devices[1] (/dev/a): another device is at this path"
+        );
+    }
+
+    #[test]
+    fn a_device_needs_a_place_and_numbers() {
+        for path in ["dev/a", "", "/", "/dev/.."] {
+            assert!(with(&[device(path, 1)]).is_err(), "{path}");
+        }
+        assert!(with(&[device("/dev/a", -1)]).is_err());
     }
 
     #[test]
@@ -302,7 +397,17 @@ mod tests {
                 .build()
                 .expect("builds"),
         ]));
-        assert_eq!(plan(&spec).expect("plans"), None);
+        let planned = plan(&spec).expect("plans");
+        assert!(planned.made.is_empty() && planned.found.is_empty() && !planned.own_dev());
+        // What is asked for must be there, or is made elsewhere.
+        let devices = [device("/dev/fuse", 229), device("/run/fuse", 229)];
+        spec.linux_mut()
+            .as_mut()
+            .expect("linux")
+            .set_devices(Some(devices.to_vec()));
+        let planned = plan(&spec).expect("plans");
+        assert_eq!(planned.found[0].path, Path::new("/dev/fuse"));
+        assert_eq!(planned.made[0].path, Path::new("/run/fuse"));
     }
 
     #[test]
@@ -320,7 +425,7 @@ mod tests {
         ]));
         let mut spec = Spec::default();
         spec.set_linux(Some(linux));
-        let nodes = plan(&spec).expect("plans").expect("nodes");
+        let nodes = plan(&spec).expect("plans").made;
         assert_eq!(nodes.len(), 6);
         assert_eq!(nodes.last().map(|n| n.mode), Some(0o600));
     }

@@ -256,6 +256,8 @@ steps! {
     AttachMount = "attach the mount at",
     /// `/dev`.
     MakeDevice = "make the device",
+    /// A device in a `/dev` that is a bind mount, where none is made.
+    FindDevice = "find the device in the bind mount at /dev:",
     /// `/dev/fd` and its like.
     MakeLink = "make the link",
     /// The terminal.

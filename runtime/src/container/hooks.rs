@@ -6,12 +6,13 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use oci_spec::runtime::{ContainerState, Hook, Spec, State, StateBuilder};
+use oci_spec::runtime::{ContainerState, Hook, Hooks, Spec, State, StateBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 
@@ -56,6 +57,55 @@ pub(super) fn state(
     state.build().unwrap_or_default()
 }
 
+/// A list of hooks, from the spec's.
+type ListOf = fn(&Hooks) -> &Option<Vec<Hook>>;
+
+/// The kinds of hooks, and where they stand.
+const KINDS: [(&str, ListOf); 6] = [
+    ("prestart", prestart),
+    ("createRuntime", Hooks::create_runtime),
+    ("createContainer", Hooks::create_container),
+    ("startContainer", Hooks::start_container),
+    ("poststart", Hooks::poststart),
+    ("poststop", Hooks::poststop),
+];
+
+#[allow(deprecated, reason = "the specification keeps prestart hooks alive")]
+pub(super) fn prestart(hooks: &Hooks) -> &Option<Vec<Hook>> {
+    hooks.prestart()
+}
+
+/// Refuses hooks that could not be run.
+pub(super) fn validate(spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok(());
+    };
+    for (kind, list) in KINDS {
+        for (index, hook) in list(hooks).iter().flatten().enumerate() {
+            let nul =
+                |texts: &Option<Vec<String>>| texts.iter().flatten().any(|t| t.contains('\0'));
+            let (field, reason) = match hook {
+                _ if !hook.path().is_absolute() => ("path", "must be absolute"),
+                _ if hook.path().as_os_str().as_bytes().contains(&0) => ("path", NUL),
+                _ if nul(hook.args()) => ("args", NUL),
+                _ if nul(hook.env()) => ("env", NUL),
+                _ if hook.timeout().is_some_and(|secs| secs <= 0) => {
+                    ("timeout", "must be greater than zero")
+                }
+                _ => continue,
+            };
+            return Err(Error::Invalid {
+                field: format!("hooks.{kind}[{index}].{field}"),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Why a string cannot be passed to a program.
+const NUL: &str = "a NUL character is not allowed";
+
 /// Runs hooks in order; the first that fails ends it.
 ///
 /// # Errors
@@ -93,15 +143,22 @@ pub(super) fn run(
     let stderr = rustix::fs::memfd_create("hook-stderr", MemfdFlags::CLOEXEC)
         .map_err(|e| format!(": cannot make a file for its standard error: {e}"))?;
     let mut stderr = File::from(stderr);
+    let stdin =
+        state_file(state).map_err(|e| format!(": cannot make a file for the state: {e}"))?;
     let mut command = Command::new(hook.path());
     if environment == Environment::Own {
         command.env_clear();
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(
-        stderr
-            .try_clone()
-            .map_err(|e| format!(": cannot copy a descriptor: {e}"))?,
-    );
+    command
+        .stdin(stdin)
+        // So that what the hook started ends with it when it takes too long.
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(
+            stderr
+                .try_clone()
+                .map_err(|e| format!(": cannot copy a descriptor: {e}"))?,
+        );
     if let Some([name, arguments @ ..]) = hook.args().as_deref() {
         command.arg0(name).args(arguments);
     }
@@ -112,14 +169,6 @@ pub(super) fn run(
     let mut child = command
         .spawn()
         .map_err(|e| format!(": cannot run it: {e}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook that does not read its input is fine (EPIPE); so is one that has ended.
-        if let Err(error) = stdin.write_all(state)
-            && error.kind() != std::io::ErrorKind::BrokenPipe
-        {
-            tracing::debug!(%error, "a hook did not take the state");
-        }
-    }
     let status = wait(&mut child, hook.timeout())?;
     if status.success() {
         return Ok(());
@@ -137,6 +186,14 @@ pub(super) fn run(
     Err(reason)
 }
 
+/// The state as a file: a hook that does not read it cannot stop us, as with a pipe.
+fn state_file(state: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("state", MemfdFlags::CLOEXEC)?);
+    file.write_all(state)?;
+    file.rewind()?;
+    Ok(file)
+}
+
 /// Waits for the hook, at most `timeout` seconds; kills it then.
 fn wait(child: &mut Child, timeout: Option<i64>) -> std::result::Result<ExitStatus, String> {
     if let Some(secs) = timeout {
@@ -152,7 +209,7 @@ fn wait(child: &mut Child, timeout: Option<i64>) -> std::result::Result<ExitStat
         let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended, Some(&limit)))
             .map_err(|e| format!(": cannot watch it: {e}"))?;
         if ready == 0 {
-            child.kill().map_err(|e| format!(": cannot kill it: {e}"))?;
+            kill_group(child).map_err(|e| format!(": cannot kill it: {e}"))?;
             child
                 .wait()
                 .map_err(|e| format!(": cannot wait for it: {e}"))?;
@@ -162,6 +219,15 @@ fn wait(child: &mut Child, timeout: Option<i64>) -> std::result::Result<ExitStat
     child
         .wait()
         .map_err(|e| format!(": cannot wait for it: {e}"))
+}
+
+fn kill_group(child: &Child) -> std::io::Result<()> {
+    let group = rustix::process::Pid::from_raw(child.id().cast_signed())
+        .ok_or_else(|| std::io::Error::from_raw_os_error(libc::ESRCH))?;
+    Ok(rustix::process::kill_process_group(
+        group,
+        rustix::process::Signal::KILL,
+    )?)
 }
 
 fn last_words(stderr: &mut File) -> String {
@@ -206,6 +272,44 @@ mod tests {
         let reason =
             run(&shell("echo no luck >&2; exit 3"), b"", Environment::Own).expect_err("fails");
         assert_eq!(reason, " with exit code 3: no luck");
+    }
+
+    #[test]
+    fn a_hook_that_does_not_read_a_long_state_is_fine() {
+        run(&shell("true"), &vec![b' '; 1 << 20], Environment::Own).expect("runs");
+    }
+
+    #[test]
+    fn hooks_that_could_not_run_are_refused_by_field() {
+        let hook = |path: &str, timeout: i64| {
+            let hook = HookBuilder::default().path(path).timeout(timeout);
+            hook.build().expect("builds")
+        };
+        for (bad, field) in [
+            (hook("true", 1), "hooks.poststop[1].path: "),
+            (hook("/bin/true", 0), "hooks.poststop[1].timeout: "),
+            (hook("/bin/true", -1), "hooks.poststop[1].timeout: "),
+        ] {
+            let mut hooks = Hooks::default();
+            hooks.set_poststop(Some(vec![hook("/bin/true", 1), bad]));
+            let mut spec = Spec::default();
+            spec.set_hooks(Some(hooks));
+            let message = validate(&spec).expect_err("refused").to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_hook_that_hangs_is_killed_with_what_it_started() {
+        // Both hold the pipe: it ends when both have ended.
+        let (reader, writer) = rustix::pipe::pipe().expect("pipe");
+        rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).expect("inherits");
+        let mut hook = shell("sleep 1000 & sleep 1000");
+        hook.set_timeout(Some(1));
+        run(&hook, b"", Environment::Own).expect_err("hangs");
+        drop(writer);
+        let mut rest = Vec::new();
+        File::from(reader).read_to_end(&mut rest).expect("ends");
     }
 
     #[test]

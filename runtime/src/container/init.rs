@@ -7,6 +7,7 @@ use oci_spec::runtime::{ContainerState, Hook, Spec};
 use rustix::fs::Mode;
 
 use super::channel::Channel;
+use super::devices::Devices;
 use super::error::{At, Error, Failure, Result, Step};
 use super::inside::{Inside, Kind};
 use super::masks::Masks;
@@ -41,7 +42,7 @@ pub(super) struct InitPlan {
     new_keyring: bool,
     root_propagation: Option<(u64, bool)>,
     mounts: Vec<MountPlan>,
-    devices: Option<Vec<devices::Node>>,
+    devices: Devices,
     masks: Masks,
     stdio: Stdio,
     cwd: PathBuf,
@@ -238,9 +239,8 @@ impl InitPlan {
         rootfs::make_private()?;
         let places = mounts::mount_all(rootfs::make(&self.rootfs)?, &self.mounts)?;
         let inside = &places.inside;
-        if let Some(nodes) = &self.devices {
-            devices::make(inside, nodes, self.namespaces.has_user_namespace())?;
-        }
+        self.devices
+            .make(inside, self.namespaces.has_user_namespace())?;
         let terminal = self.open_terminal(&places)?;
         inside
             .ensure(&self.cwd, Kind::Directory)
@@ -328,7 +328,7 @@ impl InitPlan {
         };
         let inside = &places.inside;
         let terminal = Terminal::open(places.devpts.as_ref(), inside, size, self.process.uid())?;
-        if self.devices.is_some() {
+        if self.devices.own_dev() {
             devices::make_console(inside, &terminal.user)?;
         }
         Ok(Some(terminal))

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -12,7 +13,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::detached::{attach, clone_of};
 use super::devices::open_null;
-use super::error::{At, Failure, Step};
+use super::error::{At, Error, Failure, Step};
 use super::inside::{Kind, kind_of};
 use super::mounts::Places;
 use crate::sys::mount::{Attributes, set_attributes};
@@ -42,6 +43,29 @@ impl Masks {
             },
             None => Self::default(),
         }
+    }
+
+    /// "The values MUST be absolute paths in the container namespace" (runtime-spec config-linux.md#masked-paths).
+    pub(super) fn validate(&self) -> Result<(), Error> {
+        for (list, paths) in [
+            ("maskedPaths", &self.masked),
+            ("readonlyPaths", &self.readonly),
+        ] {
+            for (index, path) in paths.iter().enumerate() {
+                let reason = match path {
+                    _ if !path.is_absolute() => "must be absolute",
+                    _ if path.as_os_str().as_bytes().contains(&0) => {
+                        "a NUL character is not allowed"
+                    }
+                    _ => continue,
+                };
+                return Err(Error::Invalid {
+                    field: format!("linux.{list}[{index}]"),
+                    reason: reason.to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Covers the masked paths, then those to be read-only.

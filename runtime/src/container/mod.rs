@@ -34,6 +34,7 @@ mod agent;
 mod cgroup_mounts;
 mod channel;
 mod child;
+pub mod config;
 mod copy_up;
 mod detached;
 mod devices;
@@ -452,20 +453,23 @@ fn run_runtime_hooks(id: &str, spec: &Spec, bundle: Option<&Path>, pid: i32) -> 
         return Ok(());
     };
     let state = hooks::state_json(id, spec, bundle, ContainerState::Creating, Some(pid));
-    hooks::run_all("prestart", prestart(list), &state)?;
+    hooks::run_all("prestart", hooks::prestart(list).as_ref(), &state)?;
     hooks::run_all("createRuntime", list.create_runtime().as_ref(), &state)
-}
-
-#[allow(deprecated, reason = "the specification keeps prestart hooks alive")]
-fn prestart(hooks: &oci_spec::runtime::Hooks) -> Option<&Vec<oci_spec::runtime::Hook>> {
-    hooks.prestart().as_ref()
 }
 
 fn has_runtime_hooks(spec: &Spec) -> bool {
     spec.hooks().as_ref().is_some_and(|hooks| {
         let some = |list: Option<&Vec<_>>| list.is_some_and(|l| !l.is_empty());
-        some(prestart(hooks)) || some(hooks.create_runtime().as_ref())
+        some(hooks::prestart(hooks).as_ref()) || some(hooks.create_runtime().as_ref())
     })
+}
+
+/// How many mounts the spec's are, planned as [`create`] does, without a container: for who checks configurations.
+///
+/// # Errors
+/// When one of them is wrong or not supported.
+pub fn plan_mounts(spec: &Spec) -> Result<usize> {
+    mounts::plan(spec, None, None).map(|plans| plans.len())
 }
 
 fn process_of(spec: &Spec) -> Result<&Process> {

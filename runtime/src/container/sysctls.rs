@@ -28,7 +28,10 @@ impl Sysctls {
                 reason,
             };
             let path = path_of(name);
-            if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            if value.contains('\0') {
+                return Err(refused("a NUL character is not allowed".to_owned()));
+            }
+            if path.contains('\0') || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
                 return Err(refused("is not a name".to_owned()));
             }
             if let Some(field) = owner_of(&path, spec) {
@@ -73,7 +76,7 @@ fn path_of(name: &str) -> String {
     }
 }
 
-/// The namespace that a parameter belongs to: `net`, `ipc/sysctl.c`, `ipc/mq_sysctl.c` and `kernel/utsname_sysctl.c`.
+/// The namespace that a parameter belongs to: `net`, `user` (kernel/ucount.c), `ipc/sysctl.c`, `ipc/mq_sysctl.c` and `kernel/utsname_sysctl.c`.
 fn namespace_of(path: &str) -> Option<LinuxNamespaceType> {
     const IPC: [&str; 12] = [
         "kernel/auto_msgmni",
@@ -89,7 +92,9 @@ fn namespace_of(path: &str) -> Option<LinuxNamespaceType> {
         "kernel/shmmax",
         "kernel/shmmni",
     ];
-    if path.starts_with("net/") {
+    if path.starts_with("user/") {
+        Some(LinuxNamespaceType::User)
+    } else if path.starts_with("net/") {
         Some(LinuxNamespaceType::Network)
     } else if path.starts_with("fs/mqueue/") || IPC.contains(&path) {
         Some(LinuxNamespaceType::Ipc)
@@ -115,6 +120,7 @@ fn joins_callers(spec: &Spec, typ: LinuxNamespaceType) -> bool {
     let own = match typ {
         LinuxNamespaceType::Network => "/proc/self/ns/net",
         LinuxNamespaceType::Ipc => "/proc/self/ns/ipc",
+        LinuxNamespaceType::User => "/proc/self/ns/user",
         _ => "/proc/self/ns/uts",
     };
     let joined = spec
@@ -164,6 +170,8 @@ mod tests {
             "kernel.panic",
             "net/../kernel/panic",
             "fs.file-max",
+            "user.max_user_namespaces",
+            "net.a\0b",
         ] {
             assert!(sysctls(name).is_err(), "{name}");
         }

@@ -3,10 +3,11 @@
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use super::error::{Error, Result};
+use super::masks::Masks;
 use super::namespaces::{Had, how};
 use super::sysctls::Sysctls;
 use super::time_offsets::TimeOffsets;
-use super::{devices, mounts, namespaces, process, user_namespace};
+use super::{devices, hooks, mounts, namespaces, process, user_namespace};
 
 /// Refuses a spec that asks for what [`super::create`] does not do; that calls it too.
 ///
@@ -32,6 +33,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
     user_namespace::validate(spec)?;
     TimeOffsets::new(spec)?;
     names(spec)?;
+    annotations(spec)?;
+    hooks::validate(spec)?;
+    Masks::new(spec).validate()?;
     mounts::validate(spec)?;
     devices::plan(spec)?;
     Sysctls::new(spec).map(drop)
@@ -58,13 +62,33 @@ fn version(version: &str) -> Result<()> {
     }
 }
 
+/// runtime-spec config.md#annotations
+fn annotations(spec: &Spec) -> Result<()> {
+    if spec.annotations().iter().any(|all| all.contains_key("")) {
+        return Err(Error::Invalid {
+            field: "annotations".to_owned(),
+            reason: "a key must not be empty".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// The longest host name that the kernel takes, in bytes (`__NEW_UTS_LEN`).
+const HOST_NAME_MAX_BYTES: usize = 64;
+
 fn names(spec: &Spec) -> Result<()> {
     for (field, name) in [
         ("hostname", spec.hostname()),
         ("domainname", spec.domainname()),
     ] {
-        let named = name.as_ref().is_some_and(|n| !n.is_empty());
-        if named && how(spec, LinuxNamespaceType::Uts) == Had::Shared {
+        let name = name.as_deref().unwrap_or_default();
+        if name.len() > HOST_NAME_MAX_BYTES {
+            return Err(Error::Invalid {
+                field: field.to_owned(),
+                reason: format!("is longer than {HOST_NAME_MAX_BYTES} bytes"),
+            });
+        }
+        if !name.is_empty() && how(spec, LinuxNamespaceType::Uts) == Had::Shared {
             return Err(Error::Invalid {
                 field: field.to_owned(),
                 reason: "needs a uts namespace".to_owned(),

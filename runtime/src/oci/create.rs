@@ -84,11 +84,17 @@ pub(super) fn make(
         None => bundle.join("config.json"),
     };
     let text = fs::read(&config).map_err(file("read", &config))?;
-    let spec: Spec = serde_json::from_slice(&text).map_err(|source| Error::Json {
+    let spec = container::config::parse_spec(&text).map_err(|source| Error::Config {
         path: config,
         source,
     })?;
     container::validate(&spec)?;
+    if spec.root().is_none() {
+        return Err(Error::Argument {
+            argument: "root",
+            reason: "is missing".to_owned(),
+        });
+    }
     check_console(&spec, options.console_socket.as_deref(), gated)?;
     let filter = compile_filter(store, &spec)?;
 

@@ -72,6 +72,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A container's or process's configuration.
+    #[error("{} cannot be used", path.display())]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// Why, with the field.
+        source: container::config::Error,
+    },
     /// A JSON file.
     #[error("{} is not what it should be", path.display())]
     Json {

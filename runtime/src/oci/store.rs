@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container_cgroup::{attempt, find};
 use super::error::{Error, Result, file};
-use crate::container::Container;
+use crate::container::{Container, config};
 use crate::{kernel_file, sys};
 
 /// What is known of a container. Fields that an older version did not write have defaults.
@@ -219,7 +219,9 @@ impl Entry {
     /// # Errors
     /// When it cannot be read.
     pub fn spec(&self) -> Result<Spec> {
-        parse_file(&self.config())
+        let path = self.config();
+        let text = fs::read(&path).map_err(file("read", &path))?;
+        config::parse_spec(&text).map_err(|source| Error::Config { path, source })
     }
 
     /// Writes the record; from then on the container exists.

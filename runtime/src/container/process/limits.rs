@@ -54,6 +54,12 @@ impl Limits {
             if seen & (1 << resource) != 0 {
                 return Err(refused(format!("{name} is there twice")));
             }
+            if limit.soft() > limit.hard() {
+                return Err(invalid(
+                    &format!("process.rlimits[{index}].soft"),
+                    &format!("{name}: must not be above the hard limit"),
+                ));
+            }
             seen |= 1 << resource;
             planned.push(Rlimit {
                 name,
@@ -116,6 +122,21 @@ mod tests {
                 (number, RLIMITS[number])
             );
         }
+    }
+
+    #[test]
+    fn a_soft_limit_above_the_hard_one_is_refused() {
+        let upside_down = PosixRlimitBuilder::default()
+            .typ(PosixRlimitType::RlimitCore)
+            .hard(10_u64)
+            .soft(11_u64)
+            .build()
+            .expect("builds");
+        let error = limits(vec![upside_down]).expect_err("refused").to_string();
+        assert!(
+            error.starts_with("process.rlimits[0].soft: RLIMIT_CORE"),
+            "{error}"
+        );
     }
 
     #[test]

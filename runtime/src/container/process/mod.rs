@@ -9,6 +9,7 @@
 //!
 //! Everything is parsed before the child is made: in the child only system calls are left.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -80,10 +81,10 @@ impl ProcessPlan {
         let args = process.args().as_deref().unwrap_or_default();
         Ok(Self {
             program: Program::new(args, variable(env, "PATH"))?,
-            env: c_strings("process.env", env)?,
+            env: c_strings("process.env", &last_of_each(env))?,
             needs_home: variable(env, "HOME").is_none_or(str::is_empty),
             cwd: c_string("process.cwd", process.cwd().as_os_str().as_bytes())?,
-            user: Identity::new(process.user()),
+            user: Identity::new(process.user())?,
             capabilities: CapabilityPlan::new(process.capabilities().as_ref())?,
             limits: Limits::new(process)?,
             scheduling: Scheduling::new(process, linux)?,
@@ -273,10 +274,25 @@ fn variable<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
         .find_map(|v| v.strip_prefix(name)?.strip_prefix('='))
 }
 
-fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>> {
+/// The variables without those that a later one of the same name replaces: programs see the first of a name, and the
+/// last is meant.
+fn last_of_each(env: &[String]) -> Vec<&str> {
+    let name = |variable: &str| variable.find('=').unwrap_or(variable.len());
+    let mut seen = HashSet::new();
+    let mut kept: Vec<&str> = env
+        .iter()
+        .rev()
+        .map(String::as_str)
+        .filter(|variable| seen.insert(&variable[..name(variable)]))
+        .collect();
+    kept.reverse();
+    kept
+}
+
+fn c_strings(field: &str, strings: &[impl AsRef<str>]) -> Result<Vec<CString>> {
     strings
         .iter()
-        .map(|s| c_string(field, s.as_bytes()))
+        .map(|s| c_string(field, s.as_ref().as_bytes()))
         .collect()
 }
 
@@ -309,6 +325,16 @@ pub(super) fn validate(process: &Process, linux: Option<&Linux>) -> Result<()> {
     if !process.cwd().is_absolute() {
         return Err(invalid("process.cwd", "must be absolute"));
     }
+    let cells = |cells: u64| u16::try_from(cells).is_ok();
+    if process.terminal().unwrap_or(false)
+        && let Some(size) = process.console_size()
+        && !(cells(size.width()) && cells(size.height()))
+    {
+        return Err(invalid(
+            "process.consoleSize",
+            "must be at most 65535 x 65535",
+        ));
+    }
     Affinity::new(process)?;
     ProcessPlan::new(process, linux, None, 0).map(drop)
 }
@@ -339,6 +365,12 @@ mod tests {
         assert!(validate(&process, None).is_err());
         process.set_args(Some(vec!["a\0b".into()]));
         assert!(validate(&process, None).is_err());
+    }
+
+    #[test]
+    fn the_last_variable_of_a_name_counts() {
+        let env = ["A=1", "B=2", "A=3", "C", "AB=4", "C"].map(str::to_owned);
+        assert_eq!(last_of_each(&env), ["B=2", "A=3", "AB=4", "C"]);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use oci_spec::runtime::User;
 use rustix::fs::Mode;
 use rustix::process::{Gid, Uid};
 
-use super::super::error::{At, Step};
-use super::Done;
+use super::super::error::{At, Result, Step};
+use super::{Done, invalid};
 
 /// Whom the process runs as.
 #[derive(Debug)]
@@ -21,20 +21,31 @@ pub(super) struct Identity {
 /// What a spec without a umask gets.
 const DEFAULT_UMASK: u32 = 0o022;
 
+/// To setresuid(2) and setresgid(2) this number, -1, means "stay as you are": root.
+const NOBODY_AT_ALL: u32 = u32::MAX;
+
 impl Identity {
-    pub(super) fn new(user: &User) -> Self {
-        Self {
+    pub(super) fn new(user: &User) -> Result<Self> {
+        let groups = user.additional_gids().as_deref().unwrap_or_default();
+        for (field, id) in [("uid", user.uid()), ("gid", user.gid())]
+            .into_iter()
+            .chain(groups.iter().map(|&gid| ("additionalGids", gid)))
+        {
+            if id == NOBODY_AT_ALL {
+                let field = format!("process.user.{field}");
+                return Err(invalid(&field, "4294967295 (-1) is no id"));
+            }
+        }
+        if user.umask().is_some_and(|umask| umask > 0o777) {
+            return Err(invalid("process.user.umask", "must be at most 0777 (511)"));
+        }
+        Ok(Self {
             uid: user.uid(),
             gid: user.gid(),
-            groups: user
-                .additional_gids()
-                .iter()
-                .flatten()
-                .map(|&gid| Gid::from_raw(gid))
-                .collect(),
+            groups: groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
             umask: user.umask().unwrap_or(DEFAULT_UMASK),
             keeps_groups: false,
-        }
+        })
     }
 
     pub(super) fn uid(&self) -> u32 {
@@ -63,5 +74,34 @@ impl Identity {
         rustix::thread::set_keep_capabilities(false).at(Step::SetUser, subject())?;
         rustix::process::umask(Mode::from_raw_mode(self.umask));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn identity(json: serde_json::Value) -> std::result::Result<(), String> {
+        let user: User = serde_json::from_value(json).expect("a user");
+        Identity::new(&user).map(drop).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_id_that_would_stay_root_is_refused() {
+        for (json, field) in [
+            (json!({"uid": u32::MAX}), "uid"),
+            (json!({"gid": u32::MAX}), "gid"),
+            (json!({"additionalGids": [1, u32::MAX]}), "additionalGids"),
+        ] {
+            let refused = format!("process.user.{field}: 4294967295 (-1) is no id");
+            assert_eq!(identity(json), Err(refused));
+        }
+    }
+
+    #[test]
+    fn a_umask_has_nine_bits() {
+        assert!(identity(json!({"umask": 0o1000})).is_err());
+        assert!(identity(json!({"umask": 0o777})).is_ok());
     }
 }

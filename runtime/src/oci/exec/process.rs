@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 
-use super::super::error::{Error, Result};
-use super::super::store::{Store, parse_file};
+use super::super::error::{Error, Result, file};
+use super::super::store::Store;
 use super::Options;
+use crate::container::config;
 use crate::seccomp;
 
 /// The process to run and its filter: the file's, or the container's own with changes.
@@ -17,7 +18,13 @@ pub(super) fn plan(
     options: &Options,
 ) -> Result<(Process, Option<seccomp::Filter>)> {
     let mut process = match &options.process {
-        Some(path) => parse_file(path)?,
+        Some(path) => {
+            let text = std::fs::read(path).map_err(file("read", path))?;
+            config::parse_process(&text).map_err(|source| Error::Config {
+                path: path.clone(),
+                source,
+            })?
+        }
         None => {
             if options.command.is_empty() {
                 return Err(argument("COMMAND", "a program or --process must be given"));
