@@ -7,6 +7,8 @@
 //! | `U` | child, forerunner | a user namespace is there: write its id maps |
 //! | `u` | parent | they are written |
 //! | `P` | forerunner | the container's process is there: its pid and pidfd |
+//! | `N` | child | brings a netlink socket of its network namespace: move the devices |
+//! | `n` | parent | they have moved |
 //! | `H` | child | the namespaces are there: run the createRuntime hooks |
 //! | `h` | parent | they have run |
 //! | `R` | child | ready, waits for its start; brings the terminal, if any |
@@ -46,6 +48,8 @@ pub(super) enum Word {
     IdMaps,
     /// `P`
     Born(i32, OwnedFd),
+    /// `N`
+    Devices(OwnedFd),
     /// `H`
     Hooks,
     /// `R`
@@ -186,6 +190,7 @@ impl Channel {
             ([b'P', p0, p1, p2, p3], Some(pidfd)) => {
                 Ok(Word::Born(i32::from_le_bytes([*p0, *p1, *p2, *p3]), pidfd))
             }
+            (b"N", Some(socket)) => Ok(Word::Devices(socket)),
             (b"H", _) => Ok(Word::Hooks),
             (b"R", terminal) => Ok(Word::Ready(terminal)),
             (b"T", Some(terminal)) => Ok(Word::Terminal(terminal)),

@@ -53,6 +53,14 @@ pub enum Error {
         /// What it says.
         reason: String,
     },
+    /// A network device could not be moved into the container. Those that were are back.
+    #[error("cannot move the network device {device} into the container (linux.netDevices)")]
+    NetDevice {
+        /// Its name on the host.
+        device: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Pipes could not be given to the container's user.
     #[error("cannot give the standard streams to the container's user")]
     GivePipes(#[source] io::Error),
@@ -224,6 +232,8 @@ steps! {
     NewKeyring = "make a session keyring",
     /// Waiting for the parent.
     AwaitParent = "hear from the runtime",
+    /// `linux.netDevices`, by the parent.
+    MoveDevices = "have network devices moved in",
     /// `hostname`.
     SetHostname = "set the host name to",
     /// `domainname`.

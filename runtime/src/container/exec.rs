@@ -142,7 +142,7 @@ fn finish(parent: Channel, mut child: Child, mut agent: Option<Agent>) -> Result
             }
             Word::End if agent.is_some() => return Err(Error::NoListener),
             Word::End => break,
-            Word::IdMaps | Word::Hooks | Word::Ready(_) => {
+            Word::IdMaps | Word::Devices(_) | Word::Hooks | Word::Ready(_) => {
                 return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
             }
         }

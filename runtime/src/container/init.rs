@@ -18,7 +18,7 @@ use super::rootfs::RootfsPlan;
 use super::sysctls::Sysctls;
 use super::terminal::Terminal;
 use super::user_namespace::UserNamespace;
-use super::{Create, Stdio, devices, forerunner, hooks, mounts, rootfs, terminal};
+use super::{Create, Stdio, devices, forerunner, hooks, mounts, net_devices, rootfs, terminal};
 use crate::cgroup::Joiner;
 use crate::sys;
 
@@ -32,6 +32,8 @@ pub(super) struct InitPlan {
     pub(super) namespaces: Namespaces,
     /// The forerunner has joined the cgroup and entered the namespaces.
     entered: bool,
+    /// Have the parent move network devices in.
+    wait_for_devices: bool,
     /// Tell the parent when the namespaces are there, and wait for its hooks.
     pub(super) wait_for_hooks: bool,
     hostname: Option<String>,
@@ -86,6 +88,7 @@ impl InitPlan {
             cgroup,
             namespaces: Namespaces::open(spec)?,
             entered: false,
+            wait_for_devices: !net_devices::plan(spec)?.is_empty(),
             wait_for_hooks: super::has_runtime_hooks(spec),
             hostname: spec.hostname().clone().filter(|n| !n.is_empty()),
             domainname: spec.domainname().clone().filter(|n| !n.is_empty()),
@@ -224,6 +227,13 @@ impl InitPlan {
             sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
         }
         rustix::process::umask(Mode::empty());
+        if self.wait_for_devices {
+            let socket = net_devices::open_socket().at(Step::MoveDevices, "")?;
+            parent
+                .send(b"N", Some(socket.as_fd()))
+                .at(Step::MoveDevices, "")?;
+            parent.await_word(b'n').at(Step::MoveDevices, "")?;
+        }
         if self.wait_for_hooks {
             parent.send(b"H", None).at(Step::AwaitParent, "")?;
             parent.await_word(b'h').at(Step::AwaitParent, "")?;

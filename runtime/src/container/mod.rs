@@ -49,6 +49,7 @@ mod masks;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod process;
 mod procfs;
 pub mod protect;
@@ -263,7 +264,12 @@ fn start_over(channel: &Channel, pid: i32, mut agent: Option<Agent>) -> Result<(
             }
             Word::End if agent.is_some() => return Err(Error::NoListener),
             Word::End => return Ok(()),
-            Word::IdMaps | Word::Born(..) | Word::Hooks | Word::Ready(_) | Word::Terminal(_) => {
+            Word::IdMaps
+            | Word::Born(..)
+            | Word::Devices(_)
+            | Word::Hooks
+            | Word::Ready(_)
+            | Word::Terminal(_) => {
                 return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
             }
         }
@@ -365,6 +371,7 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     drop(child_plan);
 
     let unexpected = || Error::Channel(std::io::ErrorKind::InvalidData.into());
+    let mut moved = None;
     let terminal = loop {
         match parent.hear()? {
             Word::IdMaps => {
@@ -372,6 +379,10 @@ pub fn create(create: Create<'_>) -> Result<Created> {
                 parent.send(b"u", None).map_err(Error::Channel)?;
             }
             Word::Born(pid, pidfd) => child = forerunner::succeed(child, pid, pidfd)?,
+            Word::Devices(socket) => {
+                moved = Some(net_devices::move_in(&net_devices::plan(spec)?, socket)?);
+                parent.send(b"n", None).map_err(Error::Channel)?;
+            }
             Word::Hooks => {
                 run_runtime_hooks(id, spec, bundle, child.pid())?;
                 parent.send(b"h", None).map_err(Error::Channel)?;
@@ -381,6 +392,9 @@ pub fn create(create: Create<'_>) -> Result<Created> {
             Word::Terminal(_) | Word::Listener(_) => return Err(unexpected()),
         }
     };
+    if let Some(moved) = moved {
+        moved.keep();
+    }
     Ok(Created {
         agent: agent.map(|agent| {
             let running = ContainerState::Running;

@@ -7,7 +7,7 @@ use super::masks::Masks;
 use super::namespaces::{Had, how};
 use super::sysctls::Sysctls;
 use super::time_offsets::TimeOffsets;
-use super::{devices, hooks, mounts, namespaces, process, user_namespace};
+use super::{devices, hooks, mounts, namespaces, net_devices, process, user_namespace};
 
 /// Refuses a spec that asks for what [`super::create`] does not do; that calls it too.
 ///
@@ -38,14 +38,11 @@ pub fn validate(spec: &Spec) -> Result<()> {
     Masks::new(spec).validate()?;
     mounts::validate(spec)?;
     devices::plan(spec)?;
+    net_devices::plan(spec)?;
     Sysctls::new(spec).map(drop)
 }
 
 fn linux(linux: &Linux) -> Result<()> {
-    absent(
-        "linux.netDevices",
-        linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
-    )?;
     process::check_mount_label(linux.mount_label().as_deref())?;
     absent("linux.intelRdt", linux.intel_rdt().is_some())
 }

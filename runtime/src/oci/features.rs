@@ -6,7 +6,7 @@ use super::error::Result;
 use super::print;
 
 /// The newest version of the specification whose fields are known here.
-pub(super) const SPEC_VERSION: &str = "1.2.1";
+pub(super) const SPEC_VERSION: &str = "1.3.0";
 
 /// `features`: runtime-spec `features.md`
 pub(super) fn features() -> Result<()> {
@@ -39,7 +39,7 @@ pub(super) fn features() -> Result<()> {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
     }))
 }

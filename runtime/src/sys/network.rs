@@ -1,7 +1,7 @@
 //! Network interfaces: `ioctl(2)`s of netdevice(7).
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -33,4 +33,19 @@ pub fn bring_loopback_up() -> io::Result<()> {
     let set = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) };
     check(set.into())?;
     Ok(())
+}
+
+/// `SIOCGSKNS` of linux/sockios.h.
+const GET_SOCKET_NAMESPACE: libc::Ioctl = 0x894C;
+
+/// The network namespace of a socket.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_ADMIN there.
+pub fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: takes no memory. netdevice(7) has its kind; ioctl_nsfs(2).
+    let number = unsafe { libc::ioctl(socket.as_raw_fd(), GET_SOCKET_NAMESPACE) };
+    check(number.into())?;
+    // SAFETY: the kernel has just opened it for the caller, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
