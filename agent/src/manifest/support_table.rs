@@ -156,10 +156,7 @@ pub(super) const FIELDS: &[Field] = &[
         AppliedWhole,
     ),
     f("spec.containers[].securityContext.privileged", Applied),
-    f(
-        "spec.containers[].securityContext.procMount",
-        Only(&["\"Default\""], "/proc is always masked"),
-    ),
+    f("spec.containers[].securityContext.procMount", Applied),
     f(
         "spec.containers[].securityContext.readOnlyRootFilesystem",
         Applied,
@@ -190,15 +187,12 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     f("spec.containers[].volumeMounts", Applied),
     f("spec.containers[].volumeMounts[].mountPath", Applied),
-    f(
-        "spec.containers[].volumeMounts[].mountPropagation",
-        Only(&["\"None\""], "mounts do not propagate"),
-    ),
+    f("spec.containers[].volumeMounts[].mountPropagation", Applied),
     f("spec.containers[].volumeMounts[].name", Applied),
     f("spec.containers[].volumeMounts[].readOnly", Applied),
     f(
         "spec.containers[].volumeMounts[].recursiveReadOnly",
-        Only(&["\"Disabled\""], "mounts below a volume keep their mode"),
+        Applied,
     ),
     f("spec.containers[].volumeMounts[].subPath", Applied),
     f("spec.containers[].volumeMounts[].subPathExpr", Applied),

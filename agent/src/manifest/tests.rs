@@ -209,7 +209,6 @@ fn what_is_not_supported_is_refused() {
     for lines in [
         "    livenessProbe: {grpc: {port: 1}}",
         "    securityContext: {procMount: Unmasked}",
-        "    volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]",
     ] {
         let found = only_problem(&container_with(lines));
         assert!(found.starts_with("9 spec.containers[0]."), "{found}");
@@ -231,6 +230,10 @@ fn volumes_of_many_things() {
          {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}]}",
     ));
     read_pod(&container_with(
+        "    securityContext: {privileged: true, procMount: Default}\n    volumeMounts: [{name: v, mountPath: /v, \
+         mountPropagation: Bidirectional}, {name: v, mountPath: /w, readOnly: true, recursiveReadOnly: Enabled}]",
+    ));
+    read_pod(&container_with(
         "    lifecycle: {stopSignal: SIGUSR1}\n    volumeMounts: [{name: v, mountPath: /v, subPathExpr: $(A)/b}]",
     ));
 }
@@ -245,6 +248,22 @@ fn rules_of_pod_specs() {
         (
             "    volumeMounts: [{name: v, mountPath: /v, subPath: /}]",
             "`/` is absolute",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]",
+            "only for privileged containers",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v, mountPropagation: Both}]",
+            "mountPropagation",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: Enabled}]",
+            "add `readOnly: true`",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: IfPossible, mountPropagation: HostToContainer}]",
+            "only without mountPropagation",
         ),
         (
             "    volumeMounts: [{name: v, mountPath: /v, subPath: a/../..}]",

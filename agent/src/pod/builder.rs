@@ -258,6 +258,10 @@ fn plan_container(
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
+        host_devices: container
+            .security_context
+            .as_ref()
+            .is_some_and(|context| context.privileged == Some(true)),
     }
 }
 

@@ -237,3 +237,117 @@ fn p06_an_empty_dir_that_grows_past_its_limit_costs_its_pod() {
         "{kept}"
     );
 }
+
+#[test]
+fn p06_mounts_propagate_as_asked_for_and_read_only_is_so_all_the_way_down() {
+    let node = Node::start();
+    node.load_busybox();
+    let host = node.path("host");
+    let on_host = |script: &str| {
+        let output = node
+            .command("sh")
+            .args(["-ec", script, "sh", host.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    std::fs::create_dir(&host).unwrap();
+    on_host(
+        "mount -t tmpfs shared $1; mount --make-shared $1; mkdir $1/below $1/later $1/up; mount -t tmpfs below $1/below",
+    );
+    let container = |name: &str, privileged: bool, mount: &str| {
+        format!(
+            "  - {{name: {name}, image: localhost/busybox, command: [sleep, infinity], securityContext: {{privileged: {privileged}}}, volumeMounts: [{{name: h, mountPath: /h, {mount}}}]}}\n"
+        )
+    };
+    let pod = |name: &str, path: &std::path::Path, containers: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  volumes: [{{name: h, hostPath: {{path: {}}}}}]\n  containers:\n{containers}",
+            path.display()
+        )
+    };
+    let containers = [
+        container("none", false, "readOnly: false"),
+        container("down", false, "mountPropagation: HostToContainer"),
+        container("both", true, "mountPropagation: Bidirectional"),
+        container("top", false, "readOnly: true"),
+        container("all", false, "readOnly: true, recursiveReadOnly: Enabled"),
+    ];
+    node.apply("pod.yaml", &pod("pod", &host, &containers.concat()));
+    let status = node.wait_ready("pod");
+    assert_eq!(
+        crate::node::container(&status, "all")["volumeMounts"][0]["recursiveReadOnly"],
+        "Enabled"
+    );
+    let sh = |container: &str, script: &str| {
+        let run = node.podling(&["exec", "pod", "-c", container, "--", "sh", "-c", script]);
+        run.stdout.trim().to_owned()
+    };
+    on_host("mount -t tmpfs later $1/later; touch $1/later/file");
+    assert_eq!(sh("none", "ls /h/later"), "");
+    assert_eq!(sh("down", "ls /h/later"), "file");
+    assert_eq!(sh("both", "ls /h/later"), "file");
+    assert_eq!(
+        sh(
+            "both",
+            "mount -t tmpfs up /h/up && touch /h/up/file && echo done"
+        ),
+        "done"
+    );
+    assert_eq!(on_host("ls $1/up"), "file\n");
+    assert_eq!(sh("down", "ls /h/up"), "file");
+    let write = "(echo x > /h/below/file) 2>/dev/null && echo written || echo refused";
+    assert_eq!(sh("top", write), "written");
+    assert_eq!(sh("all", write), "refused");
+    // What could have no effect is said, not ignored.
+    let private = node.path("private");
+    std::fs::create_dir(&private).unwrap();
+    node.apply(
+        "alone.yaml",
+        &pod(
+            "alone",
+            &private,
+            &container("down", false, "mountPropagation: HostToContainer"),
+        ),
+    );
+    node.wait("why names the mount", || {
+        let why = node.podling(&["why", "alone"]).stdout;
+        (why.contains("not on a shared mount")).then_some(())
+    });
+    node.remove("pod.yaml");
+    node.wait_gone("pod");
+    on_host("umount $1/up $1/later $1/below; umount $1");
+}
+
+#[test]
+fn p06_a_privileged_container_has_the_host_s_devices() {
+    let node = Node::start();
+    node.load_busybox();
+    let pod = |name: &str, privileged: bool| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sleep, infinity], securityContext: {{privileged: {privileged}}}}}\n"
+        )
+    };
+    node.apply("all.yaml", &pod("all", true));
+    node.apply("few.yaml", &pod("few", false));
+    let list = "find /dev -xdev \\( -type b -o -type c \\) ! -path '/dev/pts/*' ! -name ptmx ! -name console | sort";
+    let host = node.command("sh").args(["-c", list]).output().unwrap();
+    let host = String::from_utf8(host.stdout).unwrap();
+    node.wait_ready("all");
+    node.wait_ready("few");
+    let devices = |pod: &str| node.podling(&["exec", pod, "--", "sh", "-c", list]).ok();
+    let (all, few) = (devices("all"), devices("few"));
+    for device in host.lines() {
+        assert!(
+            all.lines().any(|d| d == device),
+            "{device} is missing in {all}"
+        );
+    }
+    assert_eq!(few.lines().count(), 6, "{few}");
+    let null = "echo x > /dev/null && cat /dev/null && echo fine";
+    assert_eq!(
+        node.podling(&["exec", "all", "--", "sh", "-c", null]).ok(),
+        "fine\n"
+    );
+}

@@ -210,6 +210,9 @@ pub struct ContainerPlan {
     /// Give it a terminal.
     #[serde(default)]
     pub tty: bool,
+    /// Give it all device nodes of the host that are there when it starts.
+    #[serde(default)]
+    pub host_devices: bool,
 }
 
 /// What a container runs, or why it cannot yet.

@@ -88,7 +88,7 @@ fn container(path: &str, container: &Container, init: bool, spec: &PodSpec, faul
     probe::probes(path, container, none, faults);
     probe::lifecycle(path, container, none, faults);
     if let Some(context) = &container.security_context {
-        security(&format!("{path}.securityContext"), context, faults);
+        security(&format!("{path}.securityContext"), context, spec, faults);
     }
 }
 
@@ -378,7 +378,15 @@ pub(super) fn bad_quantity(path: &str, error: &QuantityError, faults: &mut Fault
     faults.add_with(path, error.to_string(), remedy);
 }
 
-fn security(path: &str, context: &SecurityContext, faults: &mut Faults) {
+fn security(path: &str, context: &SecurityContext, spec: &PodSpec, faults: &mut Faults) {
+    let proc_mount = format!("{path}.procMount");
+    let kind = context.proc_mount.as_deref();
+    faults.one_of(&proc_mount, kind, &["Default", "Unmasked"]);
+    if kind == Some("Unmasked") && spec.host_users != Some(false) {
+        // As the API server has it: root of the host would have all of the host's /proc.
+        let message = "only for pods with a user namespace of their own (hostUsers: false)";
+        faults.add(proc_mount, message);
+    }
     let most = i64::from(i32::MAX);
     faults.between(&format!("{path}.runAsUser"), context.run_as_user, 0, most);
     faults.between(&format!("{path}.runAsGroup"), context.run_as_group, 0, most);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume, VolumeMount,
+};
 
 use super::super::quantity;
 use super::{Faults, text};
@@ -217,6 +219,31 @@ fn size(path: &str, amount: &str, faults: &mut Faults) {
     }
 }
 
+/// What one sees of mounts that are made below a volume, and whether they can be written to.
+fn propagation(path: &str, mount: &VolumeMount, container: &Container, faults: &mut Faults) {
+    let field = format!("{path}.mountPropagation");
+    let kind = mount.mount_propagation.as_deref();
+    faults.one_of(&field, kind, &["None", "HostToContainer", "Bidirectional"]);
+    let context = container.security_context.as_ref();
+    if kind == Some("Bidirectional") && context.is_none_or(|c| c.privileged != Some(true)) {
+        faults.add(field, "only for privileged containers");
+    }
+    let field = format!("{path}.recursiveReadOnly");
+    let recursive = mount.recursive_read_only.as_deref();
+    faults.one_of(&field, recursive, &["Disabled", "IfPossible", "Enabled"]);
+    if matches!(recursive, Some("IfPossible" | "Enabled")) {
+        if mount.read_only != Some(true) {
+            faults.add_with(
+                &field,
+                "only for a mount that is read-only",
+                "add `readOnly: true`",
+            );
+        } else if kind.is_some_and(|kind| kind != "None") {
+            faults.add(&field, "only without mountPropagation");
+        }
+    }
+}
+
 /// The mounts of one container.
 pub(super) fn mounts(path: &str, container: &Container, spec: &PodSpec, faults: &mut Faults) {
     let known: Vec<&str> = spec
@@ -236,6 +263,7 @@ pub(super) fn mounts(path: &str, container: &Container, spec: &PodSpec, faults: 
             let message = format!("the pod has no volume `{}`", mount.name);
             faults.add_with(format!("{path}.name"), message, remedy);
         }
+        propagation(&path, mount, container, faults);
         let target = format!("{path}.mountPath");
         if mount.mount_path.is_empty() {
             faults.add(&target, "required");

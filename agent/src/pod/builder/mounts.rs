@@ -10,6 +10,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::{ContainerError, Input};
 use crate::pod::env::{self, Variables};
 use crate::pod::security::Security;
+use crate::pod::volumes::Propagation;
 
 /// Hidden from containers, as by containerd and Docker.
 pub(super) const MASKED_PATHS: [&str; 13] = [
@@ -166,14 +167,15 @@ fn volume_mount(
         _ => "rw",
     };
     let propagation = match mount.mount_propagation.as_deref() {
-        Some("HostToContainer") => "rslave",
-        Some("Bidirectional") => "rshared",
-        _ => "rprivate",
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::None,
     };
+    propagation.check(&mount.name, &source)?;
     Ok(bind(
         Path::new(&mount.mount_path),
         &source,
-        &["rbind", access, propagation],
+        &["rbind", access, propagation.option()],
     )?)
 }
 

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, PodSpec, PodStatus,
+    ContainerStateWaiting, ContainerStatus, PodSpec, PodStatus, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use podling_runtime::pod::snapshot::{ContainerSnapshot, ContainerState, Termination};
@@ -93,6 +93,10 @@ fn status(
                 waiting(reason, message)
             }
         }),
+        volume_mounts: container
+            .volume_mounts
+            .as_ref()
+            .map(|mounts| mounts.iter().map(volume_mount).collect()),
         last_state: snapshot
             .and_then(|s| s.last_termination.as_ref())
             .map(|end| ApiState {
@@ -100,6 +104,24 @@ fn status(
                 ..ApiState::default()
             }),
         ..ContainerStatus::default()
+    }
+}
+
+/// A mount as it is; whether a read-only one is so below too is decided by its manifest alone here, since every kernel
+/// that this runs on can do it.
+fn volume_mount(mount: &VolumeMount) -> VolumeMountStatus {
+    let read_only = mount.read_only == Some(true);
+    let recursive = matches!(
+        mount.recursive_read_only.as_deref(),
+        Some("Enabled" | "IfPossible")
+    );
+    VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: read_only.then_some(true),
+        recursive_read_only: read_only
+            .then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
+        ..VolumeMountStatus::default()
     }
 }
 

@@ -21,6 +21,7 @@ mod host_path;
 mod mounts;
 mod ownership;
 mod projection;
+mod propagation;
 mod sub_path;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
 use super::env::{EnvError, Objects, PodFacts};
 pub use empty_dir::OverLimit;
+pub use propagation::Propagation;
 
 /// The size of `/dev/shm` in containers, as containerd's and Docker's default.
 const SHM_BYTES: u64 = 64 << 20;

@@ -42,6 +42,7 @@ fn container(name: &str, kind: ContainerKind) -> ContainerPlan {
         stdin: false,
         stdin_once: false,
         tty: false,
+        host_devices: false,
     }
 }
 

@@ -13,6 +13,7 @@ use oci_spec::runtime::{
 use thiserror::Error;
 
 use super::attempt::Purpose;
+use super::host_devices;
 use super::journal::{chain, say};
 use super::launch::{Launch, LaunchError};
 use super::output::Output;
@@ -486,6 +487,11 @@ fn complete(spec: &Spec, plan: &ContainerPlan, sandbox: &Sandbox) -> Result<Spec
     linux.set_cgroups_path(None);
     linux.set_resources(None);
     linux.set_seccomp(None);
+    if plan.host_devices && !has_own_dev(&spec) {
+        let mut devices = host_devices::list().map_err(file_error(Path::new("/dev")))?;
+        devices.extend(linux.devices().clone().unwrap_or_default());
+        linux.set_devices(Some(devices));
+    }
     spec.set_linux(Some(linux));
     spec.set_hostname(None);
     if let Some(process) = spec.process_mut() {
@@ -497,6 +503,14 @@ fn complete(spec: &Spec, plan: &ContainerPlan, sandbox: &Sandbox) -> Result<Spec
         spec.set_mounts(Some(mounts));
     }
     Ok(spec)
+}
+
+/// A volume is mounted as `/dev`: its nodes are somebody else's.
+fn has_own_dev(spec: &Spec) -> bool {
+    let mounts = spec.mounts().iter().flatten();
+    mounts
+        .filter(|mount| mount.typ().as_deref() == Some("bind"))
+        .any(|mount| mount.destination() == Path::new("/dev"))
 }
 
 fn message_mount(message: &TerminationMessage) -> Result<Mount, oci_spec::OciSpecError> {

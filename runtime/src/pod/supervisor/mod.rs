@@ -17,6 +17,7 @@
 //! | `resume` | a supervisor that starts again finds what lives |
 //! | `sandbox` | the namespaces that containers share |
 //! | `container`, `output` | one run: cgroup, process, streams, log |
+//! | `host_devices` | the nodes that privileged containers get |
 //! | `attempt` | probes and hooks under way |
 //! | `connection` | a client |
 //! | `record` | `state.json` |
@@ -40,6 +41,7 @@ use thiserror::Error;
 mod attempt;
 mod connection;
 mod container;
+mod host_devices;
 mod journal;
 mod launch;
 mod output;
