@@ -86,6 +86,30 @@ fn a_program_that_is_not_there_is_a_start_error() {
 }
 
 #[test]
+fn one_of_several_that_start_together_and_cannot_does_not_keep_the_others() {
+    let mut pod = Pod::new(vec![
+        json!({ "name": "first" }),
+        json!({ "name": "broken", "restart_policy": "never" }),
+        json!({ "name": "unmountable", "restart_policy": "never" }),
+        json!({ "name": "last" }),
+    ]);
+    pod.plan["containers"][1]["source"]["spec"]["process"]["args"] = json!(["/bin/nothing"]);
+    pod.plan["containers"][2]["source"]["rootfs"]["layers"] = json!(["/nowhere"]);
+    pod.start();
+    let snapshot = pod.until("all are where they can be", |snapshot| {
+        let is_running = |name| matches!(of(snapshot, name).state, ContainerState::Running { .. });
+        let is_over = |name| matches!(of(snapshot, name).state, ContainerState::Terminated(_));
+        is_running("first") && is_running("last") && is_over("broken") && is_over("unmountable")
+    });
+    for name in ["broken", "unmountable"] {
+        let ContainerState::Terminated(t) = &of(&snapshot, name).state else {
+            panic!("{snapshot:?}")
+        };
+        assert_eq!(t.reason, "StartError", "{t:?}");
+    }
+}
+
+#[test]
 fn a_memory_hog_is_killed_alone_and_named() {
     let mut pod = Pod::new(vec![
         json!({ "name": "hog", "restart_policy": "never",

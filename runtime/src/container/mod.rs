@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A failure in the child travels up as one packet with the step, errno and path. A protection that was asked for
-//! and cannot be given is such a failure: nothing fails open. Dropping a [`Created`] kills the child.
+//! and cannot be given is such a failure: nothing fails open. Dropping a [`Created`] kills the child. The parent need
+//! not wait in between: several containers can be at any stage at once (`stages`).
 //!
 //! With a user namespace the parent opens the host's side of root file system and mounts, which the namespace's root
 //! may not reach, and writes the id maps; other namespaces by path, and time offsets, take a forerunner
@@ -54,6 +55,7 @@ mod process;
 mod procfs;
 pub mod protect;
 mod rootfs;
+mod stages;
 mod sysctls;
 mod terminal;
 mod time_offsets;
@@ -61,13 +63,15 @@ mod user_namespace;
 mod validate;
 
 use agent::Agent;
-use channel::{Channel, Word};
+use channel::Channel;
 use child::Child;
 use init::InitPlan;
+use stages::Told;
 
 pub use devices::with_device_rules;
 pub use error::{Error, Result, Step};
 pub use exec::exec;
+pub use stages::{Created, Creating, Executing};
 pub use validate::validate;
 
 /// What to create.
@@ -163,56 +167,6 @@ pub struct TerminalSize {
     pub rows: u16,
 }
 
-/// A container that waits for its start. Dropped, it is killed and reaped.
-#[derive(Debug)]
-pub struct Created {
-    child: Child,
-    terminal: Option<OwnedFd>,
-    channel: Channel,
-    /// Who gets the listener of its filter, and what it is told of the container.
-    agent: Option<(seccomp::Agent, State)>,
-}
-
-impl Created {
-    /// The process id in the caller's pid namespace.
-    pub fn pid(&self) -> i32 {
-        self.child.pid()
-    }
-
-    /// The process.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.child.pidfd()
-    }
-
-    /// The terminal's controlling side, once; none without [`Stdio::Terminal`].
-    pub fn terminal(&mut self) -> Option<OwnedFd> {
-        self.terminal.take()
-    }
-
-    /// Lets the process execute its program, and returns when it has. Not for a container with a gate.
-    ///
-    /// # Errors
-    /// When it cannot be executed; [`Error::exit_code`] tells a missing program from others. The process is gone
-    /// then.
-    pub fn start(self) -> Result<Running> {
-        let agent = self
-            .agent
-            .map(|(agent, state)| Agent::connect(&agent, state))
-            .transpose()?;
-        start_over(&self.channel, self.child.pid(), agent)?;
-        self.child.release(self.terminal).map_err(Error::Channel)
-    }
-
-    /// Leaves the process waiting at its gate. The caller may end; whoever holds the gate's address starts it with
-    /// [`start_at_gate`].
-    ///
-    /// # Errors
-    /// When there is no descriptor to spare.
-    pub fn leave(self) -> Result<Running> {
-        self.child.release(self.terminal).map_err(Error::Channel)
-    }
-}
-
 /// Starts the container that waits at a gate, and returns when it has executed its program. `connection` is connected
 /// to the gate's address; the filter of `container` is that of its spec.
 ///
@@ -237,7 +191,10 @@ pub fn start_at_gate(connection: OwnedFd, container: &Container<'_>) -> Result<(
         ),
         None => None,
     };
-    start_over(&Channel::connected(connection)?, container.pid, agent).inspect_err(|_| {
+    let channel = Channel::connected(connection)?;
+    let started = stages::say_start(&channel)
+        .and_then(|()| stages::hear_executed(&channel, container.pid, agent));
+    started.inspect_err(|_| {
         // It must not go on without its agent. One that failed by itself has ended.
         if let Some(process) = process
             && let Err(error) = sys::pidfd::send_signal(process.as_fd(), libc::SIGKILL)
@@ -245,35 +202,6 @@ pub fn start_at_gate(connection: OwnedFd, container: &Container<'_>) -> Result<(
             tracing::debug!(%error, pid = container.pid, "the process had ended already");
         }
     })
-}
-
-fn start_over(channel: &Channel, pid: i32, mut agent: Option<Agent>) -> Result<()> {
-    channel.send(b"S", None).map_err(|error| {
-        // The child was killed while it waited.
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            Error::ChildEnded
-        } else {
-            Error::Channel(error)
-        }
-    })?;
-    loop {
-        match channel.hear()? {
-            Word::Listener(listener) => {
-                let agent = agent.take().ok_or(Error::NoListener)?;
-                agent.hand_over(pid, listener.as_fd())?;
-            }
-            Word::End if agent.is_some() => return Err(Error::NoListener),
-            Word::End => return Ok(()),
-            Word::IdMaps
-            | Word::Born(..)
-            | Word::Devices(_)
-            | Word::Hooks
-            | Word::Ready(_)
-            | Word::Terminal(_) => {
-                return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
-            }
-        }
-    }
 }
 
 /// A process that executes its program: a child of the caller, who must wait for it through `pidfd`
@@ -335,10 +263,19 @@ pub struct Exec<'a> {
 /// # Errors
 /// Nothing is left then; the cgroup is the caller's.
 pub fn create(create: Create<'_>) -> Result<Created> {
+    begin(create)?.wait()
+}
+
+/// Begins to make a container, as [`create`] does, and does not wait for it: several can be made side by side.
+///
+/// # Errors
+/// As [`create`].
+pub fn begin(create: Create<'_>) -> Result<Creating> {
     protect::ensure_sealed()?;
     validate(create.spec)?;
-    let (id, spec, bundle) = (create.id, create.spec, create.bundle);
+    let spec = create.spec;
     let agent = create.seccomp.as_ref().and_then(Filter::agent).cloned();
+    let told = (has_runtime_hooks(spec) || agent.is_some()).then(|| Told::new(&create));
     let (directory, joiner) = cgroup_entry(create.cgroup)?;
     let mut plan = InitPlan::new(create, joiner)?;
     let maps = plan.namespaces.user.maps().cloned();
@@ -357,7 +294,7 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     let parent_number = parent.as_raw_fd();
 
     let mut child_plan = Some((plan, child_end));
-    let mut child = namespaces::with_pid_namespace(pid_namespace.as_ref(), || {
+    let child = namespaces::with_pid_namespace(pid_namespace.as_ref(), || {
         clone_into(flags, directory.as_ref(), || {
             // The parent's end, inherited: with it open here, the parent's death would go unnoticed.
             sys::process::close_number(parent_number);
@@ -370,40 +307,13 @@ pub fn create(create: Create<'_>) -> Result<Created> {
     })?;
     drop(child_plan);
 
-    let unexpected = || Error::Channel(std::io::ErrorKind::InvalidData.into());
-    let mut moved = None;
-    let terminal = loop {
-        match parent.hear()? {
-            Word::IdMaps => {
-                maps.as_ref().ok_or_else(unexpected)?.write(child.pid())?;
-                parent.send(b"u", None).map_err(Error::Channel)?;
-            }
-            Word::Born(pid, pidfd) => child = forerunner::succeed(child, pid, pidfd)?,
-            Word::Devices(socket) => {
-                moved = Some(net_devices::move_in(&net_devices::plan(spec)?, socket)?);
-                parent.send(b"n", None).map_err(Error::Channel)?;
-            }
-            Word::Hooks => {
-                run_runtime_hooks(id, spec, bundle, child.pid())?;
-                parent.send(b"h", None).map_err(Error::Channel)?;
-            }
-            Word::Ready(terminal) => break terminal,
-            Word::End => return Err(Error::ChildEnded),
-            Word::Terminal(_) | Word::Listener(_) => return Err(unexpected()),
-        }
-    };
-    if let Some(moved) = moved {
-        moved.keep();
-    }
-    Ok(Created {
-        agent: agent.map(|agent| {
-            let running = ContainerState::Running;
-            let state = hooks::state(id, spec, bundle, running, Some(child.pid()));
-            (agent, state)
-        }),
+    Ok(Creating {
         child,
-        terminal,
         channel: parent,
+        maps,
+        devices: net_devices::plan(spec)?,
+        agent,
+        told,
     })
 }
 
@@ -459,16 +369,6 @@ fn clone_into(flags: u64, cgroup: Option<&OwnedFd>, child: impl FnOnce() -> i32)
     let child =
         sys::clone::clone_child(flags, cgroup.map(AsFd::as_fd), child).map_err(Error::Clone)?;
     Ok(Child::new(child))
-}
-
-/// `prestart` (deprecated) and `createRuntime`: in the caller's namespaces, before the container's root is made.
-fn run_runtime_hooks(id: &str, spec: &Spec, bundle: Option<&Path>, pid: i32) -> Result<()> {
-    let Some(list) = spec.hooks() else {
-        return Ok(());
-    };
-    let state = hooks::state_json(id, spec, bundle, ContainerState::Creating, Some(pid));
-    hooks::run_all("prestart", hooks::prestart(list).as_ref(), &state)?;
-    hooks::run_all("createRuntime", list.create_runtime().as_ref(), &state)
 }
 
 fn has_runtime_hooks(spec: &Spec) -> bool {

@@ -21,7 +21,7 @@ use super::process;
 use super::reactor::{Key, Reactor};
 use super::sandbox::Sandbox;
 use crate::cgroup::{self, Cgroup, Layout};
-use crate::container::{self, Create, Created, Exec, Rootfs, Running, Stdio};
+use crate::container::{self, Create, Created, Creating, Exec, Rootfs, Running, Stdio};
 use crate::pod::lifecycle::{Exit, ExitStatus, Process, Remembered};
 use crate::pod::log::{self, LogWriter};
 use crate::pod::plan::{
@@ -104,12 +104,11 @@ pub(super) struct Run {
     oom_kills_before: u64,
 }
 
-/// A run whose program has not been executed yet.
-pub(super) struct Prepared {
-    created: Created,
-    pub(super) process: Process,
+/// What a run has beside its process.
+struct Belongings {
     cgroup: Cgroup,
     log: LogWriter,
+    /// None: the terminal, which comes with the process.
     output: Option<Output>,
     filter: Option<Filter>,
     scratch: PathBuf,
@@ -117,13 +116,33 @@ pub(super) struct Prepared {
     oom_kills_before: u64,
 }
 
-/// All but the execution of the program. What is left after a failure, the next try removes.
-pub(super) fn prepare(
+/// A run whose process makes its container.
+pub(super) struct Making {
+    creating: Creating,
+    belongings: Belongings,
+}
+
+/// A run whose program waits to be executed.
+pub(super) struct Made {
+    created: Created,
+    pub(super) process: Process,
+    belongings: Belongings,
+}
+
+/// A run whose program is being executed.
+pub(super) struct Executing {
+    executing: container::Executing,
+    process: Process,
+    belongings: Belongings,
+}
+
+/// All but the execution of the program, which is not waited for. What is left after a failure, the next try removes.
+pub(super) fn make(
     plan: &ContainerPlan,
     id: &str,
     restart_count: u32,
     pod: Surroundings<'_>,
-) -> Result<Prepared, StartError> {
+) -> Result<Making, StartError> {
     let ContainerSource::Ready {
         rootfs,
         spec,
@@ -152,7 +171,7 @@ pub(super) fn prepare(
         (Some(output), stdio)
     };
     let oom_kills_before = cgroup.oom_kills().map_err(StartError::Cgroup)?;
-    let created = container::create(Create {
+    let creating = container::begin(Create {
         id,
         spec: &spec,
         bundle: None,
@@ -168,42 +187,68 @@ pub(super) fn prepare(
         new_keyring: true,
         gate: None,
     })?;
-    let process = process::look(created.pid()).map_err(StartError::Process)?;
-    Ok(Prepared {
-        created,
-        process,
-        cgroup,
-        log,
-        output,
-        filter,
-        scratch: rootfs.scratch.clone(),
-        keep,
-        oom_kills_before,
+    Ok(Making {
+        creating,
+        belongings: Belongings {
+            cgroup,
+            log,
+            output,
+            filter,
+            scratch: rootfs.scratch.clone(),
+            keep,
+            oom_kills_before,
+        },
     })
 }
 
-impl Prepared {
-    /// Executes the program.
-    pub(super) fn start(mut self, id: String) -> Result<Run, StartError> {
-        let terminal = self.created.terminal();
-        let Running { pidfd, .. } = self.created.start()?;
-        let output = match (self.output, terminal) {
+impl Making {
+    /// Returns when the container is made.
+    pub(super) fn wait(self) -> Result<Made, StartError> {
+        let created = self.creating.wait()?;
+        let process = process::look(created.pid()).map_err(StartError::Process)?;
+        Ok(Made {
+            created,
+            process,
+            belongings: self.belongings,
+        })
+    }
+}
+
+impl Made {
+    /// Lets the program be executed.
+    pub(super) fn go(self) -> Result<Executing, StartError> {
+        Ok(Executing {
+            executing: self.created.go()?,
+            process: self.process,
+            belongings: self.belongings,
+        })
+    }
+}
+
+impl Executing {
+    /// Returns when the program has been executed.
+    pub(super) fn wait(self, id: String) -> Result<Run, StartError> {
+        let Running {
+            pidfd, terminal, ..
+        } = self.executing.wait()?;
+        let own = self.belongings;
+        let output = match (own.output, terminal) {
             (Some(output), _) => output,
             (None, Some(control)) => Output::terminal(control).map_err(StartError::Streams)?,
             (None, None) => Output::default(),
         };
-        remove_other_scratch(&self.scratch, &self.keep);
+        remove_other_scratch(&own.scratch, &own.keep);
         Ok(Run {
             id,
             process: self.process,
             handle: pidfd,
             key: None,
-            cgroup: self.cgroup,
-            log: self.log,
+            cgroup: own.cgroup,
+            log: own.log,
             output,
             warned: Vec::new(),
-            filter: self.filter,
-            oom_kills_before: self.oom_kills_before,
+            filter: own.filter,
+            oom_kills_before: own.oom_kills_before,
         })
     }
 }

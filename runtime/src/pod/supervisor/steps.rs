@@ -2,25 +2,31 @@
 
 use std::os::fd::AsFd;
 
-use nix::sys::epoll::EpollFlags;
-
+use super::Supervisor;
 use super::attempt::{Attempt, Place, Purpose};
-use super::container::{self, Surroundings};
 use super::journal::{chain, say};
-use super::reactor::Source;
-use super::{StartError, Supervisor};
+use super::start::Start;
 use crate::pod::clock::Now;
-use crate::pod::lifecycle::{Action, HookKind, Input, Step};
+use crate::pod::lifecycle::{Action, HookKind, Step};
 use crate::pod::plan::Handler;
 use crate::sys::pidfd;
 
 impl Supervisor {
-    pub(super) fn carry_out(&mut self, step: Step, now: Now) {
+    /// Carries out what belongs together. Containers that start at once are made side by side.
+    pub(super) fn carry_out_all(&mut self, steps: Vec<Step>, now: Now) {
+        let mut starts = Vec::new();
+        for step in steps {
+            starts.extend(self.carry_out(step, now));
+        }
+        self.finish_starts(starts);
+    }
+
+    fn carry_out(&mut self, step: Step, now: Now) -> Option<Start> {
         let name = step.container;
         match step.action {
             Action::Start { id, restart_count } => {
                 say(format_args!("{name}: starts: {}", step.reason));
-                self.start(&name, id, restart_count);
+                return self.begin_start(name, id, restart_count);
             }
             Action::Probe {
                 id,
@@ -54,58 +60,7 @@ impl Supervisor {
                 self.kill(&name);
             }
         }
-    }
-
-    fn start(&mut self, name: &str, id: String, restart_count: u32) {
-        if let Err(e) = self.try_start(name, id, restart_count) {
-            let message = chain(&e);
-            say(format_args!("{name}: cannot start: {message}"));
-            container::abandon(name, &self.layout, &self.pod_cgroup);
-            self.inputs.push(Input::StartFailed {
-                container: name.to_owned(),
-                message,
-            });
-        }
-    }
-
-    fn try_start(&mut self, name: &str, id: String, restart_count: u32) -> Result<(), StartError> {
-        let plan = self
-            .plan
-            .containers
-            .iter()
-            .find(|c| c.name == name)
-            .ok_or(StartError::NotReady)?;
-        let pod = Surroundings {
-            dir: &self.dir,
-            layout: &self.layout,
-            pod_cgroup: &self.pod_cgroup,
-            sandbox: &self.sandbox,
-        };
-        let prepared = container::prepare(plan, &id, restart_count, pod)?;
-        // On record before the program runs: a supervisor that is killed now finds the process again.
-        let now = Now::read();
-        let created = Input::Created {
-            container: name.to_owned(),
-            process: prepared.process,
-        };
-        self.life.handle(created, now);
-        self.note_snapshot(now);
-        self.save();
-        let mut run = prepared.start(id)?;
-        let source = Source::Container(name.to_owned());
-        let key = self
-            .reactor
-            .add(&run.handle, source, EpollFlags::EPOLLIN)
-            .map_err(StartError::Process)?;
-        run.key = Some(key);
-        run.output
-            .listen(name, &mut self.reactor)
-            .map_err(StartError::Streams)?;
-        self.runs.insert(name.to_owned(), run);
-        self.inputs.push(Input::Started {
-            container: name.to_owned(),
-        });
-        Ok(())
+        None
     }
 
     fn begin_attempt(

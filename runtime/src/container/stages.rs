@@ -1,0 +1,241 @@
+//! The stages of a container that is being made, as its parent sees them.
+//!
+//! ```text
+//! begin ──► Creating ── wait ──► Created ── go ──► Executing ── wait ──► Running
+//!              id maps, hooks       │                 seccomp agent
+//!                                   └── leave ──► Running, which waits at its gate
+//! ```
+//!
+//! Each is killed and reaped when it is dropped; a [`Running`] is the caller's to wait for.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use oci_spec::runtime::{ContainerState, Spec, State};
+
+use super::agent::Agent;
+use super::channel::{Channel, Word};
+use super::child::Child;
+use super::error::{Error, Result};
+use super::net_devices::{self, Device};
+use super::user_namespace::IdMaps;
+use super::{Create, Running, forerunner, hooks};
+use crate::seccomp;
+
+/// A container that is being made by its own process.
+#[derive(Debug)]
+pub struct Creating {
+    pub(super) child: Child,
+    pub(super) channel: Channel,
+    pub(super) maps: Option<IdMaps>,
+    /// The host's network devices that it gets.
+    pub(super) devices: Vec<Device>,
+    /// Who gets the listener of its filter.
+    pub(super) agent: Option<seccomp::Agent>,
+    /// There if anybody is told of it.
+    pub(super) told: Option<Told>,
+}
+
+/// What hooks and seccomp agents are told of a container.
+#[derive(Debug)]
+pub(super) struct Told {
+    id: String,
+    spec: Box<Spec>,
+    bundle: Option<PathBuf>,
+}
+
+impl Told {
+    pub(super) fn new(create: &Create<'_>) -> Self {
+        Self {
+            id: create.id.to_owned(),
+            spec: Box::new(create.spec.clone()),
+            bundle: create.bundle.map(Into::into),
+        }
+    }
+
+    fn running(&self, pid: i32) -> State {
+        let running = ContainerState::Running;
+        hooks::state(
+            &self.id,
+            &self.spec,
+            self.bundle.as_deref(),
+            running,
+            Some(pid),
+        )
+    }
+
+    /// `prestart` (deprecated) and `createRuntime`: in the caller's namespaces, before the container's root is made.
+    fn run_hooks(&self, pid: i32) -> Result<()> {
+        let Some(list) = self.spec.hooks() else {
+            return Ok(());
+        };
+        let creating = ContainerState::Creating;
+        let bundle = self.bundle.as_deref();
+        let state = hooks::state_json(&self.id, &self.spec, bundle, creating, Some(pid));
+        hooks::run_all("prestart", hooks::prestart(list).as_ref(), &state)?;
+        hooks::run_all("createRuntime", list.create_runtime().as_ref(), &state)
+    }
+}
+
+impl Creating {
+    /// Does the parent's part, and returns when the container waits for its start.
+    ///
+    /// # Errors
+    /// As [`super::create`].
+    pub fn wait(mut self) -> Result<Created> {
+        let unexpected = || Error::Channel(std::io::ErrorKind::InvalidData.into());
+        let mut moved = None;
+        let terminal = loop {
+            match self.channel.hear()? {
+                Word::IdMaps => {
+                    let maps = self.maps.as_ref().ok_or_else(unexpected)?;
+                    maps.write(self.child.pid())?;
+                    self.channel.send(b"u", None).map_err(Error::Channel)?;
+                }
+                Word::Born(pid, pidfd) => {
+                    self.child = forerunner::succeed(self.child, pid, pidfd)?;
+                }
+                Word::Devices(socket) => {
+                    moved = Some(net_devices::move_in(&self.devices, socket)?);
+                    self.channel.send(b"n", None).map_err(Error::Channel)?;
+                }
+                Word::Hooks => {
+                    let told = self.told.as_ref().ok_or_else(unexpected)?;
+                    told.run_hooks(self.child.pid())?;
+                    self.channel.send(b"h", None).map_err(Error::Channel)?;
+                }
+                Word::Ready(terminal) => break terminal,
+                Word::End => return Err(Error::ChildEnded),
+                Word::Terminal(_) | Word::Listener(_) => return Err(unexpected()),
+            }
+        };
+        if let Some(moved) = moved {
+            moved.keep();
+        }
+        let pid = self.child.pid();
+        let state = self.told.as_ref().map(|told| told.running(pid));
+        Ok(Created {
+            agent: self.agent.zip(state),
+            child: self.child,
+            terminal,
+            channel: self.channel,
+        })
+    }
+}
+
+/// A container that waits for its start.
+#[derive(Debug)]
+pub struct Created {
+    child: Child,
+    terminal: Option<OwnedFd>,
+    channel: Channel,
+    /// Who gets the listener of its filter, and what it is told of the container.
+    agent: Option<(seccomp::Agent, State)>,
+}
+
+impl Created {
+    /// The process id in the caller's pid namespace.
+    pub fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
+    /// The process.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
+    }
+
+    /// The terminal's controlling side, once; none without [`super::Stdio::Terminal`].
+    pub fn terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// Lets the process execute its program, and returns when it has. Not for a container with a gate.
+    ///
+    /// # Errors
+    /// When it cannot be executed; [`Error::exit_code`] tells a missing program from others. The process is gone
+    /// then.
+    pub fn start(self) -> Result<Running> {
+        self.go()?.wait()
+    }
+
+    /// Lets the process execute its program, and does not wait for it. Not for a container with a gate.
+    ///
+    /// # Errors
+    /// When it cannot be told, or its seccomp agent cannot be reached.
+    pub fn go(self) -> Result<Executing> {
+        let agent = self
+            .agent
+            .map(|(agent, state)| Agent::connect(&agent, state))
+            .transpose()?;
+        say_start(&self.channel)?;
+        Ok(Executing {
+            child: self.child,
+            terminal: self.terminal,
+            channel: self.channel,
+            agent,
+        })
+    }
+
+    /// Leaves the process waiting at its gate. The caller may end; whoever holds the gate's address starts it with
+    /// [`super::start_at_gate`].
+    ///
+    /// # Errors
+    /// When there is no descriptor to spare.
+    pub fn leave(self) -> Result<Running> {
+        self.child.release(self.terminal).map_err(Error::Channel)
+    }
+}
+
+/// A container that is about to execute its program.
+#[derive(Debug)]
+pub struct Executing {
+    child: Child,
+    terminal: Option<OwnedFd>,
+    channel: Channel,
+    agent: Option<Agent>,
+}
+
+impl Executing {
+    /// Returns when the program has been executed.
+    ///
+    /// # Errors
+    /// As [`Created::start`].
+    pub fn wait(self) -> Result<Running> {
+        hear_executed(&self.channel, self.child.pid(), self.agent)?;
+        self.child.release(self.terminal).map_err(Error::Channel)
+    }
+}
+
+/// Lets a child that waits for its start go on.
+pub(super) fn say_start(channel: &Channel) -> Result<()> {
+    channel.send(b"S", None).map_err(|error| {
+        // The child was killed while it waited.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Error::ChildEnded
+        } else {
+            Error::Channel(error)
+        }
+    })
+}
+
+/// Returns when the child has executed its program; the listener of its filter goes to the agent.
+pub(super) fn hear_executed(channel: &Channel, pid: i32, mut agent: Option<Agent>) -> Result<()> {
+    loop {
+        match channel.hear()? {
+            Word::Listener(listener) => {
+                let agent = agent.take().ok_or(Error::NoListener)?;
+                agent.hand_over(pid, listener.as_fd())?;
+            }
+            Word::End if agent.is_some() => return Err(Error::NoListener),
+            Word::End => return Ok(()),
+            Word::IdMaps
+            | Word::Born(..)
+            | Word::Devices(_)
+            | Word::Hooks
+            | Word::Ready(_)
+            | Word::Terminal(_) => {
+                return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
+            }
+        }
+    }
+}
