@@ -1,7 +1,8 @@
 //! The pod supervisor: `podling-pod <pod directory>`, started by the agent.
 //!
 //! It waits for `go` on standard input, so that whoever started it can first put it where it belongs (a systemd
-//! scope), and then outlives that process.
+//! scope) and write its plan, and then outlives that process. It closes standard output when it can be talked to, so
+//! that nobody has to try its socket again and again: that end, or its own, is what its starter sees.
 
 use std::fs::File;
 use std::io::{self, BufRead};
@@ -25,12 +26,13 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let dir = pod_dir()?;
     protect::seal()?;
+    std::env::set_current_dir("/")?;
     // Fails for a process group's leader, as which nobody starts it but a shell: no harm then.
     rustix::process::setsid().map(drop).unwrap_or_default();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     wait_for_go()?;
-    supervisor::run(&dir)?;
+    supervisor::run(&dir, close_stdout)?;
     Ok(())
 }
 
@@ -53,4 +55,10 @@ fn wait_for_go() -> Result<(), Box<dyn std::error::Error>> {
     }
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(())
+}
+
+/// Tells whoever waits for it that the supervisor listens at its socket.
+fn close_stdout() -> io::Result<()> {
+    let null = File::options().write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdout(null)?)
 }

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `mod` | the loop, and who gets which event |
 //! | `steps` | carries out what the lifecycle decides |
+//! | `start` | containers that start together, side by side |
 //! | `requests` | what clients ask |
 //! | `resume` | a supervisor that starts again finds what lives |
 //! | `sandbox` | the namespaces that containers share |
@@ -51,6 +52,7 @@ mod record;
 mod requests;
 mod resume;
 mod sandbox;
+mod start;
 mod steps;
 
 pub use container::StartError;
@@ -145,13 +147,14 @@ pub enum Error {
     },
 }
 
-/// Supervises the pod of a run directory until it is released.
+/// Supervises the pod of a run directory until it is released. Calls `ready` once when it listens at its socket.
 ///
 /// # Errors
 /// When the pod cannot be set up, or the supervisor cannot go on; the caller says so and ends.
-pub fn run(dir: &Path) -> Result<(), Error> {
+pub fn run(dir: &Path, ready: impl FnOnce() -> io::Result<()>) -> Result<(), Error> {
     let lock = lock(dir)?;
     let mut supervisor = Supervisor::new(dir)?;
+    ready().map_err(failed("say that it is ready"))?;
     supervisor.work()?;
     drop(lock);
     Ok(())
@@ -334,9 +337,7 @@ impl Supervisor {
                 self.save();
             }
             let idle = steps.is_empty();
-            for step in steps {
-                self.carry_out(step, now);
-            }
+            self.carry_out_all(steps, now);
             if idle && self.inputs.is_empty() {
                 break;
             }
