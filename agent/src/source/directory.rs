@@ -5,10 +5,15 @@
 //! Subdirectories are not read. A file is read when its writer closes it, when it is renamed into place, or when a
 //! link in the directory changes, as `..data` does when a mounted ConfigMap is updated; never while it is written.
 //!
+//! A file that is whole is taken in at once; more that come while it is stored are taken in together after it. Only
+//! when something is gone does this wait a moment: a file that gets another name, or that an editor replaces, is gone
+//! first and there again second, and its pods must not notice.
+//!
 //! A directory that is not there (yet, or any more) is a problem, and changes nothing: a file system that is late or
 //! broken must not end pods. A file that is gone from a directory that can be read is gone.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -26,8 +31,8 @@ use super::{Following, chain};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::store::{Origin, Problem, Store, StoreError, Writer};
 
-/// After a change, wait this long for more that belong to it: less than anybody notices, enough for a `cp` of many
-/// files to become a few changes.
+/// After a file is gone, wait this long for it to come back, perhaps under another name: less than anybody notices,
+/// enough for an editor or a `mv`.
 const SETTLE: Duration = Duration::from_millis(3);
 /// But never longer than this in all.
 const SETTLE_MAX: Duration = Duration::from_millis(50);
@@ -87,11 +92,26 @@ fn is_manifest_name(name: &str) -> bool {
     !name.starts_with('.') && !name.starts_with('#') && ends.iter().any(|end| name.ends_with(end))
 }
 
+/// Which names in the directory are read.
+#[derive(Debug, Clone)]
+enum Names {
+    Manifests,
+    /// The path is a file, to be read whatever its name.
+    Single(OsString),
+}
+
+impl Names {
+    fn contain(&self, name: &str) -> bool {
+        match self {
+            Self::Manifests => is_manifest_name(name),
+            Self::Single(own) => own == name,
+        }
+    }
+}
+
 /// The directory or file, and what it said.
 struct Place {
     path: PathBuf,
-    /// The path is a file, to be read whatever its name.
-    is_single_file: bool,
     units: Units,
     events: Events,
 }
@@ -99,8 +119,10 @@ struct Place {
 /// What has changed.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Files that changed, appeared or vanished.
-    names: BTreeSet<String>,
+    /// Files that were written or moved here, and are whole.
+    whole: BTreeSet<String>,
+    /// Files that have vanished, and were not there again since.
+    gone: BTreeSet<String>,
     /// Files that may still be being written: those that were created, or whose attributes changed.
     doubtful: BTreeSet<String>,
     /// Look at everything.
@@ -116,11 +138,15 @@ impl Place {
         };
         // One that is not there yet is told by its name.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_single_file = path.is_file() || (!path.is_dir() && is_manifest_name(&name));
+        let names = match is_single_file {
+            true => Names::Single(path.file_name().unwrap_or_default().to_owned()),
+            false => Names::Manifests,
+        };
         let mut place = Place {
             path: path.to_owned(),
-            is_single_file: path.is_file() || (!path.is_dir() && is_manifest_name(&name)),
             units: Units::remembered(store, &Writer::directory(path)),
-            events: Events::new().map_err(inotify)?,
+            events: Events::new(names).map_err(inotify)?,
         };
         place.watch_and_read_all();
         place
@@ -167,13 +193,11 @@ impl Place {
         if changes.all || self.events.watched.is_none() {
             return self.watch_and_read_all();
         }
-        for name in &changes.names {
-            if self.is_ours(name) {
-                self.read_file(name);
-            }
+        for name in changes.whole.iter().chain(&changes.gone) {
+            self.read_file(name);
         }
-        for name in changes.doubtful.difference(&changes.names) {
-            if self.is_ours(name) && self.is_whole(name) {
+        for name in &changes.doubtful {
+            if !changes.whole.contains(name) && self.is_whole(name) {
                 self.read_file(name);
             }
         }
@@ -214,7 +238,7 @@ impl Place {
     }
 
     fn directory(&self) -> PathBuf {
-        if self.is_single_file {
+        if self.is_single_file() {
             let parent = self
                 .path
                 .parent()
@@ -224,23 +248,20 @@ impl Place {
         self.path.clone()
     }
 
+    fn is_single_file(&self) -> bool {
+        matches!(self.events.names, Names::Single(_))
+    }
+
     fn file(&self, name: &str) -> PathBuf {
-        if self.is_single_file {
+        if self.is_single_file() {
             self.path.clone()
         } else {
             self.path.join(name)
         }
     }
 
-    fn is_ours(&self, name: &str) -> bool {
-        if self.is_single_file {
-            return self.path.file_name().is_some_and(|own| own == name);
-        }
-        is_manifest_name(name)
-    }
-
     fn list(&self) -> io::Result<BTreeSet<String>> {
-        if self.is_single_file {
+        if self.is_single_file() {
             let name = self.path.file_name().unwrap_or_default();
             return Ok(BTreeSet::from([name.to_string_lossy().into_owned()]));
         }
@@ -296,7 +317,22 @@ impl Changes {
     }
 
     fn is_empty(&self) -> bool {
-        !self.all && self.names.is_empty() && self.doubtful.is_empty()
+        !self.all && self.whole.is_empty() && self.gone.is_empty() && self.doubtful.is_empty()
+    }
+
+    /// Nothing that may come back in a moment is missing.
+    fn is_settled(&self) -> bool {
+        !self.all && self.gone.is_empty()
+    }
+
+    fn note_whole(&mut self, name: &str) {
+        self.gone.remove(name);
+        self.whole.insert(name.to_owned());
+    }
+
+    fn note_gone(&mut self, name: &str) {
+        self.whole.remove(name);
+        self.gone.insert(name.to_owned());
     }
 }
 
@@ -304,6 +340,7 @@ impl Changes {
 struct Events {
     inotify: AsyncFd<OwnedFd>,
     watched: Option<i32>,
+    names: Names,
 }
 
 impl Events {
@@ -311,11 +348,12 @@ impl Events {
         deprecated,
         reason = "its successor is unsafe; an OwnedFd is the same open file for its whole life"
     )]
-    fn new() -> io::Result<Self> {
+    fn new(names: Names) -> io::Result<Self> {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         Ok(Self {
             inotify: AsyncFd::new(inotify::init(flags)?)?,
             watched: None,
+            names,
         })
     }
 
@@ -336,7 +374,7 @@ impl Events {
         Ok(())
     }
 
-    /// Waits for changes, and a moment more for those that belong to them; or until `retry_at`.
+    /// Waits for changes, and until they have settled; or until `retry_at`.
     async fn next(&mut self, retry_at: Option<Instant>) -> io::Result<Changes> {
         let mut changes = Changes::default();
         while changes.is_empty() {
@@ -351,16 +389,17 @@ impl Events {
             }
         }
         let latest = Instant::now() + SETTLE_MAX;
-        loop {
+        while !changes.is_settled() {
             let quiet = (Instant::now() + SETTLE).min(latest);
             match timeout_at(quiet, self.inotify.readable()).await {
-                Err(_) => return Ok(changes),
+                Err(_) => break,
                 Ok(ready) => {
                     ready?.clear_ready();
                     self.drain(&mut changes)?;
                 }
             }
         }
+        Ok(changes)
     }
 
     fn drain(&mut self, changes: &mut Changes) -> io::Result<()> {
@@ -395,11 +434,41 @@ impl Events {
             if name.starts_with("..") {
                 // All links of a mounted ConfigMap change at once.
                 changes.all = true;
+            } else if !self.names.contain(name) {
+                continue;
             } else if flags.intersects(ReadFlags::CREATE | ReadFlags::ATTRIB) {
                 changes.doubtful.insert(name.to_owned());
+            } else if flags.intersects(ReadFlags::MOVED_FROM | ReadFlags::DELETE) {
+                changes.note_gone(name);
             } else {
-                changes.names.insert(name.to_owned());
+                changes.note_whole(name);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_file_is_taken_in_at_once() {
+        let mut changes = Changes::default();
+        changes.note_whole("a.yaml");
+        assert!(changes.is_settled());
+    }
+
+    #[test]
+    fn a_file_that_is_gone_may_come_back() {
+        let mut changes = Changes::default();
+        changes.note_gone("a.yaml");
+        assert!(!changes.is_settled());
+        // Under another name.
+        changes.note_whole("b.yaml");
+        assert!(!changes.is_settled());
+        // An editor has written it anew.
+        changes.note_whole("a.yaml");
+        assert!(changes.is_settled());
+        assert!(changes.whole.contains("a.yaml"));
     }
 }
