@@ -103,8 +103,8 @@ impl Dispatcher {
     fn follow(&mut self, batch: Batch) {
         match batch {
             Batch::Relist => {
-                self.sync_all();
                 self.poke(|_| true);
+                self.sync_all();
             }
             Batch::Changes(changes) => {
                 let mut pods = BTreeSet::new();
@@ -123,14 +123,15 @@ impl Dispatcher {
                         (Kind::Namespace, _) | (_, What::Status) => {}
                     }
                 }
-                for key in &pods {
-                    self.sync(key);
-                }
+                // First those that are there: a new worker looks by itself.
                 self.poke(|entry| {
                     entry.key.as_ref().is_some_and(|key| {
                         pods.contains(key) || namespaces.contains(&key.namespace)
                     })
                 });
+                for key in &pods {
+                    self.sync(key);
+                }
             }
         }
     }

@@ -48,6 +48,9 @@ pub enum NodeError {
     /// The machine's cgroups are unusable.
     #[error("find the machine's cgroups")]
     Cgroups(#[from] podling_runtime::cgroup::Error),
+    /// The pod supervisor's program is unusable.
+    #[error(transparent)]
+    Supervisor(#[from] crate::pod::supervisor::SupervisorError),
     /// systemd does not answer.
     #[error("connect to systemd")]
     Systemd(#[from] podling_systemd::Error),

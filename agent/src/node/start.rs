@@ -15,6 +15,7 @@ use super::{Config, NodeError, Wait};
 use crate::network::{Network, NetworkConfig};
 use crate::pod::context::Context;
 use crate::pod::resources::Capacity;
+use crate::pod::supervisor::Program;
 use crate::store::{Key, Store};
 
 /// The running node.
@@ -38,7 +39,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
         ensure_private_dir(dir)?;
     }
     let lock = lock(&config)?;
-    let supervisor = config.supervisor_path()?;
+    let supervisor = Program::open(config.supervisor_path()?)?;
     let store = Store::open(&config.store_path(), &config.node_name())?;
     let images = ImageStore::open(&config.images_dir())?;
     let network = Network::open(NetworkConfig {

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::env::Objects;
 use super::resources::{Capacity, Qos};
+use super::supervisor::Program;
 use crate::network::Network;
 use crate::node::{Config, Wait};
 use crate::store::{Key, Kind, Store};
@@ -32,7 +33,7 @@ pub struct Context {
     /// systemd, where pods get scopes.
     pub systemd: Option<podling_systemd::Systemd>,
     /// The supervisor's program.
-    pub supervisor: PathBuf,
+    pub supervisor: Program,
     /// The node's name.
     pub node_name: String,
     /// The node's address.

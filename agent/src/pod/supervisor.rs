@@ -2,25 +2,24 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 use podling_runtime::cgroup::{self, Cgroup, Layout};
+use podling_runtime::container::protect;
 use podling_runtime::pod::client::{Client, ClientError};
 use podling_runtime::pod::protocol::{Reply, Request};
 use podling_systemd::{Property, PropertyValue, Scope, Systemd};
-use tokio::io::AsyncWriteExt;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 /// Where a new supervisor writes what went wrong.
 pub(super) const LOG_FILE: &str = "supervisor.log";
 /// A supervisor that has not opened its socket by then is taken for dead; it needs some milliseconds.
 const START_DEADLINE: Duration = Duration::from_secs(20);
-/// How often the socket of a new supervisor is tried: it says nothing when it is ready.
-const START_STEP: Duration = Duration::from_millis(2);
 /// Ends all pods at the machine's shutdown; systemd must not stop their scopes before it has.
 const PODS_UNIT: &str = "podling-pods.service";
 /// The slice of all pods' scopes.
@@ -29,6 +28,15 @@ const SLICE: &str = "podling.slice";
 /// Why a supervisor cannot be started or talked to.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
+    /// The program cannot be kept from containers.
+    #[error("open the pod supervisor {program}")]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<podling_runtime::container::Error>,
+    },
     /// The program cannot be run.
     #[error("start the pod supervisor {program}")]
     Start {
@@ -38,6 +46,9 @@ pub enum SupervisorError {
         #[source]
         source: io::Error,
     },
+    /// The thread that was to run it is gone.
+    #[error("start the pod supervisor")]
+    Thread(#[source] tokio::task::JoinError),
     /// Its files cannot be made.
     #[error("prepare {path} for the pod supervisor")]
     Prepare {
@@ -115,18 +126,43 @@ impl Link {
     }
 }
 
-/// A supervisor that has been started and waits for the word to begin.
+/// The supervisor's program, opened once: all pods of an agent have the version that the agent knows.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    /// Started from a read-only clone, it need not execute itself again to keep containers from its file.
+    clone: OwnedFd,
+}
+
+impl Program {
+    /// Opens the program.
+    ///
+    /// # Errors
+    /// When it is not there, or the kernel cannot clone its mount.
+    pub fn open(path: PathBuf) -> Result<Self, SupervisorError> {
+        match protect::read_only_clone(&path) {
+            Ok(clone) => Ok(Self { path, clone }),
+            Err(source) => Err(SupervisorError::Program {
+                program: path,
+                source: Box::new(source),
+            }),
+        }
+    }
+}
+
+/// A supervisor that has been started and waits for the word to begin. Dropped before, it ends.
 #[derive(Debug)]
 pub struct Waiting {
     child: tokio::process::Child,
     dir: PathBuf,
 }
 
-/// Starts a supervisor. It does nothing before [`Waiting::begin`], so that its cgroup and plan can be made.
+/// Starts a supervisor. It does nothing before [`Waiting::begin`], so that its cgroup and plan can be made meanwhile.
+/// Blocks until the program is executed.
 ///
 /// # Errors
 /// When the program or its log cannot be opened.
-pub fn start(program: &Path, dir: &Path) -> Result<Waiting, SupervisorError> {
+pub fn start(program: &Program, dir: &Path) -> Result<Waiting, SupervisorError> {
     let log_path = dir.join(LOG_FILE);
     let log = File::options()
         .create(true)
@@ -136,18 +172,20 @@ pub fn start(program: &Path, dir: &Path) -> Result<Waiting, SupervisorError> {
             path: log_path,
             source,
         })?;
-    let child = tokio::process::Command::new(program)
-        .arg(dir)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .map_err(|source| SupervisorError::Start {
-            program: program.to_owned(),
-            source,
-        })?;
+    // Nothing here that would make the standard library fork: this process has much memory to copy.
+    let child =
+        tokio::process::Command::new(format!("/proc/self/fd/{}", program.clone.as_raw_fd()))
+            .arg0(&program.path)
+            .arg(dir)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(|source| SupervisorError::Start {
+                program: program.path.clone(),
+                source,
+            })?;
     Ok(Waiting {
         child,
         dir: dir.to_owned(),
@@ -171,24 +209,31 @@ impl Waiting {
         {
             tracing::debug!(dir = %self.dir.display(), %error, "a supervisor ended at once");
         }
-        let deadline = tokio::time::Instant::now() + START_DEADLINE;
-        loop {
-            match Link::connect(&self.dir) {
-                Ok(link) => {
-                    // Reaped when it ends; it outlives the agent otherwise.
-                    tokio::spawn(async move { self.child.wait().await.map(drop) });
-                    return Ok(link);
-                }
-                Err(SupervisorError::Client(error)) if error.is_gone() => {}
-                Err(error) => return Err(error),
+        if tokio::time::timeout(START_DEADLINE, self.listens_or_ended())
+            .await
+            .is_err()
+        {
+            // Left alone it could come to life after another was started for the pod.
+            self.child.start_kill().unwrap_or_default();
+        }
+        match Link::connect(&self.dir) {
+            Ok(link) => {
+                // Reaped when it ends; it outlives the agent otherwise.
+                tokio::spawn(async move { self.child.wait().await.map(drop) });
+                Ok(link)
             }
-            let ended = matches!(self.child.try_wait(), Ok(Some(_)));
-            if ended || tokio::time::Instant::now() > deadline {
-                return Err(SupervisorError::Died {
-                    last_words: last_words(&self.dir),
-                });
-            }
-            tokio::time::sleep(START_STEP).await;
+            Err(SupervisorError::Client(error)) if error.is_gone() => Err(SupervisorError::Died {
+                last_words: last_words(&self.dir),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// It closes its standard output when it listens at its socket, and at its end.
+    async fn listens_or_ended(&mut self) {
+        if let Some(mut stdout) = self.child.stdout.take() {
+            let mut nothing = [0; 64];
+            while matches!(stdout.read(&mut nothing).await, Ok(1..)) {}
         }
     }
 }

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::Pod;
 use podling_runtime::pod::protocol::{Request, STATE_FILE};
 use tokio::time::Instant;
 
-use super::{Next, Step, Worker};
+use super::{Next, Step, Worker, gather};
 use crate::pod::images::chain;
-use crate::pod::supervisor::{self, SupervisorError};
+use crate::pod::supervisor::SupervisorError;
 use crate::pod::{final_status, prepare, teardown};
 use crate::store::Object;
 
@@ -26,6 +26,7 @@ impl Worker {
         if self.retired {
             return Ok(Next::Wait);
         }
+        self.waiting = None;
         if self.link.is_some() && !self.has_ended() {
             if self.failure.is_some() {
                 let spec = pod.spec.as_ref();
@@ -111,7 +112,7 @@ impl Worker {
             self.terminate(grace_secs, passed)?;
             let late = self
                 .terminating
-                .is_some_and(|(_, deadline)| Instant::now() > deadline);
+                .is_some_and(|(_, deadline)| Instant::now() >= deadline);
             if !late {
                 return Ok(Next::Wait);
             }
@@ -124,6 +125,7 @@ impl Worker {
             return Ok(Next::Wait);
         }
         self.link = None;
+        self.waiting = None;
         self.publish();
         let identity = self
             .plan
@@ -163,9 +165,10 @@ impl Worker {
 
     /// Starts a supervisor on the plan that is there, to end the pod.
     async fn restart_supervisor(&mut self) -> Step<()> {
-        let dir = self.context.run_dir(&self.uid);
         let failed = |error: SupervisorError| ("SupervisorFailed", chain(&error));
-        let waiting = supervisor::start(&self.context.supervisor, &dir).map_err(failed)?;
+        let waiting = gather::start(&self.context, &self.uid)
+            .await
+            .map_err(failed)?;
         prepare::place_again(&self.context, &self.uid, self.plan.as_ref(), &waiting)
             .await
             .map_err(failed)?;

@@ -1,9 +1,9 @@
 //! The task that makes one pod be what the store says.
 //!
 //! ```text
-//!               ┌────────────────────────── desired ──────────────────────────┐
-//!  images ─► network ─► volumes ─► plan.json ─► supervisor started or told     │ snapshots ─► status
-//!               └───────────────── any step that fails is tried again ─────────┘
+//!               ┌──────────────────────────── desired ────────────────────────────┐
+//!  images, network, supervisor ─► volumes ─► plan.json ─► supervisor lives or is told │ snapshots ─► status
+//!               └─────────────────── any step that fails is tried again ───────────┘
 //!               ┌──────────────────── deleted, or the node ends ──────────────┐
 //!  Terminate ─► Ended ─► Release ─► volumes, network, cgroup, directories ─► store.finalize
 //! ```
@@ -14,9 +14,10 @@
 //! keeps only what it would have to ask for again.
 
 mod ending;
+mod gather;
 mod report;
+mod trouble;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,23 +29,16 @@ use podling_runtime::pod::snapshot::{Snapshot, Stage};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::builder::ImageState;
 use super::context::Context;
-use super::images::{Images, Policy, Pulled, State, chain};
+use super::images::{Images, Pulled, chain};
 use super::network::Connection;
 use super::prepare;
 use super::pull_secrets::{self, PullSecrets};
 use super::status::{self, Waiting};
 use super::supervisor::{self, Link, SupervisorError};
 use crate::store::{Key, Object};
-use report::shown;
+use trouble::{Trouble, next_alarm};
 
-/// The first delay after a step that failed.
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// The longest: most failures wait for a person, who should not wait for the node.
-const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A supervisor that lived for less is not started again at once for ever: it dies of something that stays.
-const SUPERVISOR_SETTLED: Duration = Duration::from_secs(10);
 /// How often emptyDir volumes on disk are measured against their `sizeLimit`, as the kubelet's eviction does.
 const VOLUME_PERIOD: Duration = Duration::from_secs(10);
 
@@ -82,10 +76,16 @@ pub struct Worker {
     pulled: mpsc::Receiver<Pulled>,
     pull_secrets: PullSecrets,
     connection: Option<Connection>,
+    /// A supervisor that has been started and has no plan yet.
+    waiting: Option<supervisor::Waiting>,
     link: Option<Link>,
     snapshot: Option<Snapshot>,
+    /// Something may have to be done; else there is only something to tell.
+    due: bool,
     /// The plan that the supervisor was last told.
     plan: Option<Plan>,
+    /// It did not take that plan.
+    refused: bool,
     /// The grace period that the supervisor was last told, in seconds.
     terminating: Option<(u64, Instant)>,
     released: bool,
@@ -100,16 +100,9 @@ pub struct Worker {
     /// The pod is given up.
     failure: Option<Waiting>,
     measure_at: Option<Instant>,
+    /// When it last looked at what there is to do.
+    looked_at: Instant,
     started: Timestamp,
-}
-
-/// A step that failed.
-struct Trouble {
-    reason: &'static str,
-    message: String,
-    since: Timestamp,
-    retry: Instant,
-    retry_at: Timestamp,
 }
 
 /// A step's error: a reason for people, and its text.
@@ -142,9 +135,12 @@ impl Worker {
             pulled,
             pull_secrets: PullSecrets::default(),
             connection: None,
+            waiting: None,
             link: None,
             snapshot: None,
+            due: true,
             plan: None,
+            refused: false,
             terminating: None,
             released: false,
             retired: false,
@@ -154,6 +150,7 @@ impl Worker {
             losses: 0,
             failure: None,
             measure_at: None,
+            looked_at: Instant::now(),
             started: Timestamp::now(),
         }
     }
@@ -162,23 +159,20 @@ impl Worker {
     pub async fn run(mut self) {
         self.adopt();
         loop {
-            let retry = self
+            let must_wait = self
                 .trouble
                 .as_ref()
                 .is_some_and(|trouble| Instant::now() < trouble.retry);
-            let next = if retry {
-                Ok(Next::Wait)
-            } else {
-                self.work().await
-            };
-            match next {
-                Ok(Next::Done) => break,
-                Ok(Next::Wait) if retry => {}
-                Ok(Next::Wait) => {
-                    self.trouble = None;
-                    self.failures = 0;
+            if self.due && !must_wait {
+                self.due = false;
+                self.looked_at = Instant::now();
+                match self.work().await {
+                    Ok(Next::Done) => break,
+                    // The supervisor has yet to say whether it takes its plan now.
+                    Ok(Next::Wait) if self.refused => {}
+                    Ok(Next::Wait) => self.forget_trouble(),
+                    Err((reason, message)) => self.note_trouble(reason, message),
                 }
-                Err((reason, message)) => self.note_trouble(reason, message),
             }
             self.publish();
             self.wait().await;
@@ -280,18 +274,14 @@ impl Worker {
 
     /// Makes the pod run as wanted.
     async fn keep_running(&mut self, object: &Arc<Object>, pod: &Pod) -> Step<Next> {
-        let adopting = self.plan.is_some();
         self.pull_secrets = self.read_pull_secrets(object, pod);
         self.images.set_keyring(self.pull_secrets.keyring.clone());
         prepare::directories(&self.context, &self.uid)?;
-        let images = self.image_states(pod, adopting).await;
-        if self.connection.is_none() || !adopting {
-            self.connection = Some(Connection::make(&self.context, &self.uid, pod).await?);
-        }
+        let (images, connection) = self.gather(pod).await?;
         self.measure_volumes(pod).await?;
-        let Some(connection) = self.connection.clone() else {
+        if self.failure.is_some() {
             return Ok(Next::Wait);
-        };
+        }
         let generation = self.plan.as_ref().map_or(1, |plan| plan.generation + 1);
         let place = self.plan.as_ref().map(|plan| supervisor::Place {
             path: plan.cgroup.path.clone(),
@@ -312,7 +302,10 @@ impl Worker {
                 if let Some(before) = &self.plan {
                     keep_sources(&mut plan, before);
                     if is_same(&plan, before) {
-                        return Ok(Next::Wait);
+                        if !self.refused {
+                            return Ok(Next::Wait);
+                        }
+                        plan.generation = before.generation;
                     }
                     prepare::weigh_again(&self.context, &self.uid, before, &plan).await?;
                 }
@@ -340,9 +333,13 @@ impl Worker {
 
     /// Starts the pod's supervisor: a new pod's first, or one for what a dead one left.
     async fn start(&mut self, object: &Arc<Object>, prepared: prepare::Prepared) -> Step<()> {
-        let dir = self.context.run_dir(&self.uid);
         let failed = |error: SupervisorError| ("SupervisorFailed", chain(&error));
-        let waiting = supervisor::start(&self.context.supervisor, &dir).map_err(failed)?;
+        let waiting = match self.waiting.take() {
+            Some(waiting) => waiting,
+            None => gather::start(&self.context, &self.uid)
+                .await
+                .map_err(failed)?,
+        };
         let place = prepared.place(&waiting).await.map_err(failed)?;
         let mut plan = prepared.plan(&place).await?;
         if let Some(before) = &self.plan {
@@ -352,54 +349,10 @@ impl Worker {
         self.link = Some(waiting.begin().await.map_err(failed)?);
         self.begun = Some(Instant::now());
         self.plan = Some(plan);
+        self.refused = false;
         self.terminating = None;
         tracing::info!(pod = %object.key, uid = self.uid, "pod started");
         Ok(())
-    }
-
-    /// The images of the pod's containers; pulls are begun for those that are missing.
-    async fn image_states(&mut self, pod: &Pod, adopting: bool) -> BTreeMap<String, ImageState> {
-        let mut states = BTreeMap::new();
-        let Some(spec) = &pod.spec else {
-            return states;
-        };
-        let had: Vec<String> = self
-            .plan
-            .iter()
-            .flat_map(|plan| &plan.containers)
-            .map(|container| container.name.clone())
-            .collect();
-        for container in spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-        {
-            let name = container.image.as_deref().unwrap_or_default();
-            let policy = Policy::of(container.image_pull_policy.as_deref(), name);
-            let adopt = adopting && had.contains(&container.name);
-            self.images.ensure(name, policy, adopt).await;
-            let state = match self.images.state(name) {
-                Some(State::Ready(image)) => ImageState::Ready(Box::new(image.as_ref().clone())),
-                Some(State::Failed {
-                    reason,
-                    message,
-                    retry,
-                }) => {
-                    let shown = shown(name, reason, message, retry.is_some());
-                    ImageState::Waiting {
-                        reason: shown.reason,
-                        message: shown.message,
-                    }
-                }
-                Some(State::Pulling { .. }) | None => ImageState::Waiting {
-                    reason: "ContainerCreating".to_owned(),
-                    message: format!("Pulling image \"{name}\""),
-                },
-            };
-            states.insert(container.name.clone(), state);
-        }
-        states
     }
 
     /// Gives up a pod whose emptyDir on disk has grown past its limit.
@@ -424,60 +377,21 @@ impl Worker {
         Ok(())
     }
 
-    fn note_trouble(&mut self, reason: &'static str, message: String) {
-        let factor = 1_u32.checked_shl(self.failures.min(10)).unwrap_or(u32::MAX);
-        let delay = RETRY_FIRST.saturating_mul(factor).min(RETRY_MAX);
-        self.failures = self.failures.saturating_add(1);
-        let is_news = self
-            .trouble
-            .as_ref()
-            .is_none_or(|before| before.message != message);
-        if is_news {
-            let pod = self.key.as_ref().map(ToString::to_string);
-            tracing::warn!(uid = self.uid, pod, reason, "{message}");
-        }
-        let now = Timestamp::now();
-        let since = match &self.trouble {
-            Some(before) if !is_news => before.since,
-            _ => now,
-        };
-        let retry_at = now + jiff::SignedDuration::try_from(delay).unwrap_or_default();
-        self.trouble = Some(Trouble {
-            reason,
-            message,
-            since,
-            retry: Instant::now() + delay,
-            retry_at,
-        });
-    }
-
-    /// The first supervisor that is lost is replaced at once; when its successors do not live either, with a delay.
-    fn note_loss(&mut self, message: String) {
-        let begun = self.begun.take();
-        if begun.is_none_or(|at| at.elapsed() >= SUPERVISOR_SETTLED) {
-            self.losses = 0;
-            return;
-        }
-        self.losses = self.losses.saturating_add(1);
-        if self.losses > 1 {
-            self.failures = self.losses - 2;
-            self.note_trouble("SupervisorFailed", message);
-        }
+    /// When it must look again although nothing happens.
+    fn alarm(&self) -> Option<Instant> {
+        let ending = self.terminating.filter(|_| self.link.is_some());
+        let others = [
+            self.images.next_retry(),
+            self.measure_at,
+            ending.map(|(_, deadline)| deadline),
+        ];
+        let retry = self.trouble.as_ref().map(|trouble| trouble.retry);
+        next_alarm(retry, &others, self.looked_at)
     }
 
     /// Waits for the next event and takes note of it. Each branch is cancel-safe.
     async fn wait(&mut self) {
-        let alarm = [
-            self.trouble.as_ref().map(|trouble| trouble.retry),
-            self.images.next_retry(),
-            self.measure_at,
-            self.terminating
-                .map(|(_, deadline)| deadline)
-                .filter(|_| self.link.is_some()),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
+        let alarm = self.alarm();
         tokio::select! {
             changed = self.news.changed() => {
                 if changed.is_err() {
@@ -485,40 +399,56 @@ impl Worker {
                     std::future::pending::<()>().await;
                 }
                 self.trouble = None;
+                self.due = true;
             }
-            Some(pulled) = self.pulled.recv() => self.images.pulled(pulled),
+            Some(pulled) = self.pulled.recv() => {
+                self.images.pulled(pulled);
+                self.due = true;
+            }
             reply = heard(self.link.as_ref()) => self.hear(reply),
-            () = sleep_until(alarm) => {}
+            () = sleep_until(alarm) => self.due = true,
         }
     }
 
     fn hear(&mut self, reply: Result<Reply, SupervisorError>) {
         match reply {
-            Ok(Reply::Snapshot(snapshot)) => self.snapshot = Some(*snapshot),
+            Ok(Reply::Snapshot(snapshot)) => {
+                // What a pod does while it runs changes nothing of what is wanted of it.
+                self.due |= matches!(snapshot.stage, Stage::Ended { .. });
+                self.snapshot = Some(*snapshot);
+            }
             Ok(Reply::Error { message }) => {
                 tracing::warn!(uid = self.uid, message, "the supervisor refuses");
                 if self.terminating.is_none() {
+                    self.refused = true;
                     self.note_trouble("PlanRefused", message);
                 }
             }
+            Ok(Reply::Ok) => {
+                if std::mem::take(&mut self.refused) {
+                    self.forget_trouble();
+                }
+            }
             Ok(
-                Reply::Ok
-                | Reply::ExecStarted
+                Reply::ExecStarted
                 | Reply::ExecRefused { .. }
                 | Reply::ExecExited { .. }
                 | Reply::Attached,
             ) => {}
-            Err(error) => {
-                self.link = None;
-                if !self.released {
-                    tracing::warn!(
-                        uid = self.uid,
-                        error = chain(&error),
-                        "the pod's supervisor is gone"
-                    );
-                    self.note_loss(chain(&error));
-                }
-            }
+            Err(error) => self.lose_supervisor(&error),
+        }
+    }
+
+    fn lose_supervisor(&mut self, error: &SupervisorError) {
+        self.link = None;
+        self.due = true;
+        if !self.released {
+            tracing::warn!(
+                uid = self.uid,
+                error = chain(error),
+                "the pod's supervisor is gone"
+            );
+            self.note_loss(chain(error));
         }
     }
 }
