@@ -393,6 +393,57 @@ fn a_time_namespace_is_joined() {
     assert!(out.ends_with(&holder.shown("time_for_children")), "{out}");
 }
 
+/// Has the runtime itself run as the root of a user namespace, which has one id and denies setgroups.
+fn nest(bundle: &mut Bundle) {
+    let script = bundle.path().join("nested");
+    let text = format!(
+        "#!/bin/sh\nexec unshare --user --map-root-user --mount {} \"$@\"\n",
+        bundle.runtime.display()
+    );
+    fs::write(&script, text).expect("writes");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("mode");
+    bundle.runtime = script;
+}
+
+#[test]
+fn a_caller_in_a_user_namespace_runs_containers_in_it() {
+    let mut bundle =
+        Bundle::sh("id -u; cat /proc/self/setgroups; echo x > /dev/null; stat -c %t:%T /dev/zero");
+    nest(&mut bundle);
+    bundle.linux().set_resources(None);
+    for mount in bundle.spec.mounts_mut().iter_mut().flatten() {
+        let options = mount.options_mut().get_or_insert_default();
+        options.retain(|option| option != "gid=5");
+    }
+    assert_eq!(bundle.run(), "0\ndeny\n1:5");
+}
+
+#[test]
+fn user_namespaces_nest() {
+    let mut bundle = Bundle::sh("id -u; cat /proc/self/uid_map; echo x > /dev/null");
+    in_user_namespace(&mut bundle);
+    let own = LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(0_u32)
+        .size(1_u32);
+    let own = vec![own.build().expect("a map")];
+    bundle
+        .linux()
+        .set_uid_mappings(Some(own.clone()))
+        .set_gid_mappings(Some(own))
+        .set_resources(None);
+    for mount in bundle.spec.mounts_mut().iter_mut().flatten() {
+        let options = mount.options_mut().get_or_insert_default();
+        options.retain(|option| option != "gid=5");
+    }
+    chown(bundle.rootfs(), Some(0), Some(0)).expect("chown");
+    nest(&mut bundle);
+    let out = bundle.run();
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "0", "1"]);
+}
+
 #[test]
 fn a_failure_in_a_user_namespace_leaves_nothing() {
     let mut bundle = Bundle::sh("true");

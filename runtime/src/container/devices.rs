@@ -165,10 +165,16 @@ impl Devices {
             .ensure(Path::new("/dev"), Kind::Directory)
             .at(Step::MakeLink, "/dev")?;
         for node in &self.made {
-            if bind && node.kind != FileType::Fifo {
-                bind_node(inside, node)
-            } else {
-                make_node(inside, &dev, node)
+            let made = match bind {
+                true if node.kind != FileType::Fifo => bind_node(inside, node),
+                _ => make_node(inside, &dev, node),
+            };
+            match made {
+                // The caller itself is in a user namespace.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) && !bind => {
+                    bind_node(inside, node)
+                }
+                made => made,
             }
             .at(Step::MakeDevice, node.path.to_string_lossy())?;
         }

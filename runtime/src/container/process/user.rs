@@ -2,7 +2,9 @@
 
 use oci_spec::runtime::User;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, SecureComputingMode};
 
 use super::super::error::{At, Result, Step};
 use super::{Done, invalid};
@@ -67,7 +69,10 @@ impl Identity {
         rustix::thread::set_keep_capabilities(true).at(Step::SetUser, subject())?;
         // Groups that were asked for and cannot be had are an error.
         if !self.keeps_groups || !self.groups.is_empty() {
-            rustix::thread::set_thread_groups(&self.groups).at(Step::SetUser, subject())?;
+            match rustix::thread::set_thread_groups(&self.groups) {
+                Err(Errno::PERM) if self.groups.is_empty() && groups_are_denied() => {}
+                result => result.at(Step::SetUser, subject())?,
+            }
         }
         rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::SetUser, subject())?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::SetUser, subject())?;
@@ -75,6 +80,23 @@ impl Identity {
         rustix::process::umask(Mode::from_raw_mode(self.umask));
         Ok(())
     }
+}
+
+/// True when no group is there to drop, or the user namespace that the caller is in denies setgroups(2): with the
+/// right to it, and no filter in the way, there is no other cause for a refusal.
+fn groups_are_denied() -> bool {
+    let none_left = rustix::process::getgroups().is_ok_and(|groups| groups.is_empty());
+    let has_right = || {
+        rustix::thread::capabilities(None)
+            .is_ok_and(|own| own.effective.contains(CapabilitySet::SETGID))
+    };
+    let no_filter = || {
+        matches!(
+            rustix::thread::secure_computing_mode(),
+            Ok(SecureComputingMode::Disabled)
+        )
+    };
+    none_left || (has_right() && no_filter())
 }
 
 #[cfg(test)]
