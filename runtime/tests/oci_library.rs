@@ -136,6 +136,7 @@ impl Image {
             cgroup: None,
             seccomp: None,
             preserve_fds: 0,
+            listen_fds: None,
             new_keyring: true,
             gate: None,
         })

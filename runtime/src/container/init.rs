@@ -75,6 +75,7 @@ impl InitPlan {
             cgroup: own_cgroup,
             seccomp,
             preserve_fds,
+            listen_fds,
             new_keyring,
             gate,
         } = create;
@@ -104,7 +105,8 @@ impl InitPlan {
             masks: Masks::new(spec),
             stdio,
             cwd: process.cwd().clone(),
-            process: ProcessPlan::new(process, spec.linux().as_ref(), seccomp, preserve_fds)?,
+            process: ProcessPlan::new(process, spec.linux().as_ref(), seccomp, preserve_fds)?
+                .with_listen_fds(listen_fds)?,
             hooks: ContainerHooks {
                 create: create_hooks,
                 start: start_hooks,
@@ -287,6 +289,7 @@ impl InitPlan {
         hook_pid: Option<i32>,
     ) -> i32 {
         self.process.add_home();
+        self.process.add_listen_fds();
         if let Err(failure) = self.process.find_program() {
             return report(&parent, &failure);
         }

@@ -93,13 +93,25 @@ pub struct Create<'a> {
     pub cgroup: Option<&'a Cgroup>,
     /// The system calls it may make. None: all.
     pub seccomp: Option<Filter>,
-    /// How many descriptors from 3 on the process keeps.
+    /// How many descriptors from 3 on the process keeps, after those of `listen_fds`.
     pub preserve_fds: u32,
+    /// Descriptors from 3 on that are the program's by socket activation.
+    pub listen_fds: Option<ListenFds>,
     /// It gets a session keyring of its own; without, it has the caller's, and reads the keys in it.
     pub new_keyring: bool,
     /// A listening `SOCK_SEQPACKET` unix socket on which the process waits for its start, so that the creator may
     /// end. None: it waits for [`Created::start`].
     pub gate: Option<OwnedFd>,
+}
+
+/// Descriptors that the program is told of as sd_listen_fds(3) has it: `LISTEN_FDS`, `LISTEN_PID` and
+/// `LISTEN_FDNAMES`, with the pid that it has in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenFds {
+    /// How many.
+    pub count: u32,
+    /// Their names, with colons between.
+    pub names: Option<String>,
 }
 
 /// What becomes the container's `/`.

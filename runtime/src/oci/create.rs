@@ -12,7 +12,7 @@ use super::error::{Error, Result, file};
 use super::placement::Placement;
 use super::stdio::{check_console, stdio_of};
 use super::store::{Entry, Record, Store, replace_file, start_time_of};
-use super::{Globals, console, delete, gate};
+use super::{Globals, activation, console, delete, gate, notify};
 use crate::container::{self, Created, Rootfs, Running};
 use crate::seccomp::{self, Filter};
 use crate::sys;
@@ -122,12 +122,13 @@ fn make_in(
     options: &Options,
     globals: &Globals,
     bundle: &Path,
-    spec: Spec,
+    mut spec: Spec,
     text: &[u8],
     seccomp: Option<Filter>,
     gated: bool,
 ) -> Result<Made> {
     entry.save_spec(text)?;
+    notify::prepare(entry, &mut spec)?;
     let gate = gated.then(|| gate::listen(entry)).transpose()?;
     let mut place = Placement::make(&options.id, &spec, globals)?;
     match make_process(entry, options, bundle, &spec, &place, seccomp, gate) {
@@ -170,6 +171,7 @@ fn make_process(
         cgroup: place.cgroup(),
         seccomp,
         preserve_fds: options.preserve_fds,
+        listen_fds: activation::passed()?,
         new_keyring: !options.no_new_keyring,
         gate,
     })?;

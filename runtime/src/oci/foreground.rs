@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::console::{Raw, Relay, follow_size};
 use super::error::{Error, Result};
+use super::notify::Notify;
 use crate::container::Running;
 use crate::sys::pidfd::{self, Exit};
 
@@ -47,11 +48,11 @@ impl Signals {
     }
 }
 
-/// Waits for a child's end and reaps it.
+/// Waits for a child's end and reaps it; passes on what it says to `notify`.
 ///
 /// # Errors
 /// When it cannot be waited for.
-pub fn wait(running: Running, signals: &Signals) -> Result<Exit> {
+pub fn wait(running: Running, signals: &Signals, notify: Option<&Notify>) -> Result<Exit> {
     let Running {
         pid,
         pidfd,
@@ -65,7 +66,12 @@ pub fn wait(running: Running, signals: &Signals) -> Result<Exit> {
     let raw = terminal.as_ref().map(|_| Raw::enter()).transpose()?;
     let mut relay = terminal.map(Relay::new);
     loop {
-        let ready = poll(&pidfd, signals, relay.as_ref()).map_err(failed)?;
+        let mut ready = poll(&pidfd, signals, relay.as_ref(), notify).map_err(failed)?;
+        if let Some(notify) = notify
+            && ready.pop().is_some_and(|flags| !flags.is_empty())
+        {
+            notify.pass_on(None);
+        }
         if let (Some(relay), Some(ready)) = (&mut relay, ready.get(2..)) {
             relay.copy(ready);
         }
@@ -82,17 +88,19 @@ pub fn wait(running: Running, signals: &Signals) -> Result<Exit> {
     }
 }
 
-/// What is ready of the process, the signals and the relay's sources, in this order.
+/// What is ready of the process, the signals, the relay's sources and readiness, in this order.
 fn poll(
     pidfd: &OwnedFd,
     signals: &Signals,
     relay: Option<&Relay>,
+    notify: Option<&Notify>,
 ) -> std::io::Result<Vec<PollFlags>> {
     let mut sources = vec![
         PollFd::new(pidfd, PollFlags::IN),
         PollFd::new(&signals.descriptor, PollFlags::IN),
     ];
     sources.extend(relay.iter().flat_map(|relay| relay.sources()));
+    sources.extend(notify.map(|n| PollFd::from_borrowed_fd(n.socket(), PollFlags::IN)));
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut sources, None))?;
     Ok(sources.iter().map(PollFd::revents).collect())
 }

@@ -47,7 +47,8 @@ fn socket() -> io::Result<OwnedFd> {
     )?)
 }
 
-fn with_short_path(
+/// Calls with an address below the directory's descriptor: an address holds 107 bytes, a path may be longer.
+pub(super) fn with_short_path(
     path: &Path,
     f: impl FnOnce(&SocketAddrUnix) -> io::Result<()>,
 ) -> io::Result<()> {

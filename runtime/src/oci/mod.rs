@@ -11,6 +11,7 @@ use clap::Parser;
 
 use crate::container::protect;
 
+mod activation;
 mod cli;
 mod completion;
 mod console;
@@ -26,6 +27,7 @@ mod gate;
 mod kill;
 mod list;
 mod log;
+mod notify;
 mod pattern;
 mod pause;
 mod placement;

@@ -1,12 +1,14 @@
 //! `run`: `create` and `start` in one, and waiting for the end.
 
+use std::os::fd::AsFd;
+
 use super::create::{self, Made, settle, undo_on_error};
 use super::error::{Error, Result};
 use super::foreground::{self, Signals};
 use super::log::Log;
 use super::start::run_poststart;
 use super::store::Store;
-use super::{Globals, delete};
+use super::{Globals, delete, notify};
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -31,14 +33,18 @@ pub(super) fn run(store: &Store, options: &Options, globals: &Globals, log: &Log
         spec,
         created,
     } = create::make(store, &options.create, globals, false)?;
+    let notify = undo_on_error(notify::listen(&entry), &entry, &record)?;
     let started = created.start().map_err(Error::from);
     let started = settle(started, &options.create);
     let running = undo_on_error(started, &entry, &record)?;
     run_poststart(&entry, &spec, &record, log)?;
     if options.detach {
+        if let Some(notify) = notify {
+            notify.await_ready(running.pidfd.as_fd(), running.pid);
+        }
         return Ok(0);
     }
-    let exit = foreground::wait(running, &signals)?;
+    let exit = foreground::wait(running, &signals, notify.as_ref())?;
     if !options.keep {
         delete::remove(&entry, &record, &spec, log)?;
     }

@@ -1,6 +1,7 @@
 //! `start`: lets a container through its gate.
 
 use std::fs;
+use std::os::fd::AsFd;
 
 use oci_spec::runtime::{ContainerState, Spec};
 
@@ -8,6 +9,7 @@ use super::delete;
 use super::error::{Error, Result, chain, file};
 use super::gate::connect;
 use super::log::Log;
+use super::notify;
 use super::store::{Entry, Record, Status, Store};
 use crate::container::{self, hooks};
 
@@ -22,7 +24,7 @@ pub struct Options {
 pub(super) fn start(store: &Store, options: &Options, log: &Log) -> Result<()> {
     let entry = store.entry(&options.id)?;
     let record = entry.load()?;
-    let (status, _) = entry.status(&record)?;
+    let (status, process) = entry.status(&record)?;
     if status != Status::Created {
         return Err(Error::Status {
             id: options.id.clone(),
@@ -31,12 +33,17 @@ pub(super) fn start(store: &Store, options: &Options, log: &Log) -> Result<()> {
             wanted: "created",
         });
     }
+    let notify = notify::listen(&entry)?;
     let connection = connect(&entry)?;
     // From here on it counts as started, whatever comes of it.
     fs::remove_file(entry.gate()).map_err(file("remove", entry.gate()))?;
     let spec = entry.spec()?;
     container::start_at_gate(connection, &record.container(&spec))?;
-    run_poststart(&entry, &spec, &record, log)
+    run_poststart(&entry, &spec, &record, log)?;
+    if let (Some(notify), Some(process)) = (notify, process) {
+        notify.await_ready(process.as_fd(), record.pid);
+    }
+    Ok(())
 }
 
 /// Runs the poststart hooks. One that fails ends and removes the container (runtime-spec runtime.md#lifecycle, 9).

@@ -198,6 +198,11 @@ impl Entry {
         self.directory.join("start.sock")
     }
 
+    /// The directory of the socket for readiness, which the container sees too.
+    pub fn notify(&self) -> PathBuf {
+        self.directory.join("notify")
+    }
+
     fn config(&self) -> PathBuf {
         self.directory.join("config.json")
     }

@@ -21,7 +21,7 @@ use rustix::thread::CapabilitySet;
 
 use super::channel::Channel;
 use super::error::{At, Error, Failure, Result, Step};
-use super::procfs;
+use super::{ListenFds, procfs};
 use crate::seccomp::Filter;
 
 mod capabilities;
@@ -67,6 +67,7 @@ pub(super) struct ProcessPlan {
     oom_score_adj: Option<i32>,
     seccomp: Option<Filter>,
     preserve_fds: u32,
+    listen_fds: Option<ListenFds>,
 }
 
 impl ProcessPlan {
@@ -93,8 +94,36 @@ impl ProcessPlan {
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
             seccomp,
-            preserve_fds,
+            preserve_fds: count_of_fds("preserve-fds", preserve_fds)?,
+            listen_fds: None,
         })
+    }
+
+    /// With descriptors of socket activation before those to preserve.
+    pub(super) fn with_listen_fds(mut self, listen_fds: Option<ListenFds>) -> Result<Self> {
+        if let Some(passed) = &listen_fds {
+            self.preserve_fds += count_of_fds("LISTEN_FDS", passed.count)?;
+            c_string(
+                "LISTEN_FDNAMES",
+                passed.names.as_deref().unwrap_or_default().as_bytes(),
+            )?;
+        }
+        self.listen_fds = listen_fds;
+        Ok(self)
+    }
+
+    /// Tells the program of the descriptors of socket activation, once its pid is known.
+    pub(super) fn add_listen_fds(&mut self) {
+        let Some(ListenFds { count, names }) = &self.listen_fds else {
+            return;
+        };
+        self.env.retain(|v| !v.as_bytes().starts_with(b"LISTEN_"));
+        let pid = std::process::id();
+        let variables = [format!("LISTEN_FDS={count}"), format!("LISTEN_PID={pid}")];
+        let names = names.iter().map(|names| format!("LISTEN_FDNAMES={names}"));
+        // Without NUL characters, as checked above.
+        self.env
+            .extend(variables.into_iter().chain(names).flat_map(CString::new));
     }
 
     pub(super) fn uid(&self) -> u32 {
@@ -265,6 +294,17 @@ fn load(filter: &Filter, starter: &Channel) -> Done {
         std::mem::forget(listener);
     }
     Ok(())
+}
+
+/// More than a process can have open (`fs.nr_open` is 2^20 as a rule).
+const FDS_MAX: u32 = 1 << 20;
+
+fn count_of_fds(field: &str, count: u32) -> Result<u32> {
+    if count <= FDS_MAX {
+        Ok(count)
+    } else {
+        Err(invalid(field, "is more than a process can have open"))
+    }
 }
 
 /// A variable's value, the last one given.

@@ -124,7 +124,7 @@ pub(super) fn exec(store: &Store, options: &Options) -> Result<u8> {
     if options.detach {
         return Ok(0);
     }
-    let exit = foreground::wait(running, &signals)?;
+    let exit = foreground::wait(running, &signals, None)?;
     Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX))
 }
 

@@ -184,6 +184,7 @@ pub(super) fn make(
         cgroup: Some(&cgroup),
         seccomp: filter.clone(),
         preserve_fds: 0,
+        listen_fds: None,
         new_keyring: true,
         gate: None,
     })?;
