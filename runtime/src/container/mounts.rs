@@ -32,6 +32,8 @@ pub(super) struct MountPlan {
     /// Absolute; what the image makes of it is up to [`Inside`].
     destination: PathBuf,
     source: Source,
+    /// `proc` or `sysfs` for these, be it a new one or the host's.
+    kernel: Option<&'static str>,
     options: MountOptions,
     ids: Option<MountIds>,
     /// The host's side: a detached mount for each that the source needs. Empty until [`open_sources`].
@@ -243,6 +245,12 @@ fn plan_one(
         destination: Path::new("/").join(mount.destination()),
         source,
         ids: id_mapped::plan(spec, mount, options.id_map.as_ref())?,
+        kernel: match filesystem {
+            _ if is_bind(mount) => None,
+            "proc" => Some("proc"),
+            "sysfs" => Some("sysfs"),
+            _ => None,
+        },
         options,
         opened: Vec::new(),
     })
@@ -377,11 +385,15 @@ pub(super) fn mount_all(
     for plan in plans {
         let inside = &places.inside;
         let destination = lexical(&plan.destination);
-        let mut made = None;
+        let mut kernel = None;
         match &plan.source {
             Source::Bind { .. } => {
                 for mount in &plan.opened {
                     finish(inside, plan, mount.as_fd())?;
+                    if plan.kernel.is_some() {
+                        let again = mount.try_clone().at(Step::AttachMount, "")?;
+                        kernel = Some(again);
+                    }
                 }
             }
             Source::Link(target) => inside
@@ -402,7 +414,11 @@ pub(super) fn mount_all(
                         .at(Step::CopyUp, plan.destination.to_string_lossy())?;
                 }
                 finish(inside, plan, mount.as_fd())?;
-                made = Some((filesystem.as_str(), mount));
+                if plan.kernel.is_some() {
+                    kernel = Some(mount);
+                } else if filesystem == "devpts" {
+                    places.devpts = Some(mount);
+                }
             }
             Source::CgroupV1(directories) => cgroup_mounts::mount(
                 inside,
@@ -412,15 +428,13 @@ pub(super) fn mount_all(
                 &plan.opened,
             )?,
         }
-        places
-            .kernel
-            .retain(|(covered, _)| !covered.starts_with(&destination));
-        match made {
-            Some(("devpts", mount)) => places.devpts = Some(mount),
-            Some(("proc" | "sysfs", mount)) => {
-                places.kernel.push((destination, Inside::new(mount)));
-            }
-            _ => {}
+        if !matches!(plan.source, Source::Link(_) | Source::Remount) {
+            places
+                .kernel
+                .retain(|(covered, _)| !covered.starts_with(&destination));
+        }
+        if let Some(mount) = kernel {
+            places.kernel.push((destination, Inside::new(mount)));
         }
     }
     Ok(places)
@@ -454,28 +468,24 @@ fn target(
     mount: BorrowedFd<'_>,
 ) -> std::result::Result<OwnedFd, Failure> {
     let name = plan.destination.to_string_lossy();
-    match &plan.source {
-        Source::New { filesystem, .. } if matches!(filesystem.as_str(), "proc" | "sysfs") => {
-            inside.ensure_real(&plan.destination).at(
-                Step::OpenTarget,
-                format!(
-                    "{name} ({filesystem} must be mounted on ordinary directory, reached by no symbolic link)"
-                ),
-            )
-        }
-        source => {
-            let kind = match source {
-                Source::Bind { .. } => kind_of(mount).at(Step::OpenTarget, &name)?,
-                _ => Kind::Directory,
-            };
-            if plan.options.target_nofollow {
-                inside.ensure_itself(&plan.destination, kind)
-            } else {
-                inside.ensure(&plan.destination, kind)
-            }
-            .at(Step::OpenTarget, &name)
-        }
+    if let Some(filesystem) = plan.kernel {
+        return inside.ensure_real(&plan.destination).at(
+            Step::OpenTarget,
+            format!(
+                "{name} ({filesystem} must be mounted on ordinary directory, reached by no symbolic link)"
+            ),
+        );
     }
+    let kind = match &plan.source {
+        Source::Bind { .. } => kind_of(mount).at(Step::OpenTarget, &name)?,
+        _ => Kind::Directory,
+    };
+    if plan.options.target_nofollow {
+        inside.ensure_itself(&plan.destination, kind)
+    } else {
+        inside.ensure(&plan.destination, kind)
+    }
+    .at(Step::OpenTarget, &name)
 }
 
 fn make_filesystem(
