@@ -117,6 +117,12 @@ impl Inside {
     /// Makes what is missing of `path`. Each prefix is resolved again from the root, so that nothing hangs on what a
     /// component was a moment ago.
     fn make(&self, path: &Path, kind: Kind, links: &mut u32) -> io::Result<()> {
+        // The usual case: only the last component is missing.
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(directory) = self.open(parent, OFlags::PATH | OFlags::DIRECTORY)
+        {
+            return self.make_one(&directory, parent, name, kind, links);
+        }
         let mut prefix = PathBuf::from("/");
         let mut components = path
             .components()
@@ -138,17 +144,25 @@ impl Inside {
             } else {
                 kind
             };
-            self.make_one(&parent, name, kind, links)?;
+            let directory = self.open(&parent, OFlags::PATH | OFlags::DIRECTORY)?;
+            self.make_one(&directory, &parent, name, kind, links)?;
         }
         Ok(())
     }
 
-    fn make_one(&self, parent: &Path, name: &OsStr, kind: Kind, links: &mut u32) -> io::Result<()> {
-        let directory = self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+    /// `directory` is what `parent` led to.
+    fn make_one(
+        &self,
+        directory: &OwnedFd,
+        parent: &Path,
+        name: &OsStr,
+        kind: Kind,
+        links: &mut u32,
+    ) -> io::Result<()> {
         let made = match kind {
-            Kind::Directory => rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)),
+            Kind::Directory => rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755)),
             Kind::File => rustix::fs::mknodat(
-                &directory,
+                directory,
                 name,
                 FileType::RegularFile,
                 Mode::from_raw_mode(0o644),
@@ -163,7 +177,7 @@ impl Inside {
                 if *links > LINKS_MAX {
                     return Err(io::Error::from_raw_os_error(libc::ELOOP));
                 }
-                let target = rustix::fs::readlinkat(&directory, name, Vec::new())?;
+                let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
                 let target = Path::new(OsStr::from_bytes(target.as_bytes()));
                 self.make(&parent.join(target), kind, links)
             }

@@ -374,13 +374,13 @@ fn cgroup_entry(cgroup: Option<&Cgroup>) -> Result<(Option<OwnedFd>, Option<Join
 }
 
 fn clone_into(flags: u64, cgroup: Option<&OwnedFd>, child: impl FnOnce() -> i32) -> Result<Child> {
-    let threads = sys::clone::thread_count().map_err(Error::Clone)?;
-    if threads != 1 {
-        return Err(Error::Threads { threads });
+    match sys::clone::clone_child(flags, cgroup.map(AsFd::as_fd), child) {
+        Ok(child) => Ok(Child::new(child)),
+        Err(error) => match sys::clone::thread_count() {
+            Ok(threads) if threads != 1 => Err(Error::Threads { threads }),
+            _ => Err(Error::Clone(error)),
+        },
     }
-    let child =
-        sys::clone::clone_child(flags, cgroup.map(AsFd::as_fd), child).map_err(Error::Clone)?;
-    Ok(Child::new(child))
 }
 
 fn has_runtime_hooks(spec: &Spec) -> bool {

@@ -1,5 +1,7 @@
 //! The cgroup of a container that was created.
 
+use std::sync::OnceLock;
+
 use super::error::{Error, Result};
 use super::store::Record;
 use crate::cgroup::{self, Cgroup, Layout};
@@ -12,8 +14,21 @@ pub(super) fn find(record: &Record) -> Result<Option<Cgroup>> {
     let Some(path) = &record.cgroup else {
         return Ok(None);
     };
-    let layout = Layout::detect().map_err(attempt("find", record))?;
-    Ok(Some(Cgroup::open(&layout, path)))
+    let layout = layout().map_err(attempt("find", record))?;
+    Ok(Some(Cgroup::open(layout, path)))
+}
+
+/// How cgroups are mounted, looked up once: a command is too short for that to change.
+///
+/// # Errors
+/// When they are not mounted.
+pub(super) fn layout() -> cgroup::Result<&'static Layout> {
+    static LAYOUT: OnceLock<Layout> = OnceLock::new();
+    if let Some(known) = LAYOUT.get() {
+        return Ok(known);
+    }
+    let found = Layout::detect()?;
+    Ok(LAYOUT.get_or_init(|| found))
 }
 
 /// As [`find`], for what cannot be done without.

@@ -6,11 +6,12 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::Globals;
 use super::cli::CgroupManager;
+use super::container_cgroup;
 use super::error::{Error, Result};
 use super::rootless::in_user_namespace;
 use super::scope::Scope;
 use super::store::Unit;
-use crate::cgroup::{Cgroup, Layout};
+use crate::cgroup::Cgroup;
 use crate::container;
 
 /// Where containers without `linux.cgroupsPath` live, their names added.
@@ -148,13 +149,13 @@ fn failed<'a>(
 
 fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
     let path = cgroup_path(id, spec)?;
-    let layout = Layout::detect().map_err(failed("find a place for", id))?;
-    let cgroup = Cgroup::open(&layout, &path);
+    let layout = container_cgroup::layout().map_err(failed("find a place for", id))?;
+    let cgroup = Cgroup::open(layout, &path);
     let left = cgroup.processes().map_err(failed("look at", id))?;
     if !left.is_empty() {
         return Err(Error::CgroupInUse { path });
     }
-    Cgroup::create(&layout, &path).map_err(failed("make", id))
+    Cgroup::create(layout, &path).map_err(failed("make", id))
 }
 
 /// `linux.cgroupsPath`, from the root of each hierarchy, a relative one too.

@@ -1,7 +1,7 @@
 //! Whether this is an ordinary user, or root of a user namespace only: state lies elsewhere then, and cgroups may be
 //! out of reach.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where root keeps containers' state.
 const STATE: &str = "/run/podling-runtime";
@@ -34,7 +34,7 @@ impl Rootless {
 
 /// True in another user namespace than the initial one. An unreadable map is none.
 pub fn in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
+    crate::kernel_file::read_text(Path::new("/proc/self/uid_map"))
         .is_ok_and(|map| !map.split_whitespace().eq(WHOLE_MAP))
 }
 

@@ -3,8 +3,10 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use super::check;
+use crate::kernel_file;
 
 /// Ends the process at once: no destructor, no buffer.
 pub fn exit(code: i32) -> ! {
@@ -70,17 +72,20 @@ pub fn duplicate_to(fd: RawFd, number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Gives all signals their default action and unblocks them, as a new program expects.
+/// Gives all signals their default action and unblocks them, as a new program expects. For a child of
+/// [`super::clone::clone_child`], which has no handlers: only what its parent ignored is ignored still.
 ///
 /// # Errors
 /// What sigprocmask(2) says.
 pub fn reset_signals() -> io::Result<()> {
+    // Unreadable: all of them.
+    let ignored = ignored_signals().unwrap_or(u64::MAX);
     // SAFETY: an all-zero sigaction is SIG_DFL with no flags and an empty mask; no handler is installed, so that no
     // code can run in a signal's context. Refusals (SIGKILL, SIGSTOP, glibc's own) leave the default anyway.
     // sigaction(2).
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
-        for signal in 1..=libc::SIGRTMAX() {
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| ignored & 1 << (signal - 1) != 0) {
             libc::sigaction(signal, &raw const default, std::ptr::null_mut());
         }
     }
@@ -92,6 +97,16 @@ pub fn reset_signals() -> io::Result<()> {
     };
     check(result.into())?;
     Ok(())
+}
+
+/// The signals that this process ignores, signal 1 in bit 0: `SigIgn` of proc_pid_status(5).
+fn ignored_signals() -> Option<u64> {
+    let status = kernel_file::read(Path::new("/proc/self/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(ignored.trim(), 16).ok()
 }
 
 /// Sets a resource limit, by its `RLIMIT_*` number.
