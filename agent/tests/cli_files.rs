@@ -203,3 +203,31 @@ fn a_command_that_lacks_its_subcommand_teaches() {
         assert!(said.contains(part), "{said}");
     }
 }
+
+#[test]
+fn images_that_are_not_there_and_files_that_hold_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let said = |args: &[&str], code: i32| {
+        let output = output(dir, args);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said(&["images", "list"], 0).contains("No images"));
+    assert_eq!(ok(dir, &["images", "list", "--json"]).trim(), "[]");
+    for command in ["inspect", "rm"] {
+        let text = said(&["images", command, "nginx:1.27"], 1);
+        assert!(
+            text.contains("there is no image docker.io/library/nginx:1.27"),
+            "{text}"
+        );
+        assert!(text.contains("podling images pull nginx:1.27"), "{text}");
+    }
+    assert!(said(&["images", "pull", "no image"], 2).contains("does not name an image"));
+    assert!(said(&["images", "pull", "--platform", "arm64", "nginx"], 2).contains("linux/arm64"));
+    let text = dir.join("text");
+    fs::write(&text, "root:x:0:0:root:/root:/bin/bash\n".repeat(100)).unwrap();
+    assert!(said(&["images", "load", text.to_str().unwrap()], 1).contains("not a tar archive"));
+    let nothing = said(&["images", "load", dir.to_str().unwrap()], 1);
+    assert!(nothing.contains("neither an OCI layout"), "{nothing}");
+}

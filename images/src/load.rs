@@ -170,10 +170,14 @@ impl ImageStore {
         }
         let mut images = Vec::new();
         for record in &records {
-            let image = self.resolve(&record.reference)?;
-            images.extend(
-                image.filter(|new| images.iter().all(|old: &Image| old.digest != new.digest)),
-            );
+            let Some(mut image) = self.resolve(&record.reference)? else {
+                continue;
+            };
+            let is_loaded = |name: &Reference| records.iter().any(|r| r.reference == *name);
+            image.references.retain(is_loaded);
+            if images.iter().all(|old: &Image| old.digest != image.digest) {
+                images.push(image);
+            }
         }
         Ok(images)
     }

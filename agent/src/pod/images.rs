@@ -86,6 +86,8 @@ pub enum State {
 #[derive(Debug)]
 pub struct Pulled {
     image: String,
+    /// What was tried.
+    keyring: Keyring,
     result: Result<Arc<Image>, String>,
 }
 
@@ -239,9 +241,14 @@ impl Images {
                 }),
             };
             // The worker may have ended meanwhile.
-            done.send(Pulled { image, result })
-                .await
-                .unwrap_or_default();
+            let keyring = options.keyring;
+            done.send(Pulled {
+                image,
+                keyring,
+                result,
+            })
+            .await
+            .unwrap_or_default();
         });
     }
 
@@ -252,6 +259,10 @@ impl Images {
                 tracing::info!(image = pulled.image, digest = %image.digest, "pulled image");
                 self.failures.remove(&pulled.image);
                 self.states.insert(pulled.image, State::Ready(image));
+            }
+            // The pod has got other credentials meanwhile.
+            Err(_) if pulled.keyring != self.keyring => {
+                self.states.remove(&pulled.image);
             }
             Err(message) => self.back_off(&pulled.image, message),
         }

@@ -71,6 +71,34 @@ fn p04_an_archive_whose_layer_does_not_match_its_digest_is_refused() {
 }
 
 #[test]
+fn p04_images_are_named_loaded_and_removed_beside_a_running_pod() {
+    let node = Node::start();
+    node.load_busybox();
+    node.apply(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: pod}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {name: main, image: localhost/busybox, command: [sleep, infinity]}\n",
+    );
+    node.wait_ready("pod");
+    let archive = node.path("busybox.tar");
+    let archive = archive.to_str().unwrap();
+    let loaded = node
+        .podling(&["images", "load", archive, "--name", "localhost/second:v1"])
+        .ok();
+    assert!(loaded.contains("loaded localhost/second:v1"), "{loaded}");
+    assert!(!loaded.contains("busybox"), "{loaded}");
+    // The first is removed although the second is not there, and the pod keeps its files.
+    let removed = node.podling(&["images", "rm", "localhost/busybox", "localhost/nothing"]);
+    assert_eq!(removed.code, 1);
+    assert!(removed.stdout.contains("removed localhost/busybox:latest"));
+    assert!(removed.stderr.contains("no image localhost/nothing:latest"));
+    node.podling(&["images", "rm", "localhost/second:v1"]).ok();
+    assert_eq!(
+        node.podling(&["exec", "pod", "--", "echo", "here"]).ok(),
+        "here\n"
+    );
+}
+
+#[test]
 fn p04_a_layer_that_climbs_out_is_refused_or_contained() {
     let node = Node::new();
     let mut layer = tar::Builder::new(Vec::new());

@@ -149,7 +149,12 @@ pub(super) fn until_nul(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned()
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned();
+    // In a message it must stay on its line.
+    match text.chars().any(char::is_control) {
+        true => text.escape_debug().to_string(),
+        false => text,
+    }
 }
 
 pub(super) fn corrupt(name: &str, what: &'static str) -> TarError {

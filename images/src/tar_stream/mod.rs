@@ -75,6 +75,11 @@ pub enum TarError {
     /// The stream cannot be read: it is corrupt, too large, or its source failed.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// It does not begin like an archive.
+    #[error(
+        "this is not a tar archive, or one that is compressed by other means than gzip and zstd"
+    )]
+    NotAnArchive,
     /// It ends too early.
     #[error("the archive ends in the middle of {0}")]
     Truncated(&'static str),
@@ -288,7 +293,11 @@ impl<R: Read> TarStream<R> {
         }
         let header = Header::from_byte_slice(&block).clone();
         let name = lossy(&header.path_bytes());
-        let stated = number(&header.as_old().cksum, &name)?;
+        let is_first = self.position == BLOCK as u64;
+        let stated = match number(&header.as_old().cksum, &name) {
+            Err(_) if is_first => return Err(TarError::NotAnArchive),
+            stated => stated?,
+        };
         let sum = |value: fn(u8) -> i64| -> i64 {
             block
                 .iter()
@@ -298,7 +307,10 @@ impl<R: Read> TarStream<R> {
         };
         // Some old programs summed signed bytes.
         if stated != sum(i64::from) && stated != sum(|b| i64::from(b.cast_signed())) {
-            return Err(corrupt(&name, "its checksum is wrong"));
+            return match is_first {
+                true => Err(TarError::NotAnArchive),
+                false => Err(corrupt(&name, "its checksum is wrong")),
+            };
         }
         Ok(Some(header))
     }

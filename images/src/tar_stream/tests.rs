@@ -192,9 +192,14 @@ fn lies_in_a_sparse_map_are_refused() {
 
 #[test]
 fn a_wrong_checksum_is_refused() {
-    let mut archive = header("f", EntryType::Regular, 0).as_bytes().to_vec();
-    archive[0] = b'g';
+    let good = header("f", EntryType::Regular, 0).as_bytes().to_vec();
+    let mut bad = good.clone();
+    bad[0] = b'g';
+    assert!(matches!(read_all(&bad), Err(TarError::NotAnArchive)));
+    let archive = [good, bad].concat();
     assert!(matches!(read_all(&archive), Err(TarError::Corrupt { .. })));
+    let text = b"root:x:0:0:root:/root:/bin/bash\n".repeat(100);
+    assert!(matches!(read_all(&text), Err(TarError::NotAnArchive)));
 }
 
 proptest! {

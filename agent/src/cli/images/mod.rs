@@ -130,6 +130,9 @@ fn list(store: &ImageStore, as_json: bool) -> Result<Exit, CommandError> {
         .map_err(|e| CommandError::new("cannot list images").because(e))?;
     let text = if as_json {
         get::json(&images.iter().map(view).collect::<Vec<_>>())?
+    } else if images.is_empty() {
+        eprintln!("No images; `podling images pull` and `podling images load` bring some.");
+        return Ok(Exit::Done);
     } else {
         table(&images, Timestamp::now())
     };
@@ -230,13 +233,17 @@ fn remove(
     names: &[String],
     directories: &Directories,
 ) -> Result<Exit, CommandError> {
-    for name in names {
-        let reference = parse(name)?;
+    let references = names.iter().map(|name| parse(name));
+    let references = references.collect::<Result<Vec<_>, _>>()?;
+    let mut exit = Exit::Done;
+    for reference in &references {
         let removed = store
-            .remove(&reference)
+            .remove(reference)
             .map_err(|e| CommandError::new(format!("cannot remove {reference}")).because(e))?;
         if removed.references.is_empty() {
-            return Err(missing(&reference));
+            // The others are removed all the same.
+            missing(reference).report();
+            exit = Exit::Negative;
         }
         for reference in removed.references {
             println!("removed {reference}");
@@ -250,7 +257,7 @@ fn remove(
         size(freed.freed_bytes),
         freed.layers
     );
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn verify(store: &ImageStore) -> Result<Exit, CommandError> {
