@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oci_spec::runtime::{LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType};
 use oci_support::{Bundle, stderr, stdout, until};
 
 /// A slice of these tests' own.
@@ -211,4 +212,128 @@ fn run_leaves_no_scope() {
     ]);
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     assert_eq!(show(&unit(&bundle), "LoadState"), "not-found");
+}
+
+/// An ordinary user whom every Debian has.
+const NOBODY: u32 = 65_534;
+
+/// The user's own systemd; it ends with the test.
+struct UserManager;
+
+impl UserManager {
+    fn start() -> Self {
+        let unit = format!("user@{NOBODY}.service");
+        let started = Command::new("systemctl").args(["start", &unit]).status();
+        assert!(started.expect("systemctl").success());
+        until("the user's bus is there", || {
+            Path::new(&format!("/run/user/{NOBODY}/bus")).exists()
+        });
+        Self
+    }
+
+    /// A command of the user's, in a scope of its own manager's, where it may move processes.
+    fn command(command: &[&str]) -> Command {
+        let mut all = Command::new("setpriv");
+        all.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"])
+            .args(command)
+            .env("XDG_RUNTIME_DIR", format!("/run/user/{NOBODY}"))
+            .env_remove("DBUS_SESSION_BUS_ADDRESS")
+            .stdin(std::process::Stdio::null());
+        all
+    }
+}
+
+impl Drop for UserManager {
+    fn drop(&mut self) {
+        let unit = format!("user@{NOBODY}.service");
+        let stopped = Command::new("systemctl").args(["stop", &unit]).status();
+        assert!(stopped.is_ok());
+    }
+}
+
+/// What an ordinary user may ask for: itself as the container's root.
+fn rootless(bundle: &mut Bundle) {
+    let user = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::User);
+    let map = LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(NOBODY)
+        .size(1_u32)
+        .build()
+        .expect("a map");
+    let linux = bundle.linux();
+    let namespaces = linux.namespaces_mut().get_or_insert_default();
+    namespaces.push(user.build().expect("a namespace"));
+    linux
+        .set_uid_mappings(Some(vec![map]))
+        .set_gid_mappings(Some(vec![map]));
+    let mounts = bundle.spec.mounts_mut().get_or_insert_default();
+    mounts.retain(|mount| mount.typ().as_deref() != Some("cgroup"));
+    for mount in mounts {
+        // The terminals' group is not mapped.
+        if mount.typ().as_deref() == Some("devpts") {
+            let options = mount.options_mut().get_or_insert_default();
+            options.retain(|option| option != "gid=5");
+        }
+    }
+    let owned = Command::new("chown")
+        .args(["-R", "--no-dereference", "nobody:nogroup"])
+        .arg(bundle.path())
+        .status();
+    assert!(owned.expect("chown").success());
+}
+
+#[test]
+fn an_ordinary_users_container_is_in_a_scope_of_its_own_manager() {
+    if no_systemd() {
+        return;
+    }
+    let _manager = UserManager::start();
+    let mut bundle = Bundle::sh("touch /tmp/up; while true; do sleep 1000; done");
+    let path = format!(":test:{}", bundle.id);
+    let resources = r#"{"memory":{"limit":67108864},"pids":{"limit":99}}"#;
+    bundle
+        .linux()
+        .set_cgroups_path(Some(path.into()))
+        .set_resources(serde_json::from_str(resources).expect("resources"));
+    bundle.write();
+    rootless(&mut bundle);
+    bundle.write();
+    let root = bundle.state_directory();
+    let program = bundle.runtime.to_str().expect("UTF-8").to_owned();
+    let runtime = |args: &[&str]| {
+        let root = root.to_str().expect("UTF-8");
+        let mut words = vec!["systemd-run", "--user", "--scope", "--quiet"];
+        words.extend([program.as_str(), "--systemd-cgroup", "--root", root]);
+        words.extend_from_slice(args);
+        let output = UserManager::command(&words).output().expect("runs");
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    runtime(&["create", "-b", &bundle.bundle_arg(), &bundle.id]);
+    runtime(&["start", &bundle.id]);
+    until("it is up", || bundle.rootfs().join("tmp/up").exists());
+    let unit = unit(&bundle);
+    let show = |property: &str| {
+        let words = [
+            "systemctl",
+            "--user",
+            "show",
+            "--value",
+            "-p",
+            property,
+            &unit,
+        ];
+        stdout(&UserManager::command(&words).output().expect("systemctl"))
+    };
+    assert_eq!(show("MemoryMax"), "67108864");
+    assert_eq!(show("TasksMax"), "99");
+    assert!(show("ControlGroup").contains(&format!("user@{NOBODY}.service")));
+    let pid = runtime(&["state", &bundle.id]);
+    let pid = serde_json::from_str::<serde_json::Value>(&pid).expect("JSON")["pid"].clone();
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its cgroup");
+    assert!(own.contains(&unit), "{own}");
+    runtime(&["update", "--memory", "128m", &bundle.id]);
+    assert_eq!(show("MemoryMax"), (128 << 20).to_string());
+    runtime(&["delete", "--force", &bundle.id]);
+    assert_eq!(show("LoadState"), "not-found");
 }

@@ -51,6 +51,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod places;
 mod process;
 mod procfs;
 pub mod protect;
@@ -71,6 +72,7 @@ use stages::Told;
 pub use devices::with_device_rules;
 pub use error::{Error, Result, Step};
 pub use exec::exec;
+pub use places::make_mount_places;
 pub use stages::{Created, Creating, Executing};
 pub use validate::validate;
 

@@ -8,8 +8,8 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use super::log::Format;
 use super::{
-    completion, create, delete, events, exec, features, kill, list, pause, ps, rootless, run, spec,
-    start, state, update,
+    checkpoint, completion, create, delete, events, exec, features, kill, list, pause, ps, restore,
+    rootless, run, spec, start, state, update,
 };
 
 /// What `--version` prints after the program's name: the lines that engines look for.
@@ -116,6 +116,10 @@ pub enum Command {
     Update(update::Options),
     /// Print what a container uses, and when its memory runs out
     Events(events::Options),
+    /// Save a container's processes to files, by criu
+    Checkpoint(checkpoint::Options),
+    /// Make a container of saved processes, by criu
+    Restore(restore::Options),
     /// Write a bundle's config.json to start from
     Spec(spec::Options),
     /// Print what this runtime supports as JSON
@@ -184,6 +188,12 @@ mod tests {
             "events --stats id",
             "events --interval 5s id",
             "spec --rootless --bundle /b",
+            "checkpoint --image-path /i --work-path /w --leave-running --file-locks id",
+            "checkpoint --image-path /i --parent-path ../p --pre-dump --tcp-established id",
+            "checkpoint --manage-cgroups-mode soft --empty-ns network --page-server 127.0.0.1:9 id",
+            "restore -d --image-path /i --work-path /w --bundle /b --pid-file /p --console-socket /c id",
+            "restore --lsm-profile apparmor:a --lsm-mount-context x --no-subreaper id",
+            "--criu /usr/sbin/criu restore id",
             "features",
         ];
         for line in lines {

@@ -195,7 +195,7 @@ fn make_process(
     Ok((record, created))
 }
 
-fn start_time(pid: i32) -> Result<u64> {
+pub(super) fn start_time(pid: i32) -> Result<u64> {
     let failed = |source| Error::Process {
         attempt: "look at",
         pid,

@@ -121,7 +121,7 @@ pub(super) fn forget(entry: &Entry, record: &Record) -> Result<()> {
     entry.remove()
 }
 
-fn await_end(process: BorrowedFd<'_>, record: &Record) -> Result<()> {
+pub(super) fn await_end(process: BorrowedFd<'_>, record: &Record) -> Result<()> {
     let limit = Timespec {
         tv_sec: KILLED_ENDS_SECS.cast_signed(),
         tv_nsec: 0,

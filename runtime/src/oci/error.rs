@@ -123,6 +123,9 @@ pub enum Error {
     /// The seccomp profile.
     #[error("cannot compile linux.seccomp")]
     Seccomp(#[source] seccomp::Error),
+    /// criu.
+    #[error(transparent)]
+    Criu(#[from] super::criu::Error),
     /// The container.
     #[error(transparent)]
     Container(#[from] container::Error),

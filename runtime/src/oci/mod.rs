@@ -12,11 +12,13 @@ use clap::Parser;
 use crate::container::protect;
 
 mod activation;
+mod checkpoint;
 mod cli;
 mod completion;
 mod console;
 mod container_cgroup;
 mod create;
+mod criu;
 mod delete;
 mod error;
 mod events;
@@ -33,6 +35,7 @@ mod pause;
 mod placement;
 mod print;
 mod ps;
+mod restore;
 mod rootless;
 mod run;
 mod scope;
@@ -102,6 +105,10 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
     let done = match cli.command {
         Command::Run(options) => return run::run(store, &options, &globals, log),
         Command::Exec(options) => return exec::exec(store, &options),
+        Command::Restore(options) => {
+            return restore::restore(store, &options, &globals, &cli.criu, log);
+        }
+        Command::Checkpoint(options) => checkpoint::checkpoint(store, &options, &cli.criu, log),
         Command::Create(options) => create::create(store, &options, &globals),
         Command::Start(options) => start::start(store, &options, log),
         Command::State(options) => state::state(store, &options),

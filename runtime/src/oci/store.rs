@@ -203,6 +203,11 @@ impl Entry {
         self.directory.join("notify")
     }
 
+    /// Where `restore` mounts the root directory for criu.
+    pub fn criu_root(&self) -> PathBuf {
+        self.directory.join("criu-root")
+    }
+
     fn config(&self) -> PathBuf {
         self.directory.join("config.json")
     }
