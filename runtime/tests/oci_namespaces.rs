@@ -393,6 +393,82 @@ fn a_time_namespace_is_joined() {
     assert!(out.ends_with(&holder.shown("time_for_children")), "{out}");
 }
 
+/// Leaves out what a container in somebody else's mount namespace cannot have.
+fn as_guest(bundle: &mut Bundle) {
+    bundle.spec.set_mounts(None);
+    bundle
+        .linux()
+        .set_masked_paths(None)
+        .set_readonly_paths(None);
+}
+
+#[test]
+fn a_mount_namespace_is_joined_and_left_as_it_is() {
+    let holder = Holder::new(&["--mount", "--propagation", "private"]);
+    let mounts =
+        || fs::read_to_string(format!("/proc/{}/mountinfo", holder.0.id())).expect("mounts");
+    let before = mounts();
+    let mut bundle = Bundle::sh(
+        "touch /tmp/up; pwd; ls -d /bin /etc /../../bin; while true; do sleep 1000; done",
+    );
+    as_guest(&mut bundle);
+    with(
+        &mut bundle,
+        LinuxNamespaceType::Mount,
+        Some(holder.namespace("mnt")),
+    );
+    bundle.create();
+    bundle.ok(&["start", &bundle.id]);
+    until("the container is up", || {
+        bundle.rootfs().join("tmp/up").exists()
+    });
+    let pid = bundle.state()["pid"].as_i64().expect("a pid");
+    let shown = |what: &str| fs::read_link(format!("/proc/{pid}/{what}")).expect("a link");
+    assert_eq!(shown("ns/mnt").to_string_lossy(), holder.shown("mnt"));
+    assert_eq!(shown("root"), bundle.rootfs());
+    // A process that enters has the same root.
+    let output = bundle.exec(&["/bin/sh", "-c", "ls /..; ls -d /etc"]);
+    let said = stdout(&output) + &stderr(&output);
+    assert!(
+        said.contains("bin") && said.contains("/etc: No such file"),
+        "{said}"
+    );
+    assert_eq!(mounts(), before, "nothing was mounted");
+}
+
+#[test]
+fn a_guest_in_the_hosts_mount_namespace_has_its_root_directory() {
+    let mut bundle = Bundle::sh("ls /");
+    as_guest(&mut bundle);
+    without(&mut bundle, LinuxNamespaceType::Mount);
+    let before = oci_support::mounts();
+    let out = bundle.run();
+    assert!(out.contains("bin") && !out.contains("etc"), "{out}");
+    assert_eq!(oci_support::mounts(), before);
+}
+
+#[test]
+fn what_needs_a_mount_namespace_is_refused_without_one() {
+    let mut bundle = Bundle::sh("true");
+    with(
+        &mut bundle,
+        LinuxNamespaceType::Mount,
+        Some("/proc/self/ns/mnt".into()),
+    );
+    let message = bundle.run_fails();
+    assert!(
+        message.contains("mounts: needs a mount namespace"),
+        "{message}"
+    );
+    as_guest(&mut bundle);
+    let chroot: std::collections::HashSet<_> = [oci_spec::runtime::Capability::SysChroot].into();
+    let mut sets = oci_spec::runtime::LinuxCapabilities::default();
+    sets.set_bounding(Some(chroot));
+    bundle.process().set_capabilities(Some(sets));
+    let message = bundle.run_fails();
+    assert!(message.contains("CAP_SYS_CHROOT leads out"), "{message}");
+}
+
 /// Has the runtime itself run as the root of a user namespace, which has one id and denies setgroups.
 fn nest(bundle: &mut Bundle) {
     let script = bundle.path().join("nested");

@@ -19,7 +19,7 @@ use super::namespaces::{self, Had, how, in_pid_namespace};
 use super::process::{Affinity, ProcessPlan};
 use super::terminal::{self, Terminal};
 use super::{
-    Container, Exec, Running, Stdio, forerunner, process, procfs, protect, user_namespace,
+    Container, Exec, Running, Stdio, forerunner, guest, process, procfs, protect, user_namespace,
 };
 use crate::cgroup::Joiner;
 use crate::seccomp::{self, Filter};
@@ -39,6 +39,8 @@ struct ExecPlan<'a> {
     user_namespace: bool,
     /// The container has a time namespace of its own.
     time_namespace: bool,
+    /// The container's root directory, where its mount namespace does not tell it.
+    root: Option<OwnedFd>,
     /// The host's `/proc`, for a child that a forerunner makes where that is out of reach.
     proc: Option<OwnedFd>,
 }
@@ -68,6 +70,13 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
         target: exec.target,
         user_namespace,
         time_namespace: spec.is_some_and(time),
+        root: match spec {
+            Some(spec) if guest::is_guest(spec) => {
+                guest::check_capabilities(exec.process)?;
+                Some(guest::root_of(exec.target)?)
+            }
+            _ => None,
+        },
         proc: None,
     };
     let has_forerunner = user_namespace;
@@ -193,6 +202,9 @@ impl ExecPlan<'_> {
         }
         move_into_thread_name_spaces(self.target, all)
             .at(Step::JoinNamespace, "of the container")?;
+        if let Some(root) = &self.root {
+            guest::change_to(root.as_fd())?;
+        }
         if self.user_namespace && user_namespace::become_root(0, 0)? {
             self.process.keep_groups();
         }

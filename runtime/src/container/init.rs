@@ -18,7 +18,9 @@ use super::rootfs::RootfsPlan;
 use super::sysctls::Sysctls;
 use super::terminal::Terminal;
 use super::user_namespace::UserNamespace;
-use super::{Create, Stdio, devices, forerunner, hooks, mounts, net_devices, rootfs, terminal};
+use super::{
+    Create, Stdio, devices, forerunner, guest, hooks, mounts, net_devices, rootfs, terminal,
+};
 use crate::cgroup::Joiner;
 use crate::sys;
 
@@ -39,6 +41,8 @@ pub(super) struct InitPlan {
     hostname: Option<String>,
     domainname: Option<String>,
     sysctls: Sysctls,
+    /// The mount namespace is somebody else's.
+    guest: bool,
     rootfs: RootfsPlan,
     readonly_root: bool,
     new_keyring: bool,
@@ -94,6 +98,7 @@ impl InitPlan {
             hostname: spec.hostname().clone().filter(|n| !n.is_empty()),
             domainname: spec.domainname().clone().filter(|n| !n.is_empty()),
             sysctls: Sysctls::new(spec)?,
+            guest: guest::is_guest(spec),
             rootfs: RootfsPlan::new(rootfs)?,
             readonly_root: spec
                 .root()
@@ -137,6 +142,9 @@ impl InitPlan {
     /// In the parent, which may reach what the root of a user namespace may not: opens the host's side of the root
     /// file system and the mounts, and gives the standard streams away.
     pub(super) fn open_as_caller(&mut self) -> Result<()> {
+        if self.guest {
+            return Ok(());
+        }
         let opened = self
             .rootfs
             .open()
@@ -247,6 +255,12 @@ impl InitPlan {
         self.sysctls.write()?;
         self.process.open_label_files()?;
 
+        if self.guest {
+            let places = Places::bare(rootfs::open_as_guest(&self.rootfs)?);
+            let terminal = self.open_terminal(&places)?;
+            let hook_pid = self.hooks.run_create()?;
+            return Ok((places, terminal, hook_pid));
+        }
         mounts::open_sources(&mut self.mounts)?;
         rootfs::make_private()?;
         let places = mounts::mount_all(rootfs::make(&self.rootfs)?, &self.mounts)?;
@@ -267,7 +281,11 @@ impl InitPlan {
 
     /// Steps into the container, with privileges.
     fn enter(&mut self, inside: &Inside, terminal: Option<&Terminal>) -> Done {
-        rootfs::pivot(inside)?;
+        if self.guest {
+            guest::change_root(inside)?;
+        } else {
+            rootfs::pivot(inside)?;
+        }
         if let Some(propagation) = self.root_propagation {
             rootfs::set_propagation(propagation)?;
         }
@@ -341,7 +359,7 @@ impl InitPlan {
         };
         let inside = &places.inside;
         let terminal = Terminal::open(places.devpts.as_ref(), inside, size, self.process.uid())?;
-        if self.devices.own_dev() {
+        if self.devices.own_dev() && !self.guest {
             devices::make_console(inside, &terminal.user)?;
         }
         Ok(Some(terminal))

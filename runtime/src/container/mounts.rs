@@ -360,6 +360,15 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// Where nothing was mounted.
+    pub(super) fn bare(inside: Inside) -> Self {
+        Self {
+            inside,
+            devpts: None,
+            kernel: Vec::new(),
+        }
+    }
+
     /// Where to look for `path`, and under which name.
     pub(super) fn of(&self, path: &Path) -> (&Inside, PathBuf) {
         let path = lexical(path);
@@ -377,11 +386,7 @@ pub(super) fn mount_all(
     inside: Inside,
     plans: &[MountPlan],
 ) -> std::result::Result<Places, Failure> {
-    let mut places = Places {
-        inside,
-        devpts: None,
-        kernel: Vec::new(),
-    };
+    let mut places = Places::bare(inside);
     for plan in plans {
         let inside = &places.inside;
         let destination = lexical(&plan.destination);

@@ -112,17 +112,7 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
             )));
         }
     }
-    let reason = if how(spec, LinuxNamespaceType::Mount) == Had::Shared {
-        "a container without a mount namespace of its own is not supported"
-    } else if path_of(spec, LinuxNamespaceType::Mount).is_some() {
-        "joining a mount namespace is not supported; leave the path out"
-    } else {
-        return Ok(());
-    };
-    Err(Error::Unsupported {
-        field: "linux.namespaces".to_owned(),
-        reason: reason.to_owned(),
-    })
+    Ok(())
 }
 
 fn invalid(reason: String) -> Error {
@@ -276,19 +266,25 @@ impl Namespaces {
         between: impl FnOnce() -> Done,
     ) -> std::result::Result<bool, Failure> {
         let mut later = Vec::new();
-        for join in &self.joins {
-            match move_into_link_name_space(join.namespace.as_fd(), Some(join.link)) {
-                Err(Errno::PERM) if matches!(self.user, UserNamespace::Joined(_)) => {
-                    later.push(join);
-                }
-                result => result.at(Step::JoinNamespace, join.kind)?,
-            }
+        let is_mount = |join: &&Join| join.link == LinkNameSpaceType::Mount;
+        for join in self.joins.iter().filter(|join| !is_mount(join)) {
+            self.join(join, &mut later)?;
+        }
+        let mut between = Some(between);
+        if let UserNamespace::Shared = self.user
+            && let Some(between) = between.take()
+        {
+            // While the host's /proc is there.
+            between()?;
+        }
+        for join in self.joins.iter().filter(is_mount) {
+            self.join(join, &mut later)?;
         }
         if self.needs_forerunner() && matches!(self.user, UserNamespace::New(_)) {
             sys::namespace::unshare(NEW_USER).at(Step::NewUserNamespace, "")?;
         }
         self.user.begin()?;
-        between()?;
+        between.map_or(Ok(()), |between| between())?;
         self.user.enter(parent)?;
         if let Some(offsets) = &self.time_offsets {
             sys::namespace::unshare(NEW_TIME).at(Step::NewTimeNamespace, "")?;
@@ -300,6 +296,15 @@ impl Namespaces {
                 .at(Step::JoinNamespace, join.kind)?;
         }
         Ok(groups_denied)
+    }
+
+    /// One that only the user namespace to join gives rights to is for later.
+    fn join<'a>(&self, join: &'a Join, later: &mut Vec<&'a Join>) -> Done {
+        match move_into_link_name_space(join.namespace.as_fd(), Some(join.link)) {
+            Err(Errno::PERM) if matches!(self.user, UserNamespace::Joined(_)) => later.push(join),
+            result => result.at(Step::JoinNamespace, join.kind)?,
+        }
+        Ok(())
     }
 
     /// In the child, in its cgroup: makes the cgroup namespace.

@@ -1,6 +1,7 @@
 //! The container's root file system: made, attached where only the container sees it, and made the root.
 
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -85,6 +86,19 @@ impl RootfsPlan {
         };
         *self = Self::Made { mount, place };
         Ok(())
+    }
+}
+
+/// The root file system of a container that mounts nothing: a directory of the mount namespace it is in.
+pub(super) fn open_as_guest(plan: &RootfsPlan) -> std::result::Result<Inside, Failure> {
+    match plan {
+        RootfsPlan::Directory(path) => open_directory(path)
+            .at(Step::MakeRootfs, shown(path))
+            .map(Inside::new),
+        RootfsPlan::Made { place, .. } | RootfsPlan::Overlay { upper: place, .. } => {
+            let error = io::Error::from_raw_os_error(libc::EINVAL);
+            Err(Failure::new(Step::MakeRootfs, shown(place), &error))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::masks::Masks;
 use super::namespaces::{Had, how};
 use super::sysctls::Sysctls;
 use super::time_offsets::TimeOffsets;
-use super::{devices, hooks, mounts, namespaces, net_devices, process, user_namespace};
+use super::{devices, guest, hooks, mounts, namespaces, net_devices, process, user_namespace};
 
 /// Refuses a spec that asks for what [`super::create`] does not do; that calls it too.
 ///
@@ -30,6 +30,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     };
     self::linux(linux)?;
     namespaces::validate(spec)?;
+    guest::validate(spec)?;
     user_namespace::validate(spec)?;
     TimeOffsets::new(spec)?;
     names(spec)?;
@@ -217,14 +218,5 @@ mod tests {
         let mut spec = Spec::default();
         own_user_namespace(&mut spec, 0, 1);
         validate(&spec).expect("fine");
-    }
-
-    #[test]
-    fn the_hosts_mount_namespace_is_refused() {
-        let reason = refused(|s| {
-            linux(s).set_namespaces(Some(vec![]));
-            s.set_hostname(None);
-        });
-        assert!(reason.contains("mount namespace"), "{reason}");
     }
 }
