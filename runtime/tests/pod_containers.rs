@@ -395,6 +395,50 @@ fn commands_have_the_environment_that_the_container_was_started_with() {
 }
 
 #[test]
+fn a_container_s_terminal_outlives_a_killed_supervisor() {
+    let mut pod = Pod::new(vec![json!({ "name": "main", "tty": true, "stdin": true,
+        "run": "trap 'echo hung up' HUP; stty -echo; echo ready; while read -r line; do echo \"heard $line\"; done" })]);
+    pod.start();
+    let main = pod.until_running("main");
+    let until_logged = |pod: &Pod, wanted: &str| {
+        pod.wait_for(wanted, || {
+            let found = pod.log("main", 0).iter().any(|line| line.trim() == wanted);
+            found.then_some(())
+        });
+    };
+    let say = |pod: &Pod, word: &str| {
+        use std::io::Write;
+        let container = "main".to_owned();
+        let (reply, descriptors) = pod
+            .client()
+            .request(&Request::Attach { container })
+            .expect("a reply");
+        assert_eq!(reply, Reply::Attached);
+        let terminal = descriptors.into_iter().next().expect("a terminal");
+        writeln!(std::fs::File::from(terminal), "{word}").expect("a terminal");
+    };
+    until_logged(&pod, "ready");
+    say(&pod, "one");
+    until_logged(&pod, "heard one");
+    for word in ["two", "three"] {
+        pod.kill_supervisor();
+        pod.start_supervisor();
+        assert_eq!(pod.until_running("main"), main);
+        say(&pod, word);
+        until_logged(&pod, &format!("heard {word}"));
+    }
+    assert!(
+        !pod.log("main", 0)
+            .iter()
+            .any(|line| line.contains("hung up"))
+    );
+    pod.terminate(0);
+    assert_eq!(pod.ask(&Request::Release), Reply::Ok);
+    assert!(pod.wait_for_supervisor().success());
+    assert!(!pod.cgroup().exists());
+}
+
+#[test]
 fn a_command_that_is_not_there_or_cannot_be_executed_has_a_shell_s_exit_code() {
     let mut pod = Pod::new(vec![json!({ "name": "main" })]);
     pod.start();

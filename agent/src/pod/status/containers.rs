@@ -121,7 +121,6 @@ fn volume_mount(mount: &VolumeMount) -> VolumeMountStatus {
         read_only: read_only.then_some(true),
         recursive_read_only: read_only
             .then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
-        ..VolumeMountStatus::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::attempt::Purpose;
 use super::host_devices;
 use super::journal::{chain, say};
+use super::keeper::Keeper;
 use super::launch::{Launch, LaunchError};
 use super::output::Output;
 use super::process;
@@ -100,6 +101,7 @@ pub(super) struct Run {
     pub(super) output: Output,
     /// What was said of its probes and hooks.
     pub(super) warned: Vec<Purpose>,
+    keeper: Option<Keeper>,
     filter: Option<Filter>,
     oom_kills_before: u64,
 }
@@ -108,8 +110,9 @@ pub(super) struct Run {
 struct Belongings {
     cgroup: Cgroup,
     log: LogWriter,
-    /// None: the terminal, which comes with the process.
-    output: Option<Output>,
+    /// A terminal's comes with the process.
+    output: Output,
+    keeper: Option<Keeper>,
     filter: Option<Filter>,
     scratch: PathBuf,
     keep: String,
@@ -119,6 +122,9 @@ struct Belongings {
 /// A run whose process makes its container.
 pub(super) struct Making {
     creating: Creating,
+    dir: PathBuf,
+    name: String,
+    launch: Launch,
     belongings: Belongings,
 }
 
@@ -164,11 +170,10 @@ pub(super) fn make(
     let spec = complete(spec, plan, pod.sandbox)?;
     let log = LogWriter::open(&plan.log, restart_count);
     let (output, stdio) = if plan.tty {
-        (None, Stdio::Terminal { size: None })
+        (Output::default(), Stdio::Terminal { size: None })
     } else {
-        let (output, stdio) = Output::make(pod.dir, &plan.name, plan.stdin, plan.stdin_once)
-            .map_err(StartError::Streams)?;
-        (Some(output), stdio)
+        Output::make(pod.dir, &plan.name, plan.stdin, plan.stdin_once)
+            .map_err(StartError::Streams)?
     };
     let oom_kills_before = cgroup.oom_kills().map_err(StartError::Cgroup)?;
     let creating = container::begin(Create {
@@ -190,10 +195,14 @@ pub(super) fn make(
     })?;
     Ok(Making {
         creating,
+        dir: pod.dir.to_owned(),
+        name: plan.name.clone(),
+        launch,
         belongings: Belongings {
             cgroup,
             log,
             output,
+            keeper: None,
             filter,
             scratch: rootfs.scratch.clone(),
             keep,
@@ -204,15 +213,29 @@ pub(super) fn make(
 
 impl Making {
     /// Returns when the container is made.
-    pub(super) fn wait(self) -> Result<Made, StartError> {
-        let created = self.creating.wait()?;
+    pub(super) fn wait(mut self) -> Result<Made, StartError> {
+        let mut created = self.creating.wait()?;
         let process = process::look(created.pid()).map_err(StartError::Process)?;
+        if let Some(control) = created.terminal() {
+            let keeper = hold_terminal(control.as_fd(), &self.belongings.cgroup, &self.name);
+            self.launch.keeper = keeper.as_ref().map(|keeper| keeper.process);
+            self.launch.save(&self.dir, &self.name)?;
+            self.belongings.keeper = keeper;
+            self.belongings.output = Output::terminal(control).map_err(StartError::Streams)?;
+        }
         Ok(Made {
             created,
             process,
             belongings: self.belongings,
         })
     }
+}
+
+/// A keeper for a terminal; only a supervisor that is killed would miss it.
+fn hold_terminal(control: BorrowedFd<'_>, cgroup: &Cgroup, name: &str) -> Option<Keeper> {
+    Keeper::start(control, cgroup)
+        .inspect_err(|e| say(format_args!("{name}: nobody else holds its terminal: {e}")))
+        .ok()
 }
 
 impl Made {
@@ -229,15 +252,8 @@ impl Made {
 impl Executing {
     /// Returns when the program has been executed.
     pub(super) fn wait(self, id: String) -> Result<Run, StartError> {
-        let Running {
-            pidfd, terminal, ..
-        } = self.executing.wait()?;
+        let Running { pidfd, .. } = self.executing.wait()?;
         let own = self.belongings;
-        let output = match (own.output, terminal) {
-            (Some(output), _) => output,
-            (None, Some(control)) => Output::terminal(control).map_err(StartError::Streams)?,
-            (None, None) => Output::default(),
-        };
         remove_other_scratch(&own.scratch, &own.keep);
         Ok(Run {
             id,
@@ -246,8 +262,9 @@ impl Executing {
             key: None,
             cgroup: own.cgroup,
             log: own.log,
-            output,
+            output: own.output,
             warned: Vec::new(),
+            keeper: own.keeper,
             filter: own.filter,
             oom_kills_before: own.oom_kills_before,
         })
@@ -270,16 +287,18 @@ pub(super) fn adopt(
     pod_cgroup: &Cgroup,
 ) -> Result<Run, StartError> {
     let name = &plan.name;
-    let output = if plan.tty {
-        Output::default()
-    } else {
-        Output::find(pod_dir, name, plan.stdin, plan.stdin_once).unwrap_or_else(|e| {
-            say(format_args!("{name}: its output is lost: {e}"));
-            Output::default()
-        })
-    };
-    // Commands of probes and clients are held to the same filter.
     let launch = Launch::load(pod_dir, name, &remembered.id)?;
+    let found = match launch.keeper {
+        Some(process) => Keeper::find(process).and_then(|(keeper, control)| {
+            Output::terminal(control).map(|output| (output, Some(keeper)))
+        }),
+        None => Output::find(pod_dir, name, plan.stdin, plan.stdin_once).map(|o| (o, None)),
+    };
+    let (output, keeper) = found.unwrap_or_else(|e| {
+        say(format_args!("{name}: its output is lost: {e}"));
+        (Output::default(), None)
+    });
+    // Commands of probes and clients are held to the same filter.
     let filter = filter(&launch.seccomp, &launch.process, pod_dir)?;
     Ok(Run {
         id: remembered.id.clone(),
@@ -290,6 +309,7 @@ pub(super) fn adopt(
         cgroup: Cgroup::open(layout, &pod_cgroup.path().join(name)),
         output,
         warned: Vec::new(),
+        keeper,
         filter,
         // Its cgroup was made for this run.
         oom_kills_before: 0,
@@ -343,6 +363,9 @@ impl Run {
             .close(pod.dir, name, &mut self.log, buffer, reactor)
         {
             say(format_args!("{name}: cannot remove its FIFOs: {e}"));
+        }
+        if let Some(keeper) = self.keeper.take() {
+            keeper.end();
         }
         if let Err(e) = Launch::remove(pod.dir, name) {
             say(format_args!("{name}: cannot remove its record: {e}"));

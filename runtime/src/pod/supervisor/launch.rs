@@ -13,6 +13,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::pod::lifecycle::Process as RunningProcess;
 use crate::pod::plan::SeccompPlan;
 
 /// What a run was started with.
@@ -24,6 +25,8 @@ pub(super) struct Launch {
     pub(super) process: Process,
     /// The system calls it may make.
     pub(super) seccomp: SeccompPlan,
+    /// Who holds its terminal, if it has one.
+    pub(super) keeper: Option<RunningProcess>,
 }
 
 /// Why it is not known what a run was started with.
@@ -65,6 +68,7 @@ impl Launch {
             id: id.to_owned(),
             process: spec.process().clone().ok_or(LaunchError::NoProcess)?,
             seccomp: seccomp.clone(),
+            keeper: None,
         })
     }
 

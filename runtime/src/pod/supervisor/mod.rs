@@ -22,6 +22,7 @@
 //! | `attempt` | probes and hooks under way |
 //! | `connection` | a client |
 //! | `record` | `state.json` |
+//! | `keeper` | holds a terminal while no supervisor does |
 //! | `launch` | what a run was started with |
 //!
 //! Order, always: facts change, the record is replaced, the steps are carried out, clients are told. The supervisor
@@ -44,6 +45,7 @@ mod connection;
 mod container;
 mod host_devices;
 mod journal;
+mod keeper;
 mod launch;
 mod output;
 mod process;

@@ -5,7 +5,7 @@
 //! container ◄─ <container>.in ── attach
 //! ```
 //!
-//! A terminal ends with the supervisor that holds its controlling side: a container with one then gets SIGHUP.
+//! A terminal's controlling side is held by a [`keeper`](super::keeper) too, so that it outlives a supervisor.
 
 use std::fs;
 use std::io;
