@@ -276,6 +276,47 @@ fn a_user_namespace_is_joined_with_others_it_owns() {
 }
 
 #[test]
+fn maps_beside_a_joined_user_namespace_must_be_its_own() {
+    let holder = Holder::new(&["--user"]);
+    for name in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{}/{name}", holder.0.id());
+        fs::write(path, format!("0 {FIRST} {COUNT}")).expect("maps");
+    }
+    let mut bundle = Bundle::sh("id -u");
+    give(&bundle.rootfs());
+    with(
+        &mut bundle,
+        LinuxNamespaceType::User,
+        Some(holder.namespace("user")),
+    );
+    bundle
+        .linux()
+        .set_uid_mappings(Some(map()))
+        .set_gid_mappings(Some(map()));
+    assert_eq!(bundle.run(), "0");
+    let other = LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(FIRST + 1)
+        .size(COUNT);
+    let other = vec![other.build().expect("a map")];
+    bundle.linux().set_gid_mappings(Some(other));
+    let message = bundle.run_fails();
+    assert!(
+        message.contains("linux.gidMappings: is not the map of the user namespace"),
+        "{message}"
+    );
+}
+
+#[test]
+fn names_set_as_kernel_parameters_work_in_a_user_namespace() {
+    let mut bundle = Bundle::sh("cat /proc/sys/kernel/domainname");
+    in_user_namespace(&mut bundle);
+    let sysctls = [("kernel.domainname".to_owned(), "inside".to_owned())];
+    bundle.linux().set_sysctl(Some(sysctls.into()));
+    assert_eq!(bundle.run(), "inside");
+}
+
+#[test]
 fn a_network_namespace_of_the_host_is_joined_beside_a_new_user_namespace() {
     let holder = Holder::new(&["--net", "--uts"]);
     let mut bundle = Bundle::sh("cd /proc/self/ns; for n in net uts; do readlink $n; done; id -u");

@@ -139,7 +139,7 @@ impl<'a> IdNamespaces<'a> {
     pub(super) fn get(&mut self, ids: &'a MountIds) -> Result<&OwnedFd> {
         let maps = match (&ids.maps, self.container) {
             (Some(maps), _) | (None, UserNamespace::New(maps)) => maps,
-            (None, UserNamespace::Joined(namespace)) => return Ok(namespace),
+            (None, UserNamespace::Joined(namespace, _)) => return Ok(namespace),
             // The path to join was the caller's own namespace.
             (None, UserNamespace::Shared) => {
                 return Err(Error::Invalid {

@@ -293,7 +293,7 @@ pub fn begin(create: Create<'_>) -> Result<Creating> {
     let told = (has_runtime_hooks(spec) || agent.is_some()).then(|| Told::new(&create));
     let (directory, joiner) = cgroup_entry(create.cgroup)?;
     let mut plan = InitPlan::new(create, joiner)?;
-    let maps = plan.namespaces.user.maps().cloned();
+    let mapping = plan.namespaces.user.mapping();
     prepare(&mut plan)?;
     let patient = spec.hooks().is_some();
     let (parent, child_end) = Channel::pair(patient)?;
@@ -325,7 +325,7 @@ pub fn begin(create: Create<'_>) -> Result<Creating> {
     Ok(Creating {
         child,
         channel: parent,
-        maps,
+        mapping,
         devices: net_devices::plan(spec)?,
         agent,
         told,

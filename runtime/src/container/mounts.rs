@@ -303,8 +303,17 @@ pub(super) fn open_sources(plans: &mut [MountPlan]) -> Done {
                     continue;
                 }
                 let follow = !plan.options.source_nofollow;
-                let mount = clone_from(path, *recursive, follow);
-                plan.opened = vec![mount.at(Step::OpenSource, shown(path))?];
+                let mount = clone_from(path, *recursive, follow).map_err(|error| {
+                    // What is mounted below may hide something from the namespace (mount_namespaces(7)).
+                    let hint = match error.raw_os_error() {
+                        Some(libc::EINVAL) if !recursive => {
+                            " (without the mounts below it, which an ordinary user must take along: rbind)"
+                        }
+                        _ => "",
+                    };
+                    Failure::new(Step::OpenSource, format!("{}{hint}", shown(path)), &error)
+                });
+                plan.opened = vec![mount?];
             }
             Source::CgroupV1(directories) => {
                 let open = |path: &CStr| clone_at(path, false).at(Step::OpenSource, shown(path));

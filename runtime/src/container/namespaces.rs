@@ -189,7 +189,7 @@ impl Namespaces {
         let mut opened = Self {
             clone_flags: match &user {
                 UserNamespace::New(_) => NEW_USER,
-                UserNamespace::Shared | UserNamespace::Joined(_) => 0,
+                UserNamespace::Shared | UserNamespace::Joined(..) => 0,
             },
             user,
             joins: Vec::new(),
@@ -227,7 +227,7 @@ impl Namespaces {
         match self.user {
             UserNamespace::Shared => self.time_offsets.is_some(),
             UserNamespace::New(_) => self.time_offsets.is_some() || !self.joins.is_empty(),
-            UserNamespace::Joined(_) => true,
+            UserNamespace::Joined(..) => true,
         }
     }
 
@@ -301,7 +301,7 @@ impl Namespaces {
     /// One that only the user namespace to join gives rights to is for later.
     fn join<'a>(&self, join: &'a Join, later: &mut Vec<&'a Join>) -> Done {
         match move_into_link_name_space(join.namespace.as_fd(), Some(join.link)) {
-            Err(Errno::PERM) if matches!(self.user, UserNamespace::Joined(_)) => later.push(join),
+            Err(Errno::PERM) if matches!(self.user, UserNamespace::Joined(..)) => later.push(join),
             result => result.at(Step::JoinNamespace, join.kind)?,
         }
         Ok(())

@@ -18,7 +18,7 @@ use super::channel::{Channel, Word};
 use super::child::Child;
 use super::error::{Error, Result};
 use super::net_devices::{self, Device};
-use super::user_namespace::IdMaps;
+use super::user_namespace::Mapping;
 use super::{Create, Running, forerunner, hooks};
 use crate::seccomp;
 
@@ -27,7 +27,7 @@ use crate::seccomp;
 pub struct Creating {
     pub(super) child: Child,
     pub(super) channel: Channel,
-    pub(super) maps: Option<IdMaps>,
+    pub(super) mapping: Option<Mapping>,
     /// The host's network devices that it gets.
     pub(super) devices: Vec<Device>,
     /// Who gets the listener of its filter.
@@ -88,8 +88,8 @@ impl Creating {
         let terminal = loop {
             match self.channel.hear()? {
                 Word::IdMaps => {
-                    let maps = self.maps.as_ref().ok_or_else(unexpected)?;
-                    maps.write(self.child.pid())?;
+                    let mapping = self.mapping.as_ref().ok_or_else(unexpected)?;
+                    mapping.settle(self.child.pid())?;
                     self.channel.send(b"u", None).map_err(Error::Channel)?;
                 }
                 Word::Born(pid, pidfd) => {

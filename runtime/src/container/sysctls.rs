@@ -53,7 +53,14 @@ impl Sysctls {
     /// In the child, once it is in its namespaces: `/proc/sys` shows those of the process that looks.
     pub(super) fn write(&self) -> std::result::Result<(), Failure> {
         for (path, value) in &self.0 {
-            procfs::write(&format!("sys/{path}"), value)
+            // The files of the names are the host's root's alone, also in a user namespace; the calls are not.
+            let name = value.trim_end().as_bytes();
+            let written = match path.as_str() {
+                "kernel/hostname" => rustix::system::sethostname(name).map_err(Into::into),
+                "kernel/domainname" => rustix::system::setdomainname(name).map_err(Into::into),
+                _ => procfs::write(&format!("sys/{path}"), value),
+            };
+            written
                 .map_err(|e| Failure::new(Step::WriteSysctl, format!("{path} to {value:?}"), &e))?;
         }
         Ok(())

@@ -13,6 +13,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
@@ -38,8 +39,8 @@ pub(super) enum UserNamespace {
     Shared,
     /// A new one with these ids.
     New(IdMaps),
-    /// Another, opened.
-    Joined(OwnedFd),
+    /// Another, opened, with the maps that the spec says it has.
+    Joined(OwnedFd, Option<IdMaps>),
 }
 
 /// Which ids a user namespace has, and what they are outside.
@@ -49,6 +50,25 @@ pub(super) struct IdMaps {
     gids: Vec<IdRange>,
     /// The caller may write any map; else only itself, or by the helpers.
     privileged: bool,
+}
+
+/// The parent's part in a user namespace.
+#[derive(Debug)]
+pub(super) enum Mapping {
+    /// The namespace is new: give it these ids.
+    Write(IdMaps),
+    /// It was joined: make sure that it has these.
+    Compare(IdMaps),
+}
+
+impl Mapping {
+    /// `pid` is a process in the namespace.
+    pub(super) fn settle(&self, pid: i32) -> Result<()> {
+        match self {
+            Self::Write(maps) => maps.write(pid),
+            Self::Compare(maps) => maps.compare(pid),
+        }
+    }
 }
 
 /// One line of `uid_map` or `gid_map`.
@@ -78,8 +98,10 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     }
     if namespaces::path_of(spec, LinuxNamespaceType::User).is_some() {
         // Engines repeat the maps of the namespace that is joined.
-        ranges("linux.uidMappings", uids)?;
-        return ranges("linux.gidMappings", gids).map(drop);
+        if uids.is_empty() && gids.is_empty() {
+            return Ok(());
+        }
+        return IdMaps::new("linux", uids, gids, false).map(drop);
     }
     let maps = IdMaps::new("linux", uids, gids, false)?;
     let Some(user) = spec.process().as_ref().map(|process| process.user()) else {
@@ -137,10 +159,15 @@ impl UserNamespace {
         if let Some(path) = namespaces::path_of(spec, LinuxNamespaceType::User) {
             let opened = namespaces::open(LinuxNamespaceType::User, path)?;
             // The kernel refuses to enter the namespace that one is in.
-            return Ok(match namespaces::is_own(&opened, "user")? {
-                true => Self::Shared,
-                false => Self::Joined(opened),
-            });
+            if namespaces::is_own(&opened, "user")? {
+                return Ok(Self::Shared);
+            }
+            let (uids, gids) = mappings(spec);
+            let said = match uids.is_empty() && gids.is_empty() {
+                true => None,
+                false => Some(IdMaps::new("linux", uids, gids, false)?),
+            };
+            return Ok(Self::Joined(opened, said));
         }
         let (uids, gids) = mappings(spec);
         let maps = IdMaps::new("linux", uids, gids, is_privileged()?)?;
@@ -148,11 +175,12 @@ impl UserNamespace {
         Ok(Self::New(maps))
     }
 
-    /// Of a new one.
-    pub(super) fn maps(&self) -> Option<&IdMaps> {
+    /// What the parent does once the child, or its forerunner, is in the namespace; none when that is nothing.
+    pub(super) fn mapping(&self) -> Option<Mapping> {
         match self {
-            Self::New(maps) => Some(maps),
-            Self::Shared | Self::Joined(_) => None,
+            Self::New(maps) => Some(Mapping::Write(maps.clone())),
+            Self::Joined(_, said) => said.clone().map(Mapping::Compare),
+            Self::Shared => None,
         }
     }
 
@@ -176,9 +204,14 @@ impl UserNamespace {
                 parent.send(b"U", None).at(Step::MapIds, "")?;
                 parent.await_word(b'u').at(Step::MapIds, "")
             }
-            Self::Joined(namespace) => {
+            Self::Joined(namespace, said) => {
                 move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))
-                    .at(Step::JoinNamespace, "user")
+                    .at(Step::JoinNamespace, "user")?;
+                if said.is_none() {
+                    return Ok(());
+                }
+                parent.send(b"U", None).at(Step::MapIds, "")?;
+                parent.await_word(b'u').at(Step::MapIds, "")
             }
         }
     }
@@ -188,7 +221,7 @@ impl UserNamespace {
         match self {
             Self::Shared => Ok(false),
             Self::New(maps) => become_root(maps.first_uid(), maps.first_gid()),
-            Self::Joined(_) => become_root(0, 0),
+            Self::Joined(..) => become_root(0, 0),
         }
     }
 }
@@ -260,6 +293,29 @@ impl IdMaps {
 
     fn maps_only_own_group(&self) -> bool {
         is_only(&self.gids, rustix::process::getegid().as_raw())
+    }
+
+    /// In the parent, for whom `/proc` translates the maps of another namespace: engines repeat those of the one to be
+    /// joined, and to run with others would be another container than was asked for.
+    fn compare(&self, pid: i32) -> Result<()> {
+        for (field, name, said) in [
+            ("linux.uidMappings", "uid_map", &self.uids),
+            ("linux.gidMappings", "gid_map", &self.gids),
+        ] {
+            let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+            let text = std::fs::read_to_string(&path).map_err(|source| Error::OpenNamespace {
+                kind: "user",
+                path,
+                source,
+            })?;
+            if merged(&parse_map(&text)) != merged(said) {
+                return Err(invalid(
+                    field,
+                    "is not the map of the user namespace that is joined; leave it out",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// In the parent: gives the namespace of the process its ids.
@@ -366,6 +422,39 @@ fn text(ranges: &[IdRange]) -> String {
     text
 }
 
+/// The kernel's text of a map; lines that are none are left out.
+fn parse_map(text: &str) -> Vec<IdRange> {
+    text.lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+            Some(IdRange {
+                inside: numbers.next()??,
+                outside: numbers.next()??,
+                count: numbers.next()??,
+            })
+        })
+        .collect()
+}
+
+/// The same map in as few ranges as can be, in order.
+fn merged(ranges: &[IdRange]) -> Vec<IdRange> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|range| range.inside);
+    let mut merged: Vec<IdRange> = Vec::new();
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last)
+                if last.inside + last.count == range.inside
+                    && last.outside + last.count == range.outside =>
+            {
+                last.count += range.count;
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
 /// The kernel takes a map in one write only.
 fn write_map(pid: i32, name: &'static str, text: &str) -> Result<()> {
     procfs::write(&format!("{pid}/{name}"), text).map_err(|source| Error::WriteIdMap {
@@ -438,6 +527,19 @@ mod tests {
         assert!(reason(&[mapping(0, 5, 10), mapping(20, 14, 1)]).contains("overlap"));
         assert!(reason(&[mapping(u32::MAX, 0, 1)]).contains("beyond"));
         assert!(reason(&vec![mapping(0, 0, 1); RANGES_MAX + 1]).contains("more than 340"));
+    }
+
+    #[test]
+    fn a_map_is_the_same_in_more_ranges() {
+        let whole = ranges("x", &[mapping(0, 100, 10)]).expect("fine");
+        let parts = ranges("x", &[mapping(4, 104, 6), mapping(0, 100, 4)]).expect("fine");
+        let other = ranges("x", &[mapping(4, 105, 6), mapping(0, 100, 4)]).expect("fine");
+        assert_eq!(merged(&whole), merged(&parts));
+        assert_ne!(merged(&whole), merged(&other));
+        assert_eq!(
+            parse_map("         0        100         10\nnonsense\n"),
+            whole
+        );
     }
 
     #[test]
