@@ -12,6 +12,7 @@
 #[allow(unreachable_pub)]
 mod node;
 
+mod floor;
 mod machine;
 mod node_bench;
 mod oci;
@@ -33,6 +34,10 @@ struct Effort {
 }
 
 fn main() {
+    if let Some(bundle) = std::env::var_os(floor::FLOOR) {
+        floor::run(std::path::Path::new(&bundle));
+        return;
+    }
     let effort = Effort {
         runs: number("PODLING_BENCH_RUNS", 20),
         pods: number("PODLING_BENCH_PODS", 20),

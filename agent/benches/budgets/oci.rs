@@ -1,4 +1,7 @@
 //! OCI runtimes on one bundle: `podling-runtime` beside crun and runc, interleaved so that all see the same weather.
+//!
+//! The first crun and runc on the PATH have those names; further ones, as newer versions in another directory, have
+//! their directory added. The floor ([`crate::floor`]) stands among the peers of `run`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use crate::Effort;
+use crate::floor::FLOOR;
 use crate::machine::hide_hybrid_cgroup;
 use crate::node::bin_dir;
 use crate::table::{Budget, Samples, Table};
@@ -21,9 +25,17 @@ use crate::table::{Budget, Samples, Table};
 const IDLE: Duration = Duration::from_millis(150);
 /// The steps of a container's life that are timed.
 const STEPS: [&str; 6] = ["create", "start", "state", "exec", "kill", "delete"];
+/// What the default seccomp profile may add to `run`, in milliseconds.
+const SECCOMP_MAX_MS: f64 = 1.0;
+/// What `run` may need at its peak, in KiB, and how many system calls it may make.
+const MEMORY_MAX_KIB: f64 = 2048.0;
+const CALLS_MAX: f64 = 400.0;
+
+/// A row's figures, by runtime.
+type Row = BTreeMap<String, Samples>;
 
 struct Runtime {
-    name: &'static str,
+    name: String,
     program: PathBuf,
     root: PathBuf,
     bundle: PathBuf,
@@ -52,12 +64,9 @@ fn run(effort: Effort, table: &mut Table) {
         .tempdir()
         .unwrap();
     let mut runtimes = Vec::new();
-    for (name, program) in [
-        ("podling", bin_dir().join("podling-runtime")),
-        ("crun", PathBuf::from("crun")),
-        ("runc", PathBuf::from("runc")),
-    ] {
-        let runtime = Runtime::new(name, program, dir.path());
+    let own = ("podling".to_string(), bin_dir().join("podling-runtime"));
+    for (name, program) in std::iter::once(own).chain(peers()) {
+        let runtime = Runtime::new(&name, program, dir.path());
         match runtime.run_once() {
             Ok(_) => runtimes.push(runtime),
             Err(error) => table.note(&format!("OCI: {name} does not run here: {error}")),
@@ -71,19 +80,29 @@ fn run(effort: Effort, table: &mut Table) {
         ("run `true`, warm", warm, 0.5),
         ("run `true`, after 150 ms idle", idle, 0.25),
     ] {
-        let mut samples: BTreeMap<&str, Samples> = BTreeMap::new();
+        let mut samples = Row::new();
         for _ in 0..effort.runs {
             for runtime in &runtimes {
                 thread::sleep(pause);
                 match runtime.run_once() {
-                    Ok(duration) => samples.entry(runtime.name).or_default().push(duration),
+                    Ok(duration) => samples
+                        .entry(runtime.name.clone())
+                        .or_default()
+                        .push(duration),
                     Err(error) => table.note(&format!("OCI: {} failed: {error}", runtime.name)),
                 }
+            }
+            thread::sleep(pause);
+            match floor(&runtimes[0].bundle) {
+                Ok(duration) => samples.entry("floor".into()).or_default().push(duration),
+                Err(error) => table.note(&format!("OCI: no floor: {error}")),
             }
         }
         show(table, &format!("OCI {what}"), &samples, budget);
     }
-    let mut steps: BTreeMap<&str, BTreeMap<&str, Samples>> = BTreeMap::new();
+    show_seccomp(effort, &runtimes, table);
+    show_cost(&runtimes, table);
+    let mut steps: BTreeMap<&str, Row> = BTreeMap::new();
     for _ in 0..effort.runs {
         for runtime in &runtimes {
             match runtime.life() {
@@ -92,7 +111,7 @@ fn run(effort: Effort, table: &mut Table) {
                         steps
                             .entry(step)
                             .or_default()
-                            .entry(runtime.name)
+                            .entry(runtime.name.clone())
                             .or_default()
                             .push(duration);
                     }
@@ -109,10 +128,13 @@ fn run(effort: Effort, table: &mut Table) {
 }
 
 /// A row with all peers; the budget is against crun.
-fn show(table: &mut Table, what: &str, samples: &BTreeMap<&str, Samples>, budget: f64) {
-    let median = |name: &'static str| Some((name, samples.get(name)?.median_ms()?));
-    let peers: Vec<(&str, f64)> = ["crun", "runc"].into_iter().filter_map(median).collect();
-    if let Some((_, own)) = median("podling") {
+fn show(table: &mut Table, what: &str, samples: &Row, budget: f64) {
+    let figures: BTreeMap<String, f64> = samples
+        .iter()
+        .filter_map(|(name, samples)| Some((name.clone(), samples.median_ms()?)))
+        .collect();
+    let peers = others(&figures);
+    if let Some(&own) = figures.get("podling") {
         let budget = if samples.contains_key("crun") {
             Budget::Ratio(budget)
         } else {
@@ -122,9 +144,124 @@ fn show(table: &mut Table, what: &str, samples: &BTreeMap<&str, Samples>, budget
     }
 }
 
+/// All figures but our own, crun's first.
+fn others(figures: &BTreeMap<String, f64>) -> Vec<(&str, f64)> {
+    figures
+        .iter()
+        .filter(|(name, _)| *name != "podling")
+        .map(|(name, figure)| (name.as_str(), *figure))
+        .collect()
+}
+
+/// The runtimes on the PATH.
+fn peers() -> Vec<(String, PathBuf)> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    for program in ["crun", "runc", "youki"] {
+        let mut seen = Vec::new();
+        for directory in std::env::split_paths(&path) {
+            let Ok(file) = fs::canonicalize(directory.join(program)) else {
+                continue;
+            };
+            if seen.contains(&file) {
+                continue;
+            }
+            let name = match seen.is_empty() {
+                true => program.to_string(),
+                false => format!("{program} of {}", directory.display()),
+            };
+            found.push((name, file.clone()));
+            seen.push(file);
+        }
+    }
+    found
+}
+
+/// The bare system calls, in a process of their own as a runtime is.
+fn floor(bundle: &Path) -> Result<Duration, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let start = Instant::now();
+    let status = Command::new(own)
+        .env(FLOOR, bundle)
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| error.to_string())?;
+    match status.success() {
+        true => Ok(start.elapsed()),
+        false => Err(status.to_string()),
+    }
+}
+
+/// What the default seccomp profile adds to `run`. The first run of each, which compiles, does not count.
+fn show_seccomp(effort: Effort, runtimes: &[Runtime], table: &mut Table) {
+    let mut plain = Row::new();
+    let mut filtered = Row::new();
+    for runtime in runtimes {
+        if let Err(error) = runtime.run_filtered() {
+            table.note(&format!("OCI: {} with seccomp: {error}", runtime.name));
+        }
+    }
+    for _ in 0..effort.runs {
+        for runtime in runtimes {
+            if let (Ok(without), Ok(with)) = (runtime.run_once(), runtime.run_filtered()) {
+                plain.entry(runtime.name.clone()).or_default().push(without);
+                filtered.entry(runtime.name.clone()).or_default().push(with);
+            }
+        }
+    }
+    let added: BTreeMap<String, f64> = filtered
+        .iter()
+        .filter_map(|(name, with)| {
+            let without = plain.get(name)?.median_ms()?;
+            Some((name.clone(), with.median_ms()? - without))
+        })
+        .collect();
+    if let Some(&own) = added.get("podling") {
+        let what = "OCI run: added by the default seccomp profile";
+        table.row(
+            what,
+            own,
+            "ms",
+            &others(&added),
+            Budget::Absolute(SECCOMP_MAX_MS),
+        );
+    }
+}
+
+/// Peak memory and system calls of one `run`, which do not vary.
+fn show_cost(runtimes: &[Runtime], table: &mut Table) {
+    let of = |measure: fn(&Runtime) -> Option<f64>| -> BTreeMap<String, f64> {
+        runtimes
+            .iter()
+            .filter_map(|runtime| Some((runtime.name.clone(), measure(runtime)?)))
+            .collect()
+    };
+    for (what, unit, figures, budget) in [
+        (
+            "OCI run: peak memory",
+            "KiB",
+            of(Runtime::peak_kib),
+            MEMORY_MAX_KIB,
+        ),
+        (
+            "OCI run: system calls",
+            "",
+            of(Runtime::system_calls),
+            CALLS_MAX,
+        ),
+    ] {
+        match figures.get("podling") {
+            Some(&own) => table.row(what, own, unit, &others(&figures), Budget::Absolute(budget)),
+            None => table.note(&format!(
+                "{what}: not measured (busybox and strace are needed)"
+            )),
+        }
+    }
+}
+
 impl Runtime {
-    fn new(name: &'static str, program: PathBuf, dir: &Path) -> Runtime {
-        let bundle = dir.join(name);
+    fn new(name: &str, program: PathBuf, dir: &Path) -> Runtime {
+        let bundle = dir.join(name.replace(['/', ' '], "-"));
         let bin = bundle.join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
         for mount_point in ["proc", "dev", "sys", "tmp", "etc"] {
@@ -135,20 +272,25 @@ impl Runtime {
             symlink("busybox", bin.join(applet)).unwrap();
         }
         Runtime {
-            name,
+            name: name.to_string(),
             program,
-            root: dir.join(format!("{name}.state")),
+            root: bundle.with_extension("state"),
             bundle,
         }
     }
 
-    fn write_spec(&self, arguments: &[&str]) {
-        let cgroup = format!("/podling-bench-{}/{}", std::process::id(), self.name);
-        fs::write(
-            self.bundle.join("config.json"),
-            spec(arguments, &cgroup).to_string(),
-        )
-        .unwrap();
+    /// Its directory below the bench's own in each hierarchy.
+    fn cgroup(&self) -> PathBuf {
+        let name = self.bundle.file_name().unwrap_or_default();
+        PathBuf::from(format!("podling-bench-{}", std::process::id())).join(name)
+    }
+
+    fn spec(&self, arguments: &[&str]) -> Value {
+        spec(arguments, &format!("/{}", self.cgroup().display()))
+    }
+
+    fn write_spec(&self, spec: &Value) {
+        fs::write(self.bundle.join("config.json"), spec.to_string()).unwrap();
     }
 
     fn command(&self, arguments: &[&str]) -> Result<Duration, String> {
@@ -181,14 +323,68 @@ impl Runtime {
 
     /// A container that does nothing, from its making to its removal.
     fn run_once(&self) -> Result<Duration, String> {
-        self.write_spec(&["/bin/true"]);
+        self.run_spec(&self.spec(&["/bin/true"]))
+    }
+
+    /// The same with Podling's default seccomp profile.
+    fn run_filtered(&self) -> Result<Duration, String> {
+        let mut spec = self.spec(&["/bin/true"]);
+        let profile = podling_runtime::seccomp::default_profile(&Default::default());
+        spec["linux"]["seccomp"] = serde_json::to_value(profile).unwrap();
+        self.run_spec(&spec)
+    }
+
+    fn run_spec(&self, spec: &Value) -> Result<Duration, String> {
+        self.write_spec(spec);
         self.command(&["run", "bench"])
             .inspect_err(|_| drop(self.command(&["delete", "-f", "bench"])))
     }
 
+    /// What `report` says of one `run`; it puts its result where `@` is.
+    fn watched(&self, report: &[&str]) -> Option<String> {
+        self.write_spec(&self.spec(&["/bin/true"]));
+        let result = self.bundle.join("report");
+        let mut words = report.iter();
+        let mut command = Command::new(words.next()?);
+        for &word in words {
+            match word {
+                "@" => command.arg(&result),
+                word => command.arg(word),
+            };
+        }
+        let status = command
+            .arg(&self.program)
+            .arg("--root")
+            .arg(&self.root)
+            .args(["run", "bench"])
+            .current_dir(&self.bundle)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .ok()?;
+        status.success().then(|| fs::read_to_string(result).ok())?
+    }
+
+    /// The most memory that one of its processes has at a time, file pages among it, in KiB. By way of a small program:
+    /// the kernel counts what a process was before it executed another.
+    fn peak_kib(&self) -> Option<f64> {
+        self.watched(&["busybox", "time", "-f", "%M", "-o", "@"])?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// The system calls of all its processes.
+    fn system_calls(&self) -> Option<f64> {
+        let summary = self.watched(&["strace", "-f", "-c", "-o", "@"])?;
+        let total = summary.lines().last()?;
+        total.split_whitespace().nth(3)?.parse().ok()
+    }
+
     /// A container's life, step by step.
     fn life(&self) -> Result<Vec<Duration>, String> {
-        self.write_spec(&["/bin/sleep", "864000"]);
+        self.write_spec(&self.spec(&["/bin/sleep", "864000"]));
         let mut durations = Vec::new();
         for step in STEPS {
             let arguments: &[&str] = match step {
@@ -217,9 +413,9 @@ impl Drop for Runtime {
             .flatten()
             .map(|entry| entry.path());
         for root in hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]) {
-            let parent = root.join(format!("podling-bench-{}", std::process::id()));
-            drop(fs::remove_dir(parent.join(self.name)));
-            drop(fs::remove_dir(parent));
+            let directory = root.join(self.cgroup());
+            drop(fs::remove_dir(&directory));
+            drop(directory.parent().map(fs::remove_dir));
         }
     }
 }
