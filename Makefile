@@ -22,7 +22,7 @@ BUILD_PACKAGES := build-essential libseccomp-dev
 TEST_PACKAGES  := busybox-static strace iproute2 etcd-server docker-registry apache2-utils skopeo umoci jq curl openssl \
                   podman buildah containerd catatonit
 VM_PACKAGES    := qemu-system-x86 mmdebstrap e2fsprogs
-BENCH_PACKAGES := crun runc podman strace busybox-static
+BENCH_PACKAGES := crun runc podman strace
 
 # Installs what is missing and asks for root only then.
 define ensure

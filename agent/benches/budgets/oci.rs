@@ -25,6 +25,8 @@ use crate::table::{Budget, Samples, Table};
 const IDLE: Duration = Duration::from_millis(150);
 /// The steps of a container's life that are timed.
 const STEPS: [&str; 6] = ["create", "start", "state", "exec", "kill", "delete"];
+/// How long a container may take to run, on a machine that is busy with other things.
+const STARTED_WITHIN: Duration = Duration::from_secs(10);
 /// What the default seccomp profile may add to `run`, in milliseconds.
 const SECCOMP_MAX_MS: f64 = 1.0;
 /// What `run` may need at its peak, in KiB, and how many system calls it may make.
@@ -252,9 +254,7 @@ fn show_cost(runtimes: &[Runtime], table: &mut Table) {
     ] {
         match figures.get("podling") {
             Some(&own) => table.row(what, own, unit, &others(&figures), Budget::Absolute(budget)),
-            None => table.note(&format!(
-                "{what}: not measured (busybox and strace are needed)"
-            )),
+            None => table.note(&format!("{what}: not measured (strace is needed)")),
         }
     }
 }
@@ -340,46 +340,60 @@ impl Runtime {
             .inspect_err(|_| drop(self.command(&["delete", "-f", "bench"])))
     }
 
-    /// What `report` says of one `run`; it puts its result where `@` is.
-    fn watched(&self, report: &[&str]) -> Option<String> {
-        self.write_spec(&self.spec(&["/bin/true"]));
-        let result = self.bundle.join("report");
-        let mut words = report.iter();
-        let mut command = Command::new(words.next()?);
-        for &word in words {
-            match word {
-                "@" => command.arg(&result),
-                word => command.arg(word),
-            };
+    /// The most memory that the runtime had at a time while it made a container and waits for it, in KiB, pages of its
+    /// file among it.
+    fn peak_kib(&self) -> Option<f64> {
+        self.write_spec(&self.spec(&["/bin/sleep", "864000"]));
+        let mut waiting = self.quiet(Command::new(&self.program)).spawn().ok()?;
+        let start = Instant::now();
+        let mut peak = None;
+        while peak.is_none() && start.elapsed() < STARTED_WITHIN {
+            thread::sleep(Duration::from_millis(10));
+            if self.is_running() {
+                let status = fs::read_to_string(format!("/proc/{}/status", waiting.id())).ok()?;
+                let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+                peak = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse().ok());
+            }
         }
-        let status = command
-            .arg(&self.program)
+        drop(self.command(&["delete", "-f", "bench"]));
+        drop(waiting.wait());
+        peak
+    }
+
+    fn is_running(&self) -> bool {
+        let state = Command::new(&self.program)
+            .arg("--root")
+            .arg(&self.root)
+            .args(["state", "bench"])
+            .stderr(Stdio::null())
+            .output();
+        state.is_ok_and(|state| String::from_utf8_lossy(&state.stdout).contains("\"running\""))
+    }
+
+    /// The system calls of all processes of one `run`.
+    fn system_calls(&self) -> Option<f64> {
+        self.write_spec(&self.spec(&["/bin/true"]));
+        let summary = self.bundle.join("strace");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-c", "-o"]).arg(&summary);
+        command.arg(&self.program);
+        let status = self.quiet(command).status().ok()?;
+        let summary = fs::read_to_string(summary).ok()?;
+        let total = summary.lines().last().filter(|_| status.success())?;
+        total.split_whitespace().nth(3)?.parse().ok()
+    }
+
+    /// `run` without a word.
+    fn quiet(&self, mut command: Command) -> Command {
+        command
             .arg("--root")
             .arg(&self.root)
             .args(["run", "bench"])
             .current_dir(&self.bundle)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .ok()?;
-        status.success().then(|| fs::read_to_string(result).ok())?
-    }
-
-    /// The most memory that one of its processes has at a time, file pages among it, in KiB. By way of a small program:
-    /// the kernel counts what a process was before it executed another.
-    fn peak_kib(&self) -> Option<f64> {
-        self.watched(&["busybox", "time", "-f", "%M", "-o", "@"])?
-            .trim()
-            .parse()
-            .ok()
-    }
-
-    /// The system calls of all its processes.
-    fn system_calls(&self) -> Option<f64> {
-        let summary = self.watched(&["strace", "-f", "-c", "-o", "@"])?;
-        let total = summary.lines().last()?;
-        total.split_whitespace().nth(3)?.parse().ok()
+            .stderr(Stdio::null());
+        command
     }
 
     /// A container's life, step by step.
