@@ -1,5 +1,6 @@
 //! The machine that the figures are from, and what is read of its processes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
@@ -55,34 +56,47 @@ pub(crate) fn pss_kib(pids: &[i32]) -> f64 {
         .sum()
 }
 
-/// The time that all threads of processes have run, in seconds.
-pub(crate) fn cpu_secs(pids: &[i32]) -> f64 {
-    let mut nanoseconds = 0.0;
-    for pid in pids {
-        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-            continue;
-        };
-        for thread in threads.flatten() {
-            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            nanoseconds += text
-                .split_whitespace()
-                .next()
-                .and_then(|word| word.parse::<f64>().ok())
-                .unwrap_or(0.0);
-        }
+/// What processes have used since they began: seconds of processor time and bytes written to disk, by process.
+pub(crate) struct Usage(BTreeMap<i32, (f64, f64)>);
+
+impl Usage {
+    /// What they have used by now. Processes that have ended are left out.
+    pub(crate) fn of(pids: &[i32]) -> Usage {
+        let used = |pid: &i32| Some((*pid, (cpu_secs(*pid)?, written_bytes(*pid)?)));
+        Usage(pids.iter().filter_map(used).collect())
     }
-    nanoseconds / 1e9
+
+    /// Seconds and bytes since `before`, of the processes that were there then and are now.
+    pub(crate) fn since(&self, before: &Usage) -> (f64, f64) {
+        self.0
+            .iter()
+            .filter_map(|(pid, now)| Some((now, before.0.get(pid)?)))
+            .fold((0.0, 0.0), |sum, (now, then)| {
+                (sum.0 + now.0 - then.0, sum.1 + now.1 - then.1)
+            })
+    }
 }
 
-/// What processes have had written to disk, in bytes.
-pub(crate) fn written_bytes(pids: &[i32]) -> f64 {
-    pids.iter()
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/io")).ok())
-        .filter_map(|text| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<f64>().ok())
-        })
-        .sum()
+/// The processor time of a process with all its threads, also of those that have ended (clock_getcpuclockid(3)).
+#[allow(unsafe_code)]
+fn cpu_secs(pid: i32) -> Option<f64> {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both calls write one value through a pointer to a local variable of its type.
+    let done = unsafe {
+        libc::clock_getcpuclockid(pid, &raw mut clock) == 0
+            && libc::clock_gettime(clock, &raw mut time) == 0
+    };
+    done.then(|| time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
+}
+
+fn written_bytes(pid: i32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
 }
 
 /// The process whose command line is exactly this.

@@ -1,10 +1,12 @@
 //! The budgets of the design, measured on this machine beside the peers that are installed: `make bench`, as root.
 //!
-//! Everything runs in network and mount namespaces and cgroups of its own. Nothing is asserted: a table says what was
+//! Everything runs in network and mount namespaces and cgroups of its own, with the data directory below `TMPDIR` and
+//! the run directory in memory, as `/run` is. Nothing is asserted: a table says what was
 //! measured, what the peer took in the same run, and what the budget is. Ratios travel between machines, times do not.
 //!
 //! `PODLING_BENCH_RUNS` (20) is how often each thing is tried, `PODLING_BENCH_PODS` (20) how many pods run at once,
-//! `PODLING_BENCH_IDLE_SECS` (10) how long the idle node is watched. Arguments choose sections: `oci`, `pods`, `node`.
+//! `PODLING_BENCH_IDLE_SECS` (10) how long the idle node is watched. Arguments choose sections: `oci`,
+//! `pods`, `node`, `probes`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,6 +20,7 @@ mod node_bench;
 mod oci;
 mod podman;
 mod pods;
+mod probes;
 mod table;
 
 use table::Table;
@@ -50,10 +53,11 @@ fn main() {
         .collect();
     let mut table = Table::default();
     type Section = fn(Effort, &mut Table);
-    let sections: [(&str, Section); 3] = [
+    let sections: [(&str, Section); 4] = [
         ("oci", oci::measure),
         ("pods", pods::measure),
         ("node", node_bench::measure),
+        ("probes", probes::measure),
     ];
     for (name, measure) in sections {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Effort;
-use crate::machine::{cpu_secs, pss_kib, written_bytes};
+use crate::machine::{Usage, pss_kib};
 use crate::node::Node;
 use crate::table::{Budget, Table};
 
@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 pub(crate) fn measure(effort: Effort, table: &mut Table) {
     let pods = effort.pods;
     let scale = pods as f64 / 100.0;
-    let mut node = Node::new();
+    let mut node = Node::like_a_machine();
     let ready = starting(&mut node, 0);
     table.row(
         "agent start -> ready, 0 pods",
@@ -77,22 +77,17 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         Budget::Absolute(15.0 + 75.0 * scale),
     );
 
-    let (cpu, written) = (cpu_secs(&everything), written_bytes(&everything));
-    thread::sleep(Duration::from_secs(effort.idle_secs));
-    let minutes = effort.idle_secs as f64 / 60.0;
-    let what = format!("CPU per minute, {pods} idle pods");
-    let used = (cpu_secs(&everything) - cpu) / minutes;
+    let (cpu, written) = used_per_minute(&everything, effort);
     table.row(
-        &what,
-        used,
+        &format!("CPU per minute, {pods} idle pods"),
+        cpu,
         "s",
         &[],
         Budget::Absolute(0.2 * scale.max(0.1)),
     );
-    let what = format!("disk writes per minute, {pods} idle pods");
     table.row(
-        &what,
-        (written_bytes(&everything) - written) / minutes,
+        &format!("disk writes per minute, {pods} idle pods"),
+        written,
         "B",
         &[],
         Budget::Absolute(0.0),
@@ -108,6 +103,16 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         &[],
         Budget::Absolute(30.0 + 120.0 * scale),
     );
+}
+
+/// Seconds of processor time and bytes written to disk by processes that are left alone.
+pub(crate) fn used_per_minute(pids: &[i32], effort: Effort) -> (f64, f64) {
+    let before = Usage::of(pids);
+    let start = Instant::now();
+    thread::sleep(Duration::from_secs(effort.idle_secs));
+    let (cpu, written) = Usage::of(pids).since(&before);
+    let minutes = start.elapsed().as_secs_f64() / 60.0;
+    (cpu / minutes, written / minutes)
 }
 
 /// Starts the agent and returns the milliseconds until it says that so many pods run.
@@ -127,7 +132,7 @@ fn starting(node: &mut Node, pods: usize) -> f64 {
     })
 }
 
-fn wait(condition: impl Fn() -> bool) -> bool {
+pub(crate) fn wait(condition: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < DEADLINE {
         if condition() {
@@ -140,19 +145,23 @@ fn wait(condition: impl Fn() -> bool) -> bool {
 
 /// How many pods the agent says are running; None while it does not answer.
 fn running(socket: &Path) -> Option<usize> {
+    pods(socket).map(|pods| pods.matches("\"phase\":\"Running\"").count())
+}
+
+/// The agent's pods as JSON; None while it does not answer.
+pub(crate) fn pods(socket: &Path) -> Option<String> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream
         .write_all(b"GET /api/v1/pods HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
         .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    answer
-        .starts_with("HTTP/1.1 200")
-        .then(|| answer.matches("\"phase\":\"Running\"").count())
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_string())
 }
 
 /// By the name of their program: what `/proc/<pid>/exe` shows is a clone that hides the file from containers.
-fn supervisors(node: &Node) -> Vec<i32> {
+pub(crate) fn supervisors(node: &Node) -> Vec<i32> {
     let is_supervisor = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/comm"))
             .is_ok_and(|name| name.trim() == "podling-pod")

@@ -82,7 +82,8 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
 }
 
 fn podling(effort: Effort) -> Life {
-    let node = Node::start();
+    let mut node = Node::like_a_machine();
+    node.start_agent();
     node.load_busybox();
     let up = |manifest: &str| {
         node.apply("bench.yaml", manifest);

@@ -31,6 +31,8 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 /// A node, with or without a running agent.
 pub struct Node {
     dir: tempfile::TempDir,
+    /// The run directory, where it is elsewhere.
+    run: Option<tempfile::TempDir>,
     holder: Child,
     agent: Option<Child>,
     cgroup: String,
@@ -124,6 +126,7 @@ impl Node {
                 .tempdir()
                 .unwrap(),
             holder: holder.spawn().expect("sleep"),
+            run: None,
             agent: None,
             cgroup: format!(
                 "/podling-test-{}-{}",
@@ -152,9 +155,23 @@ impl Node {
         node
     }
 
+    /// Namespaces and directories, with the run directory in memory, as `/run` is on a real machine.
+    pub fn like_a_machine() -> Self {
+        let mut node = Self::new();
+        let run = tempfile::Builder::new()
+            .prefix("podling-test-")
+            .tempdir_in("/dev/shm");
+        node.run = Some(run.expect("a tmpfs at /dev/shm"));
+        node
+    }
+
     /// A path below the node's own directory: `manifests`, `data`, `run`, `logs`.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.dir.path().join(name)
+        let name = name.as_ref();
+        match (&self.run, name.strip_prefix("run")) {
+            (Some(run), Ok(below)) => run.path().join(below),
+            _ => self.dir.path().join(name),
+        }
     }
 
     /// The node's cgroup below each hierarchy.
@@ -407,8 +424,16 @@ impl Node {
 
     /// The processes whose command line names this node's directory: the agent and the supervisors.
     pub fn own_processes(&self) -> Vec<i32> {
-        let needle = self.dir.path().to_str().unwrap().as_bytes().to_vec();
-        processes(|cmdline, environ| contains(cmdline, &needle) || contains(environ, &needle))
+        let dirs = [Some(&self.dir), self.run.as_ref()];
+        let needles: Vec<Vec<u8>> = dirs
+            .into_iter()
+            .flatten()
+            .map(|dir| dir.path().to_str().unwrap().as_bytes().to_vec())
+            .collect();
+        processes(|cmdline, environ| {
+            let mut needles = needles.iter();
+            needles.any(|needle| contains(cmdline, needle) || contains(environ, needle))
+        })
     }
 
     /// The power fails: no process, cgroup, mount, link, rule or file of the run directory outlives it; the data
