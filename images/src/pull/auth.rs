@@ -1,5 +1,6 @@
 //! Who we are to a registry: credentials, challenges and tokens (distribution's "Token Authentication Specification").
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -179,10 +180,32 @@ fn read_docker_config(
                 return Ok(vec![Credentials::IdentityToken(token)]);
             }
             Err(CredentialRetrievalError::NoCredentialConfigured) => {}
-            Err(e) => return Err(failed(e.to_string())),
+            Err(e) => {
+                let helper = Helpers::of(&text, key);
+                let helper = helper.map(|name| {
+                    format!(" (the helper is `docker-credential-{name}`: is it installed?)")
+                });
+                return Err(failed(format!("{e}{}", helper.unwrap_or_default())));
+            }
         }
     }
     Ok(Vec::new())
+}
+
+/// Who is asked for credentials that the file does not hold.
+#[derive(Deserialize)]
+struct Helpers {
+    #[serde(default, rename = "credHelpers")]
+    of_registries: BTreeMap<String, String>,
+    #[serde(rename = "credsStore")]
+    of_all: Option<String>,
+}
+
+impl Helpers {
+    fn of(config: &[u8], key: &str) -> Option<String> {
+        let mut helpers: Self = serde_json::from_slice(config).ok()?;
+        helpers.of_registries.remove(key).or(helpers.of_all)
+    }
 }
 
 #[cfg(test)]
@@ -242,6 +265,15 @@ mod tests {
             assert!(found == [expected], "{registry}");
         }
         assert!(read("other.example").unwrap().is_empty());
+        std::fs::write(&path, r#"{"credsStore": "that-is-not-there"}"#).unwrap();
+        let Err(error) = read("docker.io") else {
+            panic!("a helper that is not there");
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("docker-credential-that-is-not-there"),
+            "{text}"
+        );
         std::fs::write(&path, "{").unwrap();
         assert!(read("docker.io").is_err());
     }
