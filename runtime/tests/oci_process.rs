@@ -127,18 +127,22 @@ fn preserved_descriptors_stay() {
 }
 
 #[test]
-fn a_descriptor_that_is_not_open_is_not_preserved() {
-    let bundle = Bundle::sh("true");
+fn only_open_descriptors_are_preserved() {
+    let bundle = Bundle::sh(OPEN_DESCRIPTORS);
     bundle.write();
-    let message = bundle.fails(&[
-        "run",
-        "--preserve-fds",
-        "1",
-        "-b",
-        &bundle.bundle_arg(),
-        &bundle.id,
-    ]);
-    assert!(message.contains("descriptor 3 is not open"), "{message}");
+    let script = format!(
+        "exec 5<{}/config.json; exec {} --root {} run --preserve-fds 5 -b {} {}",
+        bundle.bundle_arg(),
+        bundle.runtime.display(),
+        bundle.state_directory().display(),
+        bundle.bundle_arg(),
+        bundle.id
+    );
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", &script])
+        .output()
+        .expect("runs");
+    assert_eq!(stdout(&output), "0 1 2 5", "{}", stderr(&output));
 }
 
 #[test]

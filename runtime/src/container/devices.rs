@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::error::{At, Error, Failure, Result, Step};
 use super::inside::{Inside, Kind};
+use crate::sys::mount::{Attributes, set_attributes};
 
 /// A device node to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,6 +263,12 @@ fn bind_node(inside: &Inside, node: &Node) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     let mount = super::detached::clone_of(host.as_fd(), false)?;
+    // A node, and nothing else: as crun has it.
+    let bare = Attributes {
+        set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
+        ..Default::default()
+    };
+    set_attributes(mount.as_fd(), false, bare)?;
     let target = inside.ensure(&node.path, Kind::File)?;
     super::detached::attach(mount.as_fd(), target.as_fd())
 }

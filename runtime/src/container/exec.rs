@@ -224,6 +224,7 @@ impl ExecPlan<'_> {
         let ready = plan
             .find_program()
             .and_then(|()| plan.set_limits())
+            .and_then(|()| plan.set_tight_limits())
             .and_then(|()| plan.give_up_privileges(&channel, || Ok(())));
         let code = match ready {
             Ok(()) => report(&channel, &plan.execute()),

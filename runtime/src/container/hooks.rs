@@ -1,8 +1,8 @@
 //! The spec's hooks: programs of the host's administrator that run at points of a container's life.
 //!
 //! Source: runtime-spec `config.md#posix-platform-hooks`. A hook gets the container's state on standard input. Its
-//! environment is what the spec gives it; a hook that runs on the host's side and is given none has the caller's, as
-//! with runc and crun. A hook inside the container never sees that.
+//! environment is what the spec gives it. One that is given none has the caller's on the host's side, as with runc and
+//! crun, and the process's inside the container, which never sees the caller's.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -112,11 +112,7 @@ const NUL: &str = "a NUL character is not allowed";
 /// [`Error::Hook`]
 pub fn run_all(kind: &'static str, hooks: Option<&Vec<Hook>>, state: &[u8]) -> Result<()> {
     for hook in hooks.into_iter().flatten() {
-        let environment = match hook.env() {
-            None => Environment::Callers,
-            Some(_) => Environment::Own,
-        };
-        run(hook, state, environment).map_err(|reason| Error::Hook {
+        run(hook, state, Environment::Callers).map_err(|reason| Error::Hook {
             kind,
             path: hook.path().clone(),
             reason,
@@ -125,20 +121,20 @@ pub fn run_all(kind: &'static str, hooks: Option<&Vec<Hook>>, state: &[u8]) -> R
     Ok(())
 }
 
-/// Where a hook's environment is from.
+/// The environment of a hook that is given none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Environment {
-    /// The spec only.
-    Own,
+pub(super) enum Environment<'a> {
     /// Inherited.
     Callers,
+    /// These variables, `NAME=VALUE`.
+    These(&'a [String]),
 }
 
 /// Runs one hook. The error is for people; it continues "the hook failed".
 pub(super) fn run(
     hook: &Hook,
     state: &[u8],
-    environment: Environment,
+    environment: Environment<'_>,
 ) -> std::result::Result<(), String> {
     let stderr = rustix::fs::memfd_create("hook-stderr", MemfdFlags::CLOEXEC)
         .map_err(|e| format!(": cannot make a file for its standard error: {e}"))?;
@@ -146,8 +142,17 @@ pub(super) fn run(
     let stdin =
         state_file(state).map_err(|e| format!(": cannot make a file for the state: {e}"))?;
     let mut command = Command::new(hook.path());
-    if environment == Environment::Own {
-        command.env_clear();
+    let variables = match (hook.env(), environment) {
+        (Some(own), _) => Some(own.as_slice()),
+        (None, Environment::These(others)) => Some(others),
+        (None, Environment::Callers) => None,
+    };
+    if let Some(variables) = variables {
+        command.env_clear().envs(
+            variables
+                .iter()
+                .map(|variable| variable.split_once('=').unwrap_or((variable, ""))),
+        );
     }
     command
         .stdin(stdin)
@@ -161,10 +166,6 @@ pub(super) fn run(
         );
     if let Some([name, arguments @ ..]) = hook.args().as_deref() {
         command.arg0(name).args(arguments);
-    }
-    for variable in hook.env().iter().flatten() {
-        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-        command.env(name, value);
     }
     let mut child = command
         .spawn()
@@ -262,21 +263,30 @@ mod tests {
         run(
             &shell(r#"test "$(cat)" = state && test -z "$CARGO_MANIFEST_DIR""#),
             b"state",
-            Environment::Own,
+            Environment::These(&[]),
         )
         .expect("runs");
     }
 
     #[test]
     fn a_failed_hook_tells_why() {
-        let reason =
-            run(&shell("echo no luck >&2; exit 3"), b"", Environment::Own).expect_err("fails");
+        let reason = run(
+            &shell("echo no luck >&2; exit 3"),
+            b"",
+            Environment::These(&[]),
+        )
+        .expect_err("fails");
         assert_eq!(reason, " with exit code 3: no luck");
     }
 
     #[test]
     fn a_hook_that_does_not_read_a_long_state_is_fine() {
-        run(&shell("true"), &vec![b' '; 1 << 20], Environment::Own).expect("runs");
+        run(
+            &shell("true"),
+            &vec![b' '; 1 << 20],
+            Environment::These(&[]),
+        )
+        .expect("runs");
     }
 
     #[test]
@@ -306,7 +316,7 @@ mod tests {
         rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).expect("inherits");
         let mut hook = shell("sleep 1000 & sleep 1000");
         hook.set_timeout(Some(1));
-        run(&hook, b"", Environment::Own).expect_err("hangs");
+        run(&hook, b"", Environment::These(&[])).expect_err("hangs");
         drop(writer);
         let mut rest = Vec::new();
         File::from(reader).read_to_end(&mut rest).expect("ends");
@@ -316,7 +326,7 @@ mod tests {
     fn a_hook_that_hangs_is_killed() {
         let mut hook = shell("exec sleep 1000");
         hook.set_timeout(Some(1));
-        let reason = run(&hook, b"", Environment::Own).expect_err("hangs");
+        let reason = run(&hook, b"", Environment::These(&[])).expect_err("hangs");
         assert!(reason.contains("within 1 s"), "{reason}");
     }
 }

@@ -57,6 +57,14 @@ pub(super) struct InitPlan {
     gate: Option<OwnedFd>,
 }
 
+/// crun's annotation, by which `podman run --group-add keep-groups` leaves the caller's groups to the process.
+const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
+fn keeps_groups(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    annotations.is_some_and(|all| all.get(KEEP_GROUPS).is_some_and(|value| value == "1"))
+}
+
 /// The hooks that the child runs, and what they are told.
 #[derive(Debug)]
 struct ContainerHooks {
@@ -64,6 +72,8 @@ struct ContainerHooks {
     start: Vec<Hook>,
     id: String,
     bundle: Option<PathBuf>,
+    /// The process's environment, for hooks without their own.
+    env: Vec<String>,
     /// Only its version and annotations are told.
     spec: Option<Box<Spec>>,
 }
@@ -88,6 +98,11 @@ impl InitPlan {
         let list = |hooks: Option<&Vec<Hook>>| hooks.cloned().unwrap_or_default();
         let create_hooks = list(hooks.and_then(|h| h.create_container().as_ref()));
         let start_hooks = list(hooks.and_then(|h| h.start_container().as_ref()));
+        let mut planned = ProcessPlan::new(process, spec.linux().as_ref(), seccomp, preserve_fds)?
+            .with_listen_fds(listen_fds)?;
+        if keeps_groups(spec) {
+            planned.keep_groups();
+        }
         let any = !create_hooks.is_empty() || !start_hooks.is_empty();
         Ok(Self {
             cgroup,
@@ -110,13 +125,13 @@ impl InitPlan {
             masks: Masks::new(spec),
             stdio,
             cwd: process.cwd().clone(),
-            process: ProcessPlan::new(process, spec.linux().as_ref(), seccomp, preserve_fds)?
-                .with_listen_fds(listen_fds)?,
+            process: planned,
             hooks: ContainerHooks {
                 create: create_hooks,
                 start: start_hooks,
                 id: id.to_owned(),
                 bundle: bundle.map(Into::into),
+                env: process.env().clone().unwrap_or_default(),
                 spec: any.then(|| Box::new(spec.clone())),
             },
             new_keyring,
@@ -308,7 +323,11 @@ impl InitPlan {
     ) -> i32 {
         self.process.add_home();
         self.process.add_listen_fds();
-        if let Err(failure) = self.process.find_program() {
+        let able = self
+            .process
+            .find_program()
+            .and_then(|()| self.process.set_limits());
+        if let Err(failure) = able {
             return report(&parent, &failure);
         }
         if parent
@@ -333,7 +352,7 @@ impl InitPlan {
             return 1;
         }
         let hooks = &self.hooks;
-        let ready = self.process.set_limits().and_then(|()| {
+        let ready = self.process.set_tight_limits().and_then(|()| {
             self.process
                 .give_up_privileges(&starter, || hooks.run_start(hook_pid))
         });
@@ -397,7 +416,7 @@ impl ContainerHooks {
         };
         let state = hooks::state_json(&self.id, spec, self.bundle.as_deref(), status, pid);
         for hook in list {
-            hooks::run(hook, &state, hooks::Environment::Own).map_err(|reason| {
+            hooks::run(hook, &state, hooks::Environment::These(&self.env)).map_err(|reason| {
                 let subject = format!("{}: the {kind} hook failed{reason}", hook.path().display());
                 Failure::new(
                     Step::RunHook,

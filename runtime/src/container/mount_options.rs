@@ -76,7 +76,8 @@ fn apply(parsed: &mut MountOptions, option: &str) {
         match option {
             // The last one is about messages of the kernel's.
             "" | "defaults" | "silent" | "loud" => {}
-            "bind" => parsed.bind = Some(false),
+            // With both it is recursive, whichever comes last.
+            "bind" => parsed.bind = parsed.bind.or(Some(false)),
             "rbind" => parsed.bind = Some(true),
             "remount" => parsed.remount = true,
             "tmpcopyup" => parsed.copy_up = true,

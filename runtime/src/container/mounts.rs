@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use super::cgroup_mounts::{self, Shown};
 use super::copy_up::copy_up;
@@ -422,8 +422,12 @@ pub(super) fn mount_all(
             }
             Source::New { filesystem, source } => {
                 let mount = make_filesystem(plan, filesystem, source.as_deref())?;
+                let has_own_mode = plan.options.data.iter().any(|(name, _)| name == "mode");
+                if filesystem == "tmpfs" && !plan.options.copy_up && !has_own_mode {
+                    take_mode(inside, &plan.destination, mount.as_fd())
+                        .at(Step::SetMountAttributes, plan.destination.to_string_lossy())?;
+                }
                 if plan.options.copy_up {
-                    let has_own_mode = plan.options.data.iter().any(|(name, _)| name == "mode");
                     copy_up(inside, &plan.destination, mount.as_fd(), has_own_mode)
                         .at(Step::CopyUp, plan.destination.to_string_lossy())?;
                 }
@@ -494,12 +498,40 @@ fn target(
         Source::Bind { .. } => kind_of(mount).at(Step::OpenTarget, &name)?,
         _ => Kind::Directory,
     };
-    if plan.options.target_nofollow {
-        inside.ensure_itself(&plan.destination, kind)
-    } else {
-        inside.ensure(&plan.destination, kind)
+    if !plan.options.target_nofollow {
+        return inside
+            .ensure(&plan.destination, kind)
+            .at(Step::OpenTarget, &name);
     }
-    .at(Step::OpenTarget, &name)
+    let target = inside
+        .ensure_itself(&plan.destination, kind)
+        .at(Step::OpenTarget, &name)?;
+    if is_link_of_procfs(target.as_fd()).at(Step::OpenTarget, &name)? {
+        let error = std::io::Error::from_raw_os_error(libc::EPERM);
+        let subject = format!("{name} (a link of procfs is not covered: others trust it)");
+        return Err(Failure::new(Step::OpenTarget, subject, &error));
+    }
+    Ok(target)
+}
+
+/// `/proc/self` and its like.
+fn is_link_of_procfs(target: BorrowedFd<'_>) -> std::io::Result<bool> {
+    Ok(
+        rustix::fs::fstatfs(target)?.f_type == rustix::fs::PROC_SUPER_MAGIC
+            && FileType::from_raw_mode(super::inside::stat(target)?.st_mode) == FileType::Symlink,
+    )
+}
+
+/// A tmpfs without a mode of its own gets that of the directory that it covers, as with runc and crun.
+fn take_mode(inside: &Inside, destination: &Path, tmpfs: BorrowedFd<'_>) -> std::io::Result<()> {
+    let covered = match inside.open(destination, OFlags::PATH | OFlags::DIRECTORY) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+        result => result?,
+    };
+    let mode = Mode::from_raw_mode(super::inside::stat(covered.as_fd())?.st_mode);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(tmpfs, c".", flags, Mode::empty())?;
+    Ok(rustix::fs::fchmod(root, mode)?)
 }
 
 fn make_filesystem(

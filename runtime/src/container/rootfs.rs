@@ -65,12 +65,21 @@ impl RootfsPlan {
     }
 }
 
+/// No mount event goes in or out.
+const PRIVATE: Attributes = Attributes {
+    set: 0,
+    clear: 0,
+    propagation: libc::MS_PRIVATE,
+};
+
 impl RootfsPlan {
     /// Makes it now, detached, as whoever calls this.
     pub(super) fn open(&mut self) -> Done {
         let (mount, place) = match self {
             Self::Directory(path) => {
                 let mount = clone_at(path, true).at(Step::MakeRootfs, shown(path))?;
+                // A copy of a shared mount is shared, and pivot_root(2) refuses such a root.
+                set_attributes(mount.as_fd(), true, PRIVATE).at(Step::MakePrivate, shown(path))?;
                 (mount, path.clone())
             }
             Self::Overlay {
@@ -104,11 +113,7 @@ pub(super) fn open_as_guest(plan: &RootfsPlan) -> std::result::Result<Inside, Fa
 
 /// Cuts this mount namespace off from all others: no mount made here is seen elsewhere.
 pub(super) fn make_private() -> Done {
-    let private = Attributes {
-        propagation: libc::MS_PRIVATE,
-        ..Default::default()
-    };
-    set_attributes_at(c"/", true, private).at(Step::MakePrivate, "")
+    set_attributes_at(c"/", true, PRIVATE).at(Step::MakePrivate, "")
 }
 
 /// Makes the root file system and attaches it, in this mount namespace only: over its own directory, or over the

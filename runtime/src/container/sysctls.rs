@@ -34,7 +34,7 @@ impl Sysctls {
             if path.contains('\0') || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
                 return Err(refused("is not a name".to_owned()));
             }
-            if let Some(field) = owner_of(&path, spec) {
+            if let Some(field) = contradicted(&path, value, spec) {
                 return Err(refused(format!("is what {field} sets: give it there only")));
             }
             let typ = namespace_of(&path)
@@ -112,12 +112,12 @@ fn namespace_of(path: &str) -> Option<LinuxNamespaceType> {
     }
 }
 
-/// The spec's own field for what a parameter sets, where the two would contradict each other: a host name has one
-/// place, a domain name two, of which one must be empty.
-fn owner_of(path: &str, spec: &Spec) -> Option<&'static str> {
-    match path {
-        "kernel/hostname" => Some("hostname"),
-        "kernel/domainname" if spec.domainname().is_some() => Some("domainname"),
+/// The spec's own field for what a parameter sets, where the parameter does not say the same. A host name is given in
+/// one place only, as runc and crun have it.
+fn contradicted(path: &str, value: &str, spec: &Spec) -> Option<&'static str> {
+    match (path, spec.domainname().as_deref()) {
+        ("kernel/hostname", _) => Some("hostname"),
+        ("kernel/domainname", Some(name)) if name != value => Some("domainname"),
         _ => None,
     }
 }

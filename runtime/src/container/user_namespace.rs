@@ -103,7 +103,7 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
         }
         return IdMaps::new("linux", uids, gids, false).map(drop);
     }
-    let maps = IdMaps::new("linux", uids, gids, false)?;
+    let maps = IdMaps::asked(uids, gids, is_privileged()?)?;
     let Some(user) = spec.process().as_ref().map(|process| process.user()) else {
         return Ok(());
     };
@@ -170,7 +170,7 @@ impl UserNamespace {
             return Ok(Self::Joined(opened, said));
         }
         let (uids, gids) = mappings(spec);
-        let maps = IdMaps::new("linux", uids, gids, is_privileged()?)?;
+        let maps = IdMaps::asked(uids, gids, is_privileged()?)?;
         maps.check_groups(spec)?;
         Ok(Self::New(maps))
     }
@@ -245,6 +245,38 @@ fn set_dumpable(behavior: DumpableBehavior) -> rustix::io::Result<()> {
 }
 
 impl IdMaps {
+    /// The spec's. A root that asks for none gets all of the caller's ids, as with crun.
+    fn asked(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping], privileged: bool) -> Result<Self> {
+        match privileged && uids.is_empty() && gids.is_empty() {
+            true => Self::same(),
+            false => Self::new("linux", uids, gids, privileged),
+        }
+    }
+
+    /// All ids of the caller, each as itself.
+    fn same() -> Result<Self> {
+        let own = |name: &str| -> Result<Vec<IdRange>> {
+            let field = format!("linux.{name}Mappings");
+            let text = std::fs::read_to_string(format!("/proc/self/{name}_map"))
+                .map_err(|e| invalid(&field, &format!("cannot read the caller's: {e}")))?;
+            let range = |line: &str| {
+                let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+                let (inside, count) = (numbers.next()?.ok()?, numbers.nth(1)?.ok()?);
+                Some(IdRange {
+                    inside,
+                    outside: inside,
+                    count,
+                })
+            };
+            Ok(text.lines().filter_map(range).collect())
+        };
+        Ok(Self {
+            uids: own("uid")?,
+            gids: own("gid")?,
+            privileged: true,
+        })
+    }
+
     /// Parses `uidMappings` and `gidMappings` of `owner`.
     pub(super) fn new(
         owner: &str,

@@ -33,6 +33,7 @@ mod notify;
 mod pattern;
 mod pause;
 mod placement;
+mod preserved;
 mod print;
 mod ps;
 mod restore;
@@ -71,8 +72,8 @@ pub fn main() -> ExitCode {
     } else {
         Ok(())
     };
-    let cli = Cli::parse();
-    if let Err(error) = check_preserved(&cli.command) {
+    let mut cli = Cli::parse();
+    if let Err(error) = preserved::settle(&mut cli.command) {
         Log::default().error(&error::chain(&error));
         return ExitCode::from(FAILED);
     }
@@ -133,25 +134,6 @@ fn may_make_a_process(arguments: impl Iterator<Item = OsString>) -> bool {
     arguments
         .skip(1)
         .any(|argument| argument == "run" || argument == "create" || argument == "exec")
-}
-
-/// Refuses to preserve what is not open, before anything of our own takes its number.
-fn check_preserved(command: &Command) -> Result<()> {
-    let count = match command {
-        Command::Create(options) => options.preserve_fds,
-        Command::Run(options) => options.create.preserve_fds,
-        Command::Exec(options) => options.preserve_fds,
-        _ => 0,
-    };
-    for number in (3..).take(count as usize) {
-        std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).map_err(|_| {
-            Error::Argument {
-                argument: "--preserve-fds",
-                reason: format!("descriptor {number} is not open"),
-            }
-        })?;
-    }
-    Ok(())
 }
 
 /// A program that is not there or cannot be executed has the shells' exit codes.

@@ -24,11 +24,24 @@ impl CapabilityPlan {
         let set = |name, of: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
             bits(name, sets.and_then(|sets| of(sets).as_ref()))
         };
+        let bounding = set("bounding", LinuxCapabilities::bounding)?;
+        let inheritable = set("inheritable", LinuxCapabilities::inheritable)?;
+        let outside = inheritable - bounding;
+        if !outside.is_empty() {
+            // As the kernel says to one that tries (capset(2)).
+            return Err(invalid(
+                "process.capabilities.inheritable",
+                &format!(
+                    "{} is not in bounding: Operation not permitted",
+                    names(outside)
+                ),
+            ));
+        }
         Ok(Self {
-            bounding: set("bounding", LinuxCapabilities::bounding)?,
+            bounding,
             effective: set("effective", LinuxCapabilities::effective)?,
             permitted: set("permitted", LinuxCapabilities::permitted)?,
-            inheritable: set("inheritable", LinuxCapabilities::inheritable)?,
+            inheritable,
             ambient: set("ambient", LinuxCapabilities::ambient)?,
         })
     }
@@ -166,7 +179,7 @@ mod tests {
             "bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"],
             "permitted": ["CAP_CHOWN", "CAP_SYS_RESOURCE"],
             "effective": ["CAP_CHOWN", "CAP_SYS_RESOURCE", "CAP_KILL"],
-            "inheritable": ["CAP_CHOWN", "CAP_KILL"],
+            "inheritable": ["CAP_CHOWN", "CAP_SYS_RESOURCE"],
             "ambient": ["CAP_CHOWN", "CAP_KILL"],
         }));
         planned.limit(CapabilitySet::all() - CapabilitySet::SYS_RESOURCE);
@@ -181,6 +194,14 @@ mod tests {
             ],
             [chown; 5]
         );
+    }
+
+    #[test]
+    fn sets_that_contradict_each_other_are_refused() {
+        let json = serde_json::json!({"bounding": ["CAP_CHOWN"], "inheritable": ["CAP_KILL"]});
+        let sets: LinuxCapabilities = serde_json::from_value(json).expect("sets");
+        let error = CapabilityPlan::new(Some(&sets)).expect_err("refused");
+        assert!(error.to_string().contains("CAP_KILL"), "{error}");
     }
 
     #[test]

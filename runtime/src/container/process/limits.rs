@@ -18,6 +18,9 @@ struct Rlimit {
     hard: u64,
 }
 
+/// More than the numbers of descriptors that are in use until the start.
+const STARTS_WITH_DESCRIPTORS: u64 = 8;
+
 /// `RLIMIT_*` by name, from asm-generic/resource.h.
 const RLIMITS: [&str; 16] = [
     "RLIMIT_CPU",
@@ -71,9 +74,18 @@ impl Limits {
         Ok(Self(planned))
     }
 
-    /// What root may do that the container's user may not.
+    /// Those under which the process can still hear that it is to start.
     pub(super) fn set(&self) -> Done {
-        for limit in &self.0 {
+        self.set_those(|limit| !limit.is_tight())
+    }
+
+    /// The others.
+    pub(super) fn set_tight(&self) -> Done {
+        self.set_those(Rlimit::is_tight)
+    }
+
+    fn set_those(&self, chosen: impl Fn(&Rlimit) -> bool) -> Done {
+        for limit in self.0.iter().filter(|limit| chosen(limit)) {
             sys::process::set_rlimit(limit.resource, limit.soft, limit.hard).map_err(|error| {
                 let hint = if error.raw_os_error() == Some(libc::EPERM) {
                     " (raising a hard limit needs CAP_SYS_RESOURCE)"
@@ -85,6 +97,12 @@ impl Limits {
             })?;
         }
         Ok(())
+    }
+}
+
+impl Rlimit {
+    fn is_tight(&self) -> bool {
+        self.resource == libc::RLIMIT_NOFILE && self.soft <= STARTS_WITH_DESCRIPTORS
     }
 }
 

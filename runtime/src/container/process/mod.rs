@@ -219,10 +219,15 @@ impl ProcessPlan {
         Ok((channel, [a, b]))
     }
 
-    /// What root may do that the container's user may not: scheduling and limits.
+    /// What root may do that the container's user may not: scheduling, and limits under which a start is still heard.
     pub(super) fn set_limits(&self) -> Done {
         self.scheduling.set()?;
         self.limits.set()
+    }
+
+    /// The limits that are left, after the start.
+    pub(super) fn set_tight_limits(&self) -> Done {
+        self.limits.set_tight()
     }
 
     /// Gives up privileges and loads the filter; then only `execve` is left. `between` runs with the container's

@@ -109,12 +109,7 @@ fn scheduler(asked: &Scheduler) -> Result<SchedulerAttributes> {
     }
     let [runtime, deadline, period] = times;
     if policy == libc::SCHED_DEADLINE {
-        if runtime == 0 || deadline == 0 {
-            return refused("runtime", "SCHED_DEADLINE needs runtime and deadline");
-        }
-        if runtime > deadline || (period != 0 && deadline > period) {
-            return refused("deadline", "runtime <= deadline <= period must hold");
-        }
+        check_deadline(asked, runtime, deadline, period)?;
     }
     Ok(SchedulerAttributes {
         policy: policy.cast_unsigned(),
@@ -125,6 +120,44 @@ fn scheduler(asked: &Scheduler) -> Result<SchedulerAttributes> {
         deadline,
         period,
     })
+}
+
+/// The rules of sched_setattr(2) and of the kernel's `__checkparam_dl`, in nanoseconds. The words are crun's.
+fn check_deadline(asked: &Scheduler, runtime: u64, deadline: u64, period: u64) -> Result<()> {
+    /// The kernel's `1 << DL_SCALE`.
+    const RUNTIME_MIN_NS: u64 = 1024;
+    /// The highest bit is for signs.
+    const RUNTIME_MAX_NS: u64 = i64::MAX.cast_unsigned();
+    let refused = |field: &str, reason: &str| {
+        let reason = format!("sched_setattr: `SCHED_DEADLINE` {reason}");
+        Err(invalid(&format!("process.scheduler.{field}"), &reason))
+    };
+    for (field, time) in [("runtime", asked.runtime()), ("deadline", asked.deadline())] {
+        if time.is_none() {
+            return refused(field, &format!("requires `{field}`"));
+        }
+    }
+    if runtime == 0 {
+        return refused("runtime", "runtime must be greater than 0");
+    }
+    if !(RUNTIME_MIN_NS..=RUNTIME_MAX_NS).contains(&runtime) {
+        let limits =
+            format!("runtime {runtime} must be between {RUNTIME_MIN_NS} and {RUNTIME_MAX_NS}");
+        return refused("runtime", &limits);
+    }
+    if runtime > deadline {
+        return refused(
+            "runtime",
+            &format!("runtime {runtime} must be <= deadline {deadline}"),
+        );
+    }
+    if period != 0 && deadline > period {
+        return refused(
+            "deadline",
+            &format!("deadline {deadline} must be <= period {period}"),
+        );
+    }
+    Ok(())
 }
 
 /// `SCHED_FLAG_*` of linux/sched.h.
@@ -305,12 +338,12 @@ mod tests {
     #[test]
     fn each_policy_takes_what_is_its_own() {
         let deadline = attributes(serde_json::json!({"policy": "SCHED_DEADLINE",
-            "runtime": 10, "deadline": 20, "period": 30, "flags": ["SCHED_FLAG_RECLAIM"]}))
+            "runtime": 10_000, "deadline": 20_000, "period": 30_000, "flags": ["SCHED_FLAG_RECLAIM"]}))
         .expect("plans");
         assert_eq!((deadline.policy, deadline.flags), (6, 2));
         assert_eq!(
             (deadline.runtime, deadline.deadline, deadline.period),
-            (10, 20, 30)
+            (10_000, 20_000, 30_000)
         );
         let fifo = attributes(serde_json::json!({"policy": "SCHED_FIFO", "priority": 99}));
         assert_eq!(fifo.expect("plans").priority, 99);
@@ -344,8 +377,8 @@ mod tests {
             ),
             (serde_json::json!({"policy": "SCHED_DEADLINE"}), "runtime"),
             (
-                serde_json::json!({"policy": "SCHED_DEADLINE", "runtime": 3, "deadline": 2}),
-                "deadline",
+                serde_json::json!({"policy": "SCHED_DEADLINE", "runtime": 3000, "deadline": 2000}),
+                "runtime",
             ),
             (serde_json::json!({"policy": "SCHED_ISO"}), "policy"),
         ] {
