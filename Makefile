@@ -46,6 +46,8 @@ deps-vm: deps
 deps-bench: deps
 	$(call ensure,$(BENCH_PACKAGES))
 
+# What `podling-runtime --version` tells.
+build: export PODLING_COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 build: deps
 	$(CARGO) build --release --workspace --bins
 

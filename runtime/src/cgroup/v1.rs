@@ -74,22 +74,6 @@ impl<'a> Writer<'a> {
             )?;
         }
         self.apply_bandwidth(cpu)?;
-        if let Some(period) = cpu.realtime_period().filter(|it| *it != 0) {
-            let value = period.to_string();
-            self.write(
-                "linux.resources.cpu.realtimePeriod",
-                "cpu.rt_period_us",
-                &value,
-            )?;
-        }
-        if let Some(runtime) = cpu.realtime_runtime().filter(|it| *it != 0) {
-            let value = runtime.to_string();
-            self.write(
-                "linux.resources.cpu.realtimeRuntime",
-                "cpu.rt_runtime_us",
-                &value,
-            )?;
-        }
         if let Some(cpus) = cpu.cpus().as_deref().filter(|it| !it.is_empty()) {
             self.write("linux.resources.cpu.cpus", "cpuset.cpus", cpus)?;
         }
@@ -99,10 +83,12 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Period, quota and burst bound each other, so that none can always come first: those that the kernel refuses
+    /// Period, quota and burst bound each other, as do the real-time ones, so that none can always come first: those that the kernel refuses
     /// beside the old values of the others are tried again after them.
     fn apply_bandwidth(&self, cpu: &LinuxCpu) -> Result<()> {
         let period = cpu.period().filter(|it| *it != 0);
+        let realtime_period = cpu.realtime_period().filter(|it| *it != 0);
+        let realtime_runtime = cpu.realtime_runtime().filter(|it| *it != 0);
         let writes = [
             (
                 "linux.resources.cpu.period",
@@ -118,6 +104,16 @@ impl<'a> Writer<'a> {
                 "linux.resources.cpu.burst",
                 "cpu.cfs_burst_us",
                 cpu.burst().map(|it| it.to_string()),
+            ),
+            (
+                "linux.resources.cpu.realtimePeriod",
+                "cpu.rt_period_us",
+                realtime_period.map(|it| it.to_string()),
+            ),
+            (
+                "linux.resources.cpu.realtimeRuntime",
+                "cpu.rt_runtime_us",
+                realtime_runtime.map(|it| it.to_string()),
             ),
         ];
         let mut refused = Vec::new();
@@ -348,4 +344,100 @@ impl<'a> Writer<'a> {
 /// A number of bytes; zero when the file is not there.
 fn read_bytes(dir: &Path, file: &str) -> Result<u64> {
     Ok(control::read_number(dir, file)?.flatten().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One directory of plain files stands in for all hierarchies.
+    fn written(files: &[&str], json: &str) -> (Result<()>, impl Fn(&str) -> String + use<>) {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let resources: LinuxResources = serde_json::from_str(json).unwrap();
+        let writer = Writer {
+            dir: &|_| Some(dir.path()),
+            path: Path::new("/pod"),
+        };
+        let result = writer.apply(&resources);
+        let read = move |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+        (result, read)
+    }
+
+    #[test]
+    fn limits_go_to_their_files() {
+        let files = [
+            "cpu.cfs_period_us",
+            "cpu.cfs_quota_us",
+            "cpu.rt_period_us",
+            "cpu.rt_runtime_us",
+            "memory.soft_limit_in_bytes",
+            "memory.swappiness",
+            "memory.oom_control",
+            "blkio.bfq.weight",
+            "blkio.throttle.read_bps_device",
+            "hugetlb.2MB.limit_in_bytes",
+            "hugetlb.2MB.rsvd.limit_in_bytes",
+            "net_cls.classid",
+            "net_prio.ifpriomap",
+            "rdma.max",
+        ];
+        let json = r#"{"cpu":{"quota":-1,"period":50000,"realtimePeriod":1000,"realtimeRuntime":500},
+            "memory":{"reservation":1048576,"swappiness":7,"disableOOMKiller":true},
+            "blockIO":{"weight":300,"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":4096}]},
+            "hugepageLimits":[{"pageSize":"2MB","limit":4194304}],
+            "network":{"classID":1048577,"priorities":[{"name":"eth0","priority":5}]},
+            "rdma":{"mlx5_0":{"hcaHandles":3,"hcaObjects":4}}}"#;
+        let (result, read) = written(&files, json);
+        result.unwrap();
+        for (file, value) in [
+            ("cpu.cfs_period_us", "50000"),
+            ("cpu.cfs_quota_us", "-1"),
+            ("cpu.rt_period_us", "1000"),
+            ("cpu.rt_runtime_us", "500"),
+            ("memory.soft_limit_in_bytes", "1048576"),
+            ("memory.swappiness", "7"),
+            ("memory.oom_control", "1"),
+            ("blkio.bfq.weight", "300"),
+            ("blkio.throttle.read_bps_device", "8:0 4096"),
+            ("hugetlb.2MB.limit_in_bytes", "4194304"),
+            ("hugetlb.2MB.rsvd.limit_in_bytes", "4194304"),
+            ("net_cls.classid", "1048577"),
+            ("net_prio.ifpriomap", "eth0 5"),
+            ("rdma.max", "mlx5_0 hca_handle=3 hca_object=4"),
+        ] {
+            assert_eq!(read(file), value, "{file}");
+        }
+    }
+
+    #[test]
+    fn what_v1_cannot_do_is_refused_with_the_fields_name() {
+        for (json, field) in [
+            (r#"{"unified":{"memory.high":"1"}}"#, "unified"),
+            (r#"{"memory":{"limit":100,"swap":50}}"#, "memory.swap"),
+            (r#"{"memory":{"useHierarchy":false}}"#, "useHierarchy"),
+            (r#"{"cpu":{"burst":7}}"#, "cpu.burst"),
+        ] {
+            let error = written(&[], json).0.unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_limit_below_what_is_in_use_is_refused_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("memory.usage_in_bytes"), "4096").unwrap();
+        std::fs::write(dir.path().join("memory.limit_in_bytes"), "").unwrap();
+        let writer = Writer {
+            dir: &|_| Some(dir.path()),
+            path: Path::new("/pod"),
+        };
+        let apply = |json| writer.apply(&serde_json::from_str(json).unwrap());
+        let below = r#"{"memory":{"limit":1024,"checkBeforeUpdate":true}}"#;
+        let error = apply(below).unwrap_err().to_string();
+        assert!(error.contains("4096 in use"), "{error}");
+        apply(r#"{"memory":{"limit":1024}}"#).unwrap();
+    }
 }
