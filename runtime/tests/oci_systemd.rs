@@ -305,9 +305,17 @@ fn an_ordinary_users_container_is_in_a_scope_of_its_own_manager() {
         let mut words = vec!["systemd-run", "--user", "--scope", "--quiet"];
         words.extend([program.as_str(), "--systemd-cgroup", "--root", root]);
         words.extend_from_slice(args);
-        let output = UserManager::command(&words).output().expect("runs");
-        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-        stdout(&output)
+        // Files, not pipes: a container that stays keeps a pipe open.
+        let path = bundle.path().join("output");
+        let file = fs::File::create(&path).expect("file");
+        let status = UserManager::command(&words)
+            .stdout(file.try_clone().expect("clone"))
+            .stderr(file)
+            .status()
+            .expect("runs");
+        let said = fs::read_to_string(&path).expect("output");
+        assert!(status.success(), "{args:?}: {said}");
+        said
     };
     runtime(&["create", "-b", &bundle.bundle_arg(), &bundle.id]);
     runtime(&["start", &bundle.id]);

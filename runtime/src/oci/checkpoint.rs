@@ -78,7 +78,7 @@ pub(super) fn checkpoint(store: &Store, options: &Options, criu: &Path, log: &Lo
         Kind::Dump
     };
     let criu_log = images.log().to_owned();
-    let session = Session::start(criu, &images.into_descriptors())?;
+    let session = Session::start(criu, images.into_descriptors())?;
     session.request(kind, &request, &criu_log, |notice: Notice| {
         tracing::debug!(script = notice.script, "criu works");
         Ok::<(), Error>(())

@@ -131,9 +131,10 @@ fn make(
         reason: "root is missing".to_owned(),
     })?;
     let rootfs = bundle.join(root.path());
+    let root = Root::mount(&rootfs, entry.criu_root(), spec)?;
+    // After it: criu mounts below these directories, which must be of its own mount namespace.
     let images = Images::open(&options.common, false, LOG)?;
     let criu_log = images.log().to_owned();
-    let root = Root::mount(&rootfs, entry.criu_root(), spec)?;
     let mut opts = Opts::new(&options.common, &images, root.path(), LOG)?;
     let mut inherited = Vec::new();
     describe(&mut opts, options, spec, bundle)?;
@@ -144,7 +145,7 @@ fn make(
         inherited.push(namespace);
     }
     inherited.extend(images.into_descriptors());
-    let session = Session::start(criu, &inherited)?;
+    let session = Session::start(criu, inherited)?;
     join_cgroup(&mut opts, place, &options.id, session.pid())?;
 
     let mut terminal = None;

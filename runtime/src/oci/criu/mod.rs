@@ -108,14 +108,16 @@ pub(super) struct Notice {
 pub(super) struct Session {
     child: Child,
     socket: OwnedFd,
+    /// criu opens directories by way of this process's descriptors, and inherits others.
+    _descriptors: Vec<OwnedFd>,
 }
 
 impl Session {
-    /// Starts it. It inherits the descriptors in `inherited` under the numbers that they have.
+    /// Starts it. It inherits the descriptors under the numbers that they have here; they stay open for it.
     ///
     /// # Errors
     /// [`Error::Missing`] when there is none.
-    pub(super) fn start(program: &Path, inherited: &[OwnedFd]) -> Result<Self> {
+    pub(super) fn start(program: &Path, descriptors: Vec<OwnedFd>) -> Result<Self> {
         let (socket, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -123,7 +125,7 @@ impl Session {
             None,
         )
         .map_err(|error| Error::Speak(error.into()))?;
-        for fd in inherited.iter().chain([&theirs]) {
+        for fd in descriptors.iter().chain([&theirs]) {
             // This process has one thread: nothing else is started meanwhile.
             rustix::io::fcntl_setfd(fd, FdFlags::empty())
                 .map_err(|error| Error::Speak(error.into()))?;
@@ -142,7 +144,11 @@ impl Session {
                 source,
             },
         })?;
-        Ok(Self { child, socket })
+        Ok(Self {
+            child,
+            socket,
+            _descriptors: descriptors,
+        })
     }
 
     /// Its pid.
@@ -322,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_missing_criu_is_named() {
-        let error = Session::start(Path::new("/no/such/criu"), &[]).expect_err("missing");
+        let error = Session::start(Path::new("/no/such/criu"), Vec::new()).expect_err("missing");
         assert!(error.to_string().contains("/no/such/criu is not installed"));
     }
 }
