@@ -455,6 +455,25 @@ fn a_command_that_is_not_there_or_cannot_be_executed_has_a_shell_s_exit_code() {
 }
 
 #[test]
+fn an_http_hook_is_done_whatever_status_it_is_answered_with() {
+    let http = json!({ "kind": "http", "tls": false, "host": null, "port": 8080, "path": "/nothing",
+                       "headers": [] });
+    let mut pod = Pod::new(vec![
+        json!({ "name": "server", "kind": "sidecar", "run": "exec httpd -f -p 8080 -h /tmp",
+                "startup_probe": probe(&json!({ "kind": "tcp", "host": null, "port": 8080 })) }),
+        json!({ "name": "main", "post_start": http, "readiness_probe": probe(&http) }),
+    ]);
+    pod.start();
+    let main = pod.until_container("main", "has started, and its probe fails", |c| {
+        c.started && !c.probe_failures.is_empty()
+    });
+    assert_eq!(main.restart_count, 0);
+    let message = &main.probe_failures[0].message;
+    assert!(message.contains("404"), "{message}");
+    pod.terminate(0);
+}
+
+#[test]
 fn a_pod_ends_in_the_middle_of_a_post_start_hook() {
     let mut pod = Pod::new(vec![json!({ "name": "main",
         "run": "trap 'echo term; exit 0' TERM; while :; do sleep 0.1; done",

@@ -50,6 +50,8 @@ pub enum Progress {
     Over(Outcome),
     /// It has succeeded, in a way that deserves a word.
     Warning(String),
+    /// The server has answered, with this status: a probe has failed.
+    Refused(u16),
     /// The server leads to another place on the same host: [`SocketTry::follow`].
     Redirected(Handler),
 }
@@ -234,11 +236,10 @@ fn retry(mut io: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// In the kubelet's words.
+/// What an answer means.
 fn judge(handler: &Handler, pod: IpAddr, status: u16, location: Option<&str>) -> Progress {
     if !(200..400).contains(&status) {
-        let message = format!("HTTP probe failed with statuscode: {status}");
-        return Progress::Over(Err(message));
+        return Progress::Refused(status);
     }
     match location.filter(|_| redirect::is_redirect(status)) {
         None => Progress::Over(Ok(())),
@@ -329,6 +330,7 @@ mod tests {
             match attempt.advance() {
                 Some(Progress::Over(outcome)) => return outcome,
                 Some(Progress::Warning(_)) => return Ok(()),
+                Some(Progress::Refused(status)) => return Err(status.to_string()),
                 Some(Progress::Redirected(to)) => attempt = attempt.follow(&to)?,
                 None => {}
             }

@@ -169,6 +169,7 @@ impl Attempt {
                     self.warning = Some(text);
                     return Some(Ok(()));
                 }
+                Progress::Refused(status) => return Some(self.refused(status)),
                 Progress::Redirected(to) => {
                     let next = socket_work(number, || attempt.follow(&to), sandbox, reactor);
                     reactor.remove(&**attempt, *key);
@@ -181,6 +182,18 @@ impl Attempt {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// A status that says no. A hook has done what it was for once the server has been told: the kubelet does not look
+    /// at the status (`pkg/kubelet/lifecycle/handlers.go`, `runHTTPHandler`).
+    fn refused(&mut self, status: u16) -> Outcome {
+        match self.purpose {
+            Purpose::Probe(_) => Err(format!("HTTP probe failed with statuscode: {status}")),
+            Purpose::Hook(_) => {
+                self.warning = Some(format!("the server answers with status {status}"));
+                Ok(())
             }
         }
     }
