@@ -12,9 +12,10 @@ use rustix::io::retry_on_intr;
 
 use super::child::Child;
 use super::error::{Error, Result};
+use super::id_maps::IdMaps;
 use super::mount_options::IdMapOption;
 use super::namespaces::{Had, how};
-use super::user_namespace::{IdMaps, UserNamespace, mappings};
+use super::user_namespace::{UserNamespace, mappings};
 use crate::sys;
 use crate::sys::namespace::NEW_USER;
 

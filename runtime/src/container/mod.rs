@@ -45,6 +45,7 @@ mod forerunner;
 mod guest;
 pub mod hooks;
 mod id_mapped;
+mod id_maps;
 mod init;
 mod inside;
 mod masks;
