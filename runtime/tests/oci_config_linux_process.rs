@@ -177,3 +177,15 @@ fn a_capability_that_cannot_be_given_is_left_out() {
         .fold(0, |bits, c| bits | c.bitmask());
     assert_eq!(bundle.run(), format!("CapEff:\t{own:016x}"));
 }
+
+/// "If no mounted resctrl pseudo-filesystem is available in the runtime mount namespace, the runtime MUST generate an
+/// error."
+#[test]
+fn a_cache_class_without_resctrl_creates_nothing() {
+    if std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
+        return;
+    }
+    let bundle = with_linux("true", json!({"intelRdt": {"closID": "gold"}}));
+    let message = bundle.run_fails();
+    assert!(message.contains("linux.intelRdt: no resctrl"), "{message}");
+}

@@ -90,6 +90,16 @@ pub enum Error {
     /// `process.execCPUAffinity.initial`.
     #[error("cannot run on the processors of process.execCPUAffinity.initial")]
     Affinity(#[source] io::Error),
+    /// The container's class of caches and memory bandwidth (`linux.intelRdt`).
+    #[error("cannot {attempt} {} for linux.intelRdt", path.display())]
+    Resctrl {
+        /// `make`, …
+        attempt: &'static str,
+        /// Which file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The agent of a filter with `SCMP_ACT_NOTIFY`.
     #[error("cannot {attempt} the seccomp agent at {}", path.display())]
     Agent {

@@ -57,6 +57,7 @@ mod places;
 mod process;
 mod procfs;
 pub mod protect;
+pub mod resctrl;
 mod rootfs;
 mod stages;
 mod sysctls;
@@ -291,7 +292,8 @@ pub fn begin(create: Create<'_>) -> Result<Creating> {
     validate(create.spec)?;
     let spec = create.spec;
     let agent = create.seccomp.as_ref().and_then(Filter::agent).cloned();
-    let told = (has_runtime_hooks(spec) || agent.is_some()).then(|| Told::new(&create));
+    let is_told = has_runtime_hooks(spec) || agent.is_some() || resctrl::is_asked(spec);
+    let told = is_told.then(|| Told::new(&create));
     let (directory, joiner) = cgroup_entry(create.cgroup)?;
     let mut plan = InitPlan::new(create, joiner)?;
     let mapping = plan.namespaces.user.mapping();

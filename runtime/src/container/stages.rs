@@ -19,7 +19,7 @@ use super::child::Child;
 use super::error::{Error, Result};
 use super::net_devices::{self, Device};
 use super::user_namespace::Mapping;
-use super::{Create, Running, forerunner, hooks};
+use super::{Create, Running, forerunner, hooks, resctrl};
 use crate::seccomp;
 
 /// A container that is being made by its own process.
@@ -32,7 +32,7 @@ pub struct Creating {
     pub(super) devices: Vec<Device>,
     /// Who gets the listener of its filter.
     pub(super) agent: Option<seccomp::Agent>,
-    /// There if anybody is told of it.
+    /// There if anybody is told of it, or if it has a resctrl class.
     pub(super) told: Option<Told>,
 }
 
@@ -113,6 +113,9 @@ impl Creating {
             moved.keep();
         }
         let pid = self.child.pid();
+        if let Some(told) = &self.told {
+            resctrl::assign(&told.spec, &told.id, pid)?;
+        }
         let state = self.told.as_ref().map(|told| told.running(pid));
         Ok(Created {
             agent: self.agent.zip(state),

@@ -7,7 +7,9 @@ use super::masks::Masks;
 use super::namespaces::{Had, how};
 use super::sysctls::Sysctls;
 use super::time_offsets::TimeOffsets;
-use super::{devices, guest, hooks, mounts, namespaces, net_devices, process, user_namespace};
+use super::{
+    devices, guest, hooks, mounts, namespaces, net_devices, process, resctrl, user_namespace,
+};
 
 /// Refuses a spec that asks for what [`super::create`] does not do; that calls it too.
 ///
@@ -37,6 +39,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     annotations(spec)?;
     hooks::validate(spec)?;
     Masks::new(spec).validate()?;
+    resctrl::validate(spec)?;
     mounts::validate(spec)?;
     devices::plan(spec)?;
     net_devices::plan(spec)?;
@@ -44,8 +47,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
 }
 
 fn linux(linux: &Linux) -> Result<()> {
-    process::check_mount_label(linux.mount_label().as_deref())?;
-    absent("linux.intelRdt", linux.intel_rdt().is_some())
+    process::check_mount_label(linux.mount_label().as_deref())
 }
 
 /// The specification's versions 1.x.
@@ -129,11 +131,13 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_name() {
-        assert_eq!(
+        let mut rdt = LinuxIntelRdt::default();
+        rdt.set_clos_id(Some("..".into()));
+        assert!(
             refused(|s| {
-                linux(s).set_intel_rdt(Some(LinuxIntelRdt::default()));
-            }),
-            "linux.intelRdt: is not supported"
+                linux(s).set_intel_rdt(Some(rdt));
+            })
+            .starts_with("linux.intelRdt.closID")
         );
         assert!(
             refused(|s| {

@@ -250,7 +250,11 @@ pub(super) fn kill(running: &Running) {
 /// Removes what is left of a container that could not be started.
 pub(super) fn undo_on_error<T>(result: Result<T>, entry: &Entry, record: &Record) -> Result<T> {
     result.inspect_err(|_| {
-        if let Err(error) = delete::forget(entry, record) {
+        let forgotten = entry.spec().and_then(|spec| {
+            delete::forget(entry, record)?;
+            Ok(container::resctrl::release(&spec, &record.id)?)
+        });
+        if let Err(error) = forgotten {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "a container stays"

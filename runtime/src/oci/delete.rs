@@ -11,7 +11,7 @@ use super::kill::signal_process;
 use super::log::Log;
 use super::store::{Entry, Record, Status, Store};
 use super::{pattern, scope};
-use crate::container::hooks;
+use crate::container::{hooks, resctrl};
 
 /// The longest wait for a process after SIGKILL, in seconds: it may have to leave the kernel first.
 const KILLED_ENDS_SECS: u64 = 10;
@@ -85,6 +85,7 @@ fn thaw(record: &Record) -> Result<()> {
 /// Removes a container whose first process has ended, and runs its poststop hooks.
 pub(super) fn remove(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> Result<()> {
     forget(entry, record)?;
+    resctrl::release(spec, &record.id)?;
     let hooks = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
     let Some(hooks) = hooks else { return Ok(()) };
     let state = hooks::state_json(
