@@ -504,7 +504,11 @@ fn what_needs_a_mount_namespace_is_refused_without_one() {
     as_guest(&mut bundle);
     let chroot: std::collections::HashSet<_> = [oci_spec::runtime::Capability::SysChroot].into();
     let mut sets = oci_spec::runtime::LinuxCapabilities::default();
-    sets.set_bounding(Some(chroot));
+    sets.set_bounding(Some(chroot))
+        .set_effective(None)
+        .set_permitted(None)
+        .set_inheritable(None)
+        .set_ambient(None);
     bundle.process().set_capabilities(Some(sets));
     let message = bundle.run_fails();
     assert!(message.contains("CAP_SYS_CHROOT leads out"), "{message}");
