@@ -49,6 +49,7 @@ mod id_maps;
 mod init;
 mod inside;
 mod masks;
+mod mount_label;
 mod mount_options;
 mod mounts;
 mod namespaces;

@@ -17,6 +17,7 @@ use super::detached::{attach, clone_at, clone_from, new_filesystem};
 use super::error::{At, Error, Failure, Result, Step};
 use super::id_mapped::{self, IdNamespaces, MountIds};
 use super::inside::{Inside, Kind, kind_of};
+use super::mount_label;
 use super::mount_options::{MountOptions, parse_options, propagation};
 use super::namespaces::{Had, how};
 use super::process::{path_c_string, shown};
@@ -98,27 +99,12 @@ pub(super) fn plan(
         {
             plan.options.recursive.propagation = default;
         }
-        label(spec, &mut plan);
+        if let Source::New { filesystem, .. } = &plan.source {
+            mount_label::add(spec, filesystem, &mut plan.options.data);
+        }
         plans.push(plan);
     }
     Ok(plans)
-}
-
-/// `linux.mountLabel`: the SELinux label of all files of a new file system. What the kernel fills it labels itself.
-fn label(spec: &Spec, plan: &mut MountPlan) {
-    const KERNELS_OWN: [&str; 5] = ["proc", "sysfs", "cgroup", "cgroup2", "mqueue"];
-    let label = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.mount_label().as_ref())
-        .filter(|label| !label.is_empty());
-    if let (Some(label), Source::New { filesystem, .. }) = (label, &plan.source)
-        && !KERNELS_OWN.contains(&filesystem.as_str())
-        && plan.options.data.iter().all(|(name, _)| name != "context")
-    {
-        let context = ("context".to_owned(), Some(label.clone()));
-        plan.options.data.push(context);
-    }
 }
 
 /// Refuses what is not supported.
@@ -602,28 +588,6 @@ mod tests {
         let shared = spec_with(bind().options(["rbind".to_owned(), "rshared".to_owned()]));
         let plans = plan(&shared, None, None).expect("plans");
         assert_eq!(plans[0].options.recursive.propagation, libc::MS_SHARED);
-    }
-
-    #[test]
-    fn new_file_systems_have_the_label() {
-        let mut spec = Spec::default();
-        let label = "system_u:object_r:container_file_t:s0:c1,c2";
-        spec.linux_mut()
-            .as_mut()
-            .expect("linux")
-            .set_mount_label(Some(label.to_owned()));
-        for plan in plan(&spec, None, None).expect("plans") {
-            let Source::New { filesystem, .. } = &plan.source else {
-                continue;
-            };
-            let context = plan.options.data.iter().find(|(name, _)| name == "context");
-            let labelled = ["tmpfs", "devpts"].contains(&filesystem.as_str());
-            assert_eq!(
-                context.and_then(|(_, value)| value.as_deref()),
-                labelled.then_some(label),
-                "{filesystem}"
-            );
-        }
     }
 
     #[test]

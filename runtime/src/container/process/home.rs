@@ -12,8 +12,8 @@ const PASSWD_MAX_BYTES: u64 = 1 << 20;
 pub(super) fn home_of(uid: u32) -> Option<Vec<u8>> {
     let file = File::options()
         .read(true)
-        // A FIFO there must not stop us.
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        // A FIFO there must not stop us, and a terminal not become ours.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(Path::new("/etc/passwd"))
         .ok()?;
     if !file.metadata().ok()?.is_file() {
