@@ -131,7 +131,10 @@ fn without_a_change_of_user_nothing_starts() {
     for call in ["setresuid", "setresgid", "setgroups"] {
         let mut bundle = bundle();
         let mut user = User::default();
-        user.set_uid(1234_u32).set_gid(1234_u32);
+        // A group that is asked for: none at all may be there already.
+        user.set_uid(1234_u32)
+            .set_gid(1234_u32)
+            .set_additional_gids(Some(vec![7]));
         bundle.process().set_user(user);
         bundle.args(&["/bin/sh", "-c", "true"]);
         bundle.run();
