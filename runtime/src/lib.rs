@@ -2,8 +2,11 @@
 
 pub mod cgroup;
 pub mod container;
+mod error_chain;
 mod kernel_file;
 pub mod oci;
 pub mod pod;
 pub mod seccomp;
 pub mod sys;
+
+pub use error_chain::chain;

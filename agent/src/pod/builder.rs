@@ -20,6 +20,7 @@ use oci_spec::runtime::{
     SpecBuilder,
 };
 use podling_images::Image;
+use podling_runtime::chain;
 use podling_runtime::pod::plan::{
     BackOff, CgroupPlan, ContainerKind, ContainerPlan, ContainerSource, LogPlan, NetworkPlan,
     PLAN_VERSION, Plan, PodIdentity, RestartPolicy, RootfsPlan, TerminationMessage,
@@ -414,18 +415,6 @@ fn spec_hash(container: &Container, image: Option<&ImageState>) -> String {
 
 fn seconds(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

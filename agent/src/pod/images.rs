@@ -19,6 +19,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use oci_spec::image::ConfigBuilder;
 use podling_images::{FileSource, Image, ImageFile, ImageStore, Keyring, PullOptions, Reference};
+use podling_runtime::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -368,18 +369,6 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use podling_runtime::pod::plan::NetworkPlan;
 
 use super::context::Context;
-use super::images::chain;
 use super::worker::Step;
 use crate::network::files::{self, DnsPolicy, HostName, ResolvConf};
 use crate::network::{AttachSpec, HostPort, Protocol};
+use podling_runtime::chain;
 
 /// What a pod got of the network.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use podling_runtime::cgroup::Cgroup;
+use podling_runtime::chain;
 use podling_runtime::pod::plan::{BackOff, Plan};
 use podling_runtime::pod::protocol::PLAN_FILE;
 use rustix::mount::MountFlags;
@@ -16,7 +17,7 @@ use rustix::mount::MountFlags;
 use super::builder::{self, EtcFiles, ImageState, Input};
 use super::context::Context;
 use super::env::PodFacts;
-use super::images::{blocking, chain};
+use super::images::blocking;
 use super::network::{self, Connection};
 use super::resources;
 use super::supervisor::{self, Place, ScopeNeeds, SupervisorError, Waiting};

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use super::context::Context;
 use super::final_status;
-use super::images::{blocking, chain};
+use super::images::blocking;
 use super::supervisor;
 use super::volumes::Volumes;
 use super::worker::Step;
 use podling_runtime::cgroup::Cgroup;
+use podling_runtime::chain;
 use podling_runtime::pod::protocol::PLAN_FILE;
 
 /// Takes away all that a pod with this UID has here. `logs_of` is the pod whose logs go too.

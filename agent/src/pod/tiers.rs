@@ -17,9 +17,10 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::PodSpec;
 use oci_spec::runtime::{LinuxCpuBuilder, LinuxResourcesBuilder};
 use podling_runtime::cgroup::{self, Cgroup};
+use podling_runtime::chain;
 
 use super::context::Context;
-use super::images::{blocking, chain};
+use super::images::blocking;
 use super::resources::{self, MIN_SHARES, Qos};
 use crate::store::Key;
 

@@ -22,12 +22,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use podling_runtime::chain;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::Following;
 use super::units::Units;
-use super::{Following, chain};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::store::{Origin, Problem, Store, StoreError, Writer};
 

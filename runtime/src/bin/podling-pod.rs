@@ -9,6 +9,7 @@ use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use podling_runtime::chain;
 use podling_runtime::container::protect;
 use podling_runtime::pod::supervisor;
 use rustix::fs::Mode;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("podling-pod: {}", supervisor::chain(&*e));
+            eprintln!("podling-pod: {}", chain(&*e));
             ExitCode::FAILURE
         }
     }

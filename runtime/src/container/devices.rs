@@ -58,8 +58,8 @@ pub(super) struct Devices {
 /// The default nodes and the spec's.
 pub(super) fn plan(spec: &Spec) -> Result<Devices> {
     let dev_is_bound = spec.mounts().iter().flatten().any(|mount| {
-        super::mounts::lexical(mount.destination()) == Path::new("/dev")
-            && super::mounts::is_bind(mount)
+        super::mount_plan::lexical(mount.destination()) == Path::new("/dev")
+            && super::mount_plan::is_bind(mount)
     });
     let asked = asked(spec)?;
     if dev_is_bound {
@@ -138,7 +138,7 @@ fn node(index: usize, device: &LinuxDevice) -> Result<Node> {
         _ => rustix::fs::makedev(number(device.major())?, number(device.minor())?),
     };
     Ok(Node {
-        path: super::mounts::lexical(device.path()),
+        path: super::mount_plan::lexical(device.path()),
         kind,
         device: device_number,
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,

@@ -11,7 +11,8 @@ use super::devices::Devices;
 use super::error::{At, Error, Failure, Result, Step};
 use super::inside::{Inside, Kind};
 use super::masks::Masks;
-use super::mounts::{MountPlan, Places};
+use super::mount_plan::{self, MountPlan};
+use super::mounts::Places;
 use super::namespaces::Namespaces;
 use super::process::ProcessPlan;
 use super::rootfs::RootfsPlan;
@@ -119,8 +120,8 @@ impl InitPlan {
                 .root()
                 .as_ref()
                 .is_some_and(|root| root.readonly().unwrap_or(false)),
-            root_propagation: mounts::root_propagation(spec)?,
-            mounts: mounts::plan(spec, bundle, own_cgroup)?,
+            root_propagation: mount_plan::root_propagation(spec)?,
+            mounts: mount_plan::plan(spec, bundle, own_cgroup)?,
             devices: devices::plan(spec)?,
             masks: Masks::new(spec),
             stdio,

@@ -51,6 +51,7 @@ mod inside;
 mod masks;
 mod mount_label;
 mod mount_options;
+mod mount_plan;
 mod mounts;
 mod namespaces;
 mod net_devices;
@@ -402,7 +403,7 @@ fn has_runtime_hooks(spec: &Spec) -> bool {
 /// # Errors
 /// When one of them is wrong or not supported.
 pub fn plan_mounts(spec: &Spec) -> Result<usize> {
-    mounts::plan(spec, None, None).map(|plans| plans.len())
+    mount_plan::plan(spec, None, None).map(|plans| plans.len())
 }
 
 fn process_of(spec: &Spec) -> Result<&Process> {

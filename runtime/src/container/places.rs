@@ -7,7 +7,7 @@ use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use super::inside::{Inside, Kind};
-use super::mounts::is_bind;
+use super::mount_plan::is_bind;
 
 /// Makes what is missing of the spec's mount targets in a root directory. Those on a tmpfs of the spec's are made with
 /// its content.

@@ -8,7 +8,7 @@ use super::namespaces::{Had, how};
 use super::sysctls::Sysctls;
 use super::time_offsets::TimeOffsets;
 use super::{
-    devices, guest, hooks, mounts, namespaces, net_devices, process, resctrl, user_namespace,
+    devices, guest, hooks, mount_plan, namespaces, net_devices, process, resctrl, user_namespace,
 };
 
 /// Refuses a spec that asks for what [`super::create`] does not do; that calls it too.
@@ -40,7 +40,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     hooks::validate(spec)?;
     Masks::new(spec).validate()?;
     resctrl::validate(spec)?;
-    mounts::validate(spec)?;
+    mount_plan::validate(spec)?;
     devices::plan(spec)?;
     net_devices::plan(spec)?;
     Sysctls::new(spec).map(drop)

@@ -6,11 +6,12 @@ use oci_spec::runtime::{ContainerState, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::container_cgroup::{attempt, find};
-use super::error::{Error, Result, chain};
+use super::error::{Error, Result};
 use super::kill::signal_process;
 use super::log::Log;
 use super::store::{Entry, Record, Status, Store};
 use super::{pattern, scope};
+use crate::chain;
 use crate::container::{hooks, resctrl};
 
 /// The longest wait for a process after SIGKILL, in seconds: it may have to leave the kernel first.

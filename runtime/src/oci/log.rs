@@ -170,12 +170,7 @@ impl Visit for Words {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let written = write!(
-            self.fields,
-            " {}={:?}",
-            field.name(),
-            super::error::chain(value)
-        );
+        let written = write!(self.fields, " {}={:?}", field.name(), crate::chain(value));
         debug_assert!(written.is_ok());
     }
 }

@@ -74,13 +74,13 @@ pub fn main() -> ExitCode {
     };
     let mut cli = Cli::parse();
     if let Err(error) = preserved::settle(&mut cli.command) {
-        Log::default().error(&error::chain(&error));
+        Log::default().error(&crate::chain(&error));
         return ExitCode::from(FAILED);
     }
     let log = match Log::open(cli.log.as_ref(), cli.log_format, cli.debug) {
         Ok(log) => log,
         Err(error) => {
-            Log::default().error(&error::chain(&error));
+            Log::default().error(&crate::chain(&error));
             return ExitCode::from(FAILED);
         }
     };
@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
     match sealed.map_err(Error::from).and_then(|()| run(cli, &log)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            log.error(&error::chain(&error));
+            log.error(&crate::chain(&error));
             ExitCode::from(exit_code(&error))
         }
     }

@@ -2,9 +2,10 @@
 
 use regex_lite::Regex;
 
-use super::error::{Error, Result, chain};
+use super::error::{Error, Result};
 use super::log::Log;
 use super::store::Store;
+use crate::chain;
 
 /// Runs `command` for each container that the pattern finds; those for which it fails are warnings first. A pattern
 /// that finds none is fine.

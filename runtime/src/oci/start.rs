@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 use oci_spec::runtime::{ContainerState, Spec};
 
 use super::delete;
-use super::error::{Error, Result, chain, file};
+use super::error::{Error, Result, file};
 use super::gate::connect;
 use super::log::Log;
 use super::notify;
 use super::store::{Entry, Record, Status, Store};
+use crate::chain;
 use crate::container::{self, hooks};
 
 /// Options of `start`.

@@ -9,10 +9,10 @@ use podling_runtime::pod::protocol::{Request, STATE_FILE};
 use tokio::time::Instant;
 
 use super::{Next, Step, Worker, gather};
-use crate::pod::images::chain;
 use crate::pod::supervisor::SupervisorError;
 use crate::pod::{final_status, prepare, teardown};
 use crate::store::Object;
+use podling_runtime::chain;
 
 /// How much longer than its grace period a pod may take to end before its supervisor is given up: preStop hooks have a
 /// floor of 2 s, and a dying process can hang in the kernel for a while.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use podling_runtime::chain;
 
 use super::report::shown;
 use super::{Step, Worker};
 use crate::pod::builder::ImageState;
 use crate::pod::context::Context;
-use crate::pod::images::{Images, Policy, State, chain};
+use crate::pod::images::{Images, Policy, State};
 use crate::pod::network::Connection;
 use crate::pod::supervisor::{self, SupervisorError, Waiting};
 

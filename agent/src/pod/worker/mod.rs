@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use podling_runtime::chain;
 use podling_runtime::pod::plan::Plan;
 use podling_runtime::pod::protocol::{PLAN_FILE, Reply, Request};
 use podling_runtime::pod::snapshot::{Snapshot, Stage};
@@ -30,7 +31,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::context::Context;
-use super::images::{Images, Pulled, chain};
+use super::images::{Images, Pulled};
 use super::network::Connection;
 use super::prepare;
 use super::pull_secrets::{self, PullSecrets};

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use podling_runtime::chain;
 
 use super::Worker;
 use crate::node::Wait;
 use crate::pod::final_status;
-use crate::pod::images::{State, chain};
+use crate::pod::images::State;
 use crate::pod::pull_secrets;
 use crate::pod::status::{self, ImageFacts, Waiting};
 use crate::store::Object;

@@ -24,9 +24,9 @@ use super::proto::etcdserverpb::{
 use super::proto::mvccpb::event::EventType;
 use super::proto::mvccpb::{Event, KeyValue};
 use super::{BackOff, Keys};
-use crate::source::chain;
 use crate::source::units::Units;
 use crate::store::{Origin, Problem, Store, Writer};
+use podling_runtime::chain;
 
 /// Keys in one page of a listing: etcd takes values up to 1.5 MiB, so at worst 48 MiB at once.
 const PAGE: i64 = 32;

@@ -14,8 +14,8 @@ use super::proto::etcdserverpb::{
     PutRequest,
 };
 use super::{BackOff, Keys};
-use crate::source::chain;
 use crate::store::{Batch, Key, Kind, Origin, Problem, Store, Watch, What};
+use podling_runtime::chain;
 
 /// A node that is silent for this long counts as gone, and its keys go, in seconds.
 pub(super) const LEASE_SECS: i64 = 30;

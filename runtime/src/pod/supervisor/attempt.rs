@@ -9,11 +9,11 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::container::Run;
-use super::journal::chain;
 use super::output;
 use super::process;
 use super::reactor::{Key, Reactor, Source};
 use super::sandbox::Sandbox;
+use crate::chain;
 use crate::container::Stdio;
 use crate::pod::lifecycle::{ExitStatus, HookKind, Input, ProbeKind, Process};
 use crate::pod::plan::Handler;

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::attempt::Purpose;
 use super::host_devices;
-use super::journal::{chain, say};
+use super::journal::say;
 use super::keeper::Keeper;
 use super::launch::{Launch, LaunchError};
 use super::output::Output;
@@ -22,6 +22,7 @@ use super::process;
 use super::reactor::{Key, Reactor};
 use super::sandbox::Sandbox;
 use crate::cgroup::{self, Cgroup, Layout};
+use crate::chain;
 use crate::container::{self, Create, Created, Creating, Exec, Rootfs, Running, Stdio};
 use crate::pod::lifecycle::{Exit, ExitStatus, Process, Remembered};
 use crate::pod::log::{self, LogWriter};

@@ -22,15 +22,3 @@ pub(super) fn say(what: fmt::Arguments<'_>) {
     let line = format!("{:.3} {what}\n", Timestamp::now());
     stderr.lock().write_all(line.as_bytes()).unwrap_or_default();
 }
-
-/// An error with its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

@@ -58,12 +58,12 @@ mod start;
 mod steps;
 
 pub use container::StartError;
-pub use journal::chain;
 pub use launch::LaunchError;
 pub use record::RecordError;
 pub use sandbox::SandboxError;
 
 use crate::cgroup::{self, Cgroup, Layout};
+use crate::chain;
 use crate::pod::clock::Now;
 use crate::pod::lifecycle::{ExitStatus, Input, Lifecycle, PlanError, Process};
 use crate::pod::plan::Plan;

@@ -9,9 +9,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::connection::Connection;
 use super::container::{Run, resources};
-use super::journal::{chain, say};
+use super::journal::say;
 use super::reactor::Source;
 use super::{Command, Error, StartError, Supervisor, output, process, read_plan};
+use crate::chain;
 use crate::container::{Running, Stdio, TerminalSize};
 use crate::pod::clock::Now;
 use crate::pod::lifecycle::{ExitStatus, Input};

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use nix::sys::epoll::EpollFlags;
 
 use super::container::{self, Run, remove_cgroup};
-use super::journal::{chain, say};
+use super::journal::say;
 use super::reactor::{Reactor, Source};
 use super::record::{self, Record};
 use super::sandbox::Sandbox;
 use super::{Error, Supervisor, connection, failed, listen_to_signals, process, read_plan};
 use crate::cgroup::{Cgroup, Layout};
+use crate::chain;
 use crate::pod::clock::Now;
 use crate::pod::lifecycle::{Exit, ExitStatus, Input, Lifecycle, Remembered};
 use crate::pod::plan::Plan;

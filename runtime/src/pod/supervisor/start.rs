@@ -13,9 +13,10 @@
 use nix::sys::epoll::EpollFlags;
 
 use super::container::{self, Executing, Made, Making, Run, Surroundings};
-use super::journal::{chain, say};
+use super::journal::say;
 use super::reactor::Source;
 use super::{StartError, Supervisor};
+use crate::chain;
 use crate::pod::clock::Now;
 use crate::pod::lifecycle::Input;
 

@@ -4,8 +4,9 @@ use std::os::fd::AsFd;
 
 use super::Supervisor;
 use super::attempt::{Attempt, Place, Purpose};
-use super::journal::{chain, say};
+use super::journal::say;
 use super::start::Start;
+use crate::chain;
 use crate::pod::clock::Now;
 use crate::pod::lifecycle::{Action, HookKind, Step};
 use crate::pod::plan::Handler;

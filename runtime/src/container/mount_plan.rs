@@ -1,0 +1,354 @@
+//! The spec's mounts, parsed: what is to be mounted where, and how. Pure; [`super::mounts`] does it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+
+use super::cgroup_mounts::{self, Shown};
+use super::error::{Error, Result};
+use super::id_mapped::{self, MountIds};
+use super::mount_label;
+use super::mount_options::{MountOptions, parse_options, propagation};
+use super::namespaces::{Had, how};
+use super::process::path_c_string;
+use crate::cgroup::Cgroup;
+
+/// One mount, with all parsing done.
+#[derive(Debug)]
+pub(super) struct MountPlan {
+    /// Absolute; what the image makes of it is up to [`Inside`].
+    pub(super) destination: PathBuf,
+    pub(super) source: Source,
+    /// `proc` or `sysfs` for these, be it a new one or the host's.
+    pub(super) kernel: Option<&'static str>,
+    pub(super) options: MountOptions,
+    pub(super) ids: Option<MountIds>,
+    /// The host's side: a detached mount for each that the source needs. Empty until [`super::mounts::open_sources`].
+    pub(super) opened: Vec<OwnedFd>,
+}
+
+/// Where a mount comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// What is at a host path.
+    Bind { path: CString, recursive: bool },
+    /// A new file system of this type, with its `source`.
+    New {
+        filesystem: String,
+        source: Option<String>,
+    },
+    /// A symbolic link like the one at the host path that was to be bound.
+    Link(CString),
+    /// What is mounted there already.
+    Remount,
+    /// The container's own part of the v1 hierarchies.
+    CgroupV1(Vec<cgroup_mounts::Directory>),
+}
+
+/// True for a bind mount.
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+        || mount
+            .options()
+            .iter()
+            .flatten()
+            .any(|o| o == "bind" || o == "rbind")
+}
+
+/// A path from the root without `.` and `..`, by its letters alone.
+pub(super) fn lexical(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+/// Parses the spec's mounts.
+pub(super) fn plan(
+    spec: &Spec,
+    bundle: Option<&Path>,
+    cgroup: Option<&Cgroup>,
+) -> Result<Vec<MountPlan>> {
+    let default = default_propagation(spec)?;
+    let mut plans = Vec::new();
+    for mount in spec.mounts().iter().flatten() {
+        let mut plan = plan_one(spec, mount, bundle, cgroup)?;
+        if matches!(plan.source, Source::Bind { .. })
+            && plan.options.top.propagation == 0
+            && plan.options.recursive.propagation == 0
+        {
+            plan.options.recursive.propagation = default;
+        }
+        if let Source::New { filesystem, .. } = &plan.source {
+            mount_label::add(spec, filesystem, &mut plan.options.data);
+        }
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+/// Refuses what is not supported.
+pub(super) fn validate(spec: &Spec) -> Result<()> {
+    for mount in spec.mounts().iter().flatten() {
+        let field = field_of(mount);
+        if lexical(mount.destination()) == Path::new("/") {
+            return Err(Error::Invalid {
+                field,
+                reason: "nothing can be mounted over the root directory".to_owned(),
+            });
+        }
+        let options = options_of(mount)?;
+        if id_mapped::plan(spec, mount, options.id_map.as_ref())?.is_some() && !is_bind(mount) {
+            return Err(Error::Invalid {
+                field,
+                reason: "only bind mounts have mapped ids".to_owned(),
+            });
+        }
+    }
+    default_propagation(spec).map(drop)
+}
+
+fn field_of(mount: &Mount) -> String {
+    format!("mounts ({})", mount.destination().display())
+}
+
+fn options_of(mount: &Mount) -> Result<MountOptions> {
+    let options = mount.options().as_deref().unwrap_or_default();
+    let mut parsed = parse_options(options);
+    let invalid = |reason: String| {
+        Err(Error::Invalid {
+            field: field_of(mount),
+            reason,
+        })
+    };
+    let bind = is_bind(mount);
+    if bind || parsed.remount {
+        // They ask for what is so without them.
+        parsed
+            .data
+            .retain(|(name, _)| !BIND_DEFAULTS.contains(&name.as_str()));
+        if let Some((option, _)) = parsed.data.first() {
+            let kind = if parsed.remount {
+                "remount"
+            } else {
+                "bind mount"
+            };
+            return invalid(format!("a {kind} has no option {option}"));
+        }
+    }
+    let only_binds = [
+        ("idmap", parsed.id_map.is_some()),
+        ("copy-symlink", parsed.copy_symlink),
+        ("src-nofollow", parsed.source_nofollow),
+    ];
+    if let Some((option, _)) = only_binds.iter().find(|(_, given)| *given && !bind) {
+        return invalid(format!("{option} is for bind mounts"));
+    }
+    if parsed.copy_up && mount.typ().as_deref() != Some("tmpfs") {
+        return invalid("tmpcopyup is for tmpfs".to_owned());
+    }
+    Ok(parsed)
+}
+
+/// Options of a file system that a bind mount and a remount have anyway.
+const BIND_DEFAULTS: [&str; 3] = ["async", "nomand", "nolazytime"];
+
+/// Bind mounts without a propagation of their own are private, unless the whole root is to be a slave of the host's.
+fn default_propagation(spec: &Spec) -> Result<u64> {
+    match root_propagation(spec)? {
+        Some((libc::MS_SLAVE, _)) => Ok(libc::MS_SLAVE),
+        _ => Ok(libc::MS_PRIVATE),
+    }
+}
+
+/// `linux.rootfsPropagation`
+pub(super) fn root_propagation(spec: &Spec) -> Result<Option<(u64, bool)>> {
+    let text = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_deref())
+        .filter(|text| !text.is_empty());
+    text.map(|text| {
+        propagation(text).ok_or_else(|| Error::Invalid {
+            field: "linux.rootfsPropagation".to_owned(),
+            reason: format!("{text} is not a propagation"),
+        })
+    })
+    .transpose()
+}
+
+fn plan_one(
+    spec: &Spec,
+    mount: &Mount,
+    bundle: Option<&Path>,
+    cgroup: Option<&Cgroup>,
+) -> Result<MountPlan> {
+    let mut options = options_of(mount)?;
+    let filesystem = mount.typ().as_deref().unwrap_or("none");
+    let source = if options.remount {
+        Source::Remount
+    } else if is_bind(mount) {
+        let recursive = options.bind.unwrap_or(false);
+        bind_source(mount, bundle, recursive)?
+    } else if filesystem == "cgroup" || filesystem == "cgroup2" {
+        let field = field_of(mount);
+        if cgroup.is_none() {
+            // It is the caller's.
+            options.top.set |= libc::MOUNT_ATTR_RDONLY;
+            options.top.clear &= !libc::MOUNT_ATTR_RDONLY;
+        }
+        match cgroup_mounts::shown(&field, spec, cgroup)? {
+            Shown::Own => Source::New {
+                filesystem: "cgroup2".to_owned(),
+                source: None,
+            },
+            Shown::V2(path) => Source::Bind {
+                path,
+                recursive: false,
+            },
+            Shown::V1(directories) => Source::CgroupV1(directories),
+        }
+    } else if let Some(path) = of_the_host(spec, filesystem) {
+        // All of it, so what is asked for must hold for all of it.
+        options.recursive = options.recursive.and(options.top);
+        options.data.clear();
+        Source::Bind {
+            path: path.to_owned(),
+            recursive: true,
+        }
+    } else {
+        Source::New {
+            filesystem: filesystem.to_owned(),
+            source: mount
+                .source()
+                .as_ref()
+                .map(|s| s.to_string_lossy().into_owned()),
+        }
+    };
+    Ok(MountPlan {
+        destination: Path::new("/").join(mount.destination()),
+        source,
+        ids: id_mapped::plan(spec, mount, options.id_map.as_ref())?,
+        kernel: match filesystem {
+            _ if is_bind(mount) => None,
+            "proc" => Some("proc"),
+            "sysfs" => Some("sysfs"),
+            _ => None,
+        },
+        options,
+        opened: Vec::new(),
+    })
+}
+
+/// The host's place for a file system that shows a namespace which the container shares with the host: a user
+/// namespace may not mount those that it does not own, but has what the host shows.
+fn of_the_host(spec: &Spec, filesystem: &str) -> Option<&'static CStr> {
+    let (namespace, path) = match filesystem {
+        "proc" => (LinuxNamespaceType::Pid, c"/proc"),
+        "sysfs" => (LinuxNamespaceType::Network, c"/sys"),
+        "mqueue" => (LinuxNamespaceType::Ipc, c"/dev/mqueue"),
+        _ => return None,
+    };
+    let owned = |typ| how(spec, typ) == Had::Own;
+    (owned(LinuxNamespaceType::User) && !owned(namespace)).then_some(path)
+}
+
+fn bind_source(mount: &Mount, bundle: Option<&Path>, recursive: bool) -> Result<Source> {
+    let invalid = |reason: &str| Error::Invalid {
+        field: field_of(mount),
+        reason: reason.to_owned(),
+    };
+    let path = mount
+        .source()
+        .as_ref()
+        .filter(|s| !s.as_os_str().is_empty())
+        .ok_or_else(|| invalid("a bind mount needs a source"))?;
+    let path = match bundle {
+        _ if path.is_absolute() => path.clone(),
+        Some(bundle) => bundle.join(path),
+        None => return Err(invalid("a relative source needs a bundle")),
+    };
+    Ok(Source::Bind {
+        path: path_c_string(&field_of(mount), &path)?,
+        recursive,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::MountBuilder;
+
+    fn spec_with(mount: MountBuilder) -> Spec {
+        let mut spec = Spec::default();
+        spec.set_mounts(Some(vec![mount.build().expect("builds")]));
+        spec
+    }
+
+    #[test]
+    fn dots_are_cut_at_the_root() {
+        assert_eq!(lexical(Path::new("/a/../../b/./c")), Path::new("/b/c"));
+        assert_eq!(lexical(Path::new("dev/")), Path::new("/dev"));
+    }
+
+    #[test]
+    fn the_root_is_no_target() {
+        let spec = spec_with(MountBuilder::default().destination("/a/..").typ("tmpfs"));
+        assert!(matches!(validate(&spec), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_bind_mount_is_private_unless_the_spec_says_else() {
+        let bind = || {
+            MountBuilder::default()
+                .destination("/data")
+                .typ("bind")
+                .source("/srv")
+        };
+        let plans = plan(&spec_with(bind()), None, None).expect("plans");
+        assert_eq!(plans[0].options.recursive.propagation, libc::MS_PRIVATE);
+        let shared = spec_with(bind().options(["rbind".to_owned(), "rshared".to_owned()]));
+        let plans = plan(&shared, None, None).expect("plans");
+        assert_eq!(plans[0].options.recursive.propagation, libc::MS_SHARED);
+    }
+
+    #[test]
+    fn a_bind_mount_with_data_is_refused() {
+        let spec = spec_with(
+            MountBuilder::default()
+                .destination("/data")
+                .typ("bind")
+                .source("/srv")
+                .options(["size=1g".to_owned()]),
+        );
+        let error = validate(&spec).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "mounts (/data): a bind mount has no option size"
+        );
+    }
+
+    #[test]
+    fn a_relative_source_starts_from_the_bundle() {
+        let spec = spec_with(
+            MountBuilder::default()
+                .destination("/data")
+                .typ("bind")
+                .source("data"),
+        );
+        assert!(plan(&spec, None, None).is_err());
+        let plans = plan(&spec, Some(Path::new("/bundle")), None).expect("plans");
+        assert!(
+            matches!(&plans[0].source, Source::Bind { path, .. } if path.as_c_str() == c"/bundle/data")
+        );
+    }
+}
