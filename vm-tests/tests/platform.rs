@@ -11,12 +11,13 @@ use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
 use podling_vm_tests::workspace;
 
-/// Tests that are not for the guest: it has none of the engines that call the runtime, and not the documents.
-const ELSEWHERE: [&str; 4] = [
+/// Tests that are not for the guest: it has none of the engines that call the runtime, no strace, and not the documents.
+const ELSEWHERE: [&str; 5] = [
     "callers_buildah",
     "callers_containerd",
     "callers_podman",
     "conformance_table",
+    "oci_cost",
 ];
 
 /// Builds a package's integration tests and the programs that they start.
