@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use libseccomp::{ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags};
 use oci_spec::runtime::{ContainerProcessState, LinuxSeccomp};
 use oci_support::{Bundle, stderr, stdout, until};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::json;
 
@@ -64,11 +66,28 @@ fn receive(mut connection: UnixStream) -> (ContainerProcessState, OwnedFd) {
 
 /// Answers calls that notify with an error number, until the filter has no process any more.
 fn answer(listener: &OwnedFd, errno: i32) {
-    while let Ok(request) = ScmpNotifReq::receive(listener.as_raw_fd()) {
+    // Before Linux 6.11 receiving does not end with the last process; waiting for something to receive does.
+    while has_request(listener) {
+        let Ok(request) = ScmpNotifReq::receive(listener.as_raw_fd()) else {
+            continue; // The process that asked is gone.
+        };
         let response = ScmpNotifResp::new_error(request.id, -errno, ScmpNotifRespFlags::empty());
         // The process may be gone by now.
         response.respond(listener.as_raw_fd()).ok();
     }
+}
+
+/// Waits for a call to answer; false when no process has the filter any more.
+fn has_request(listener: &OwnedFd) -> bool {
+    let mut wanted = [PollFd::new(listener, PollFlags::IN)];
+    loop {
+        match poll(&mut wanted, None) {
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => panic!("cannot wait for calls: {error}"),
+        }
+    }
+    wanted[0].revents().contains(PollFlags::IN)
 }
 
 /// One connection for each process: answers all its calls.

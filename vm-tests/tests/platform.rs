@@ -11,17 +11,12 @@ use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
 use podling_vm_tests::workspace;
 
-/// Tests that are not for the guest: it has none of the engines that call the runtime, no strace, and not the documents.
-/// The seccomp tests do not come to an end on the guest's Linux 6.1, which is not understood yet; they pass on 6.18.
-/// An emulated machine is too slow for the races that escapes_mounts must see won by a careless program.
-const ELSEWHERE: [&str; 7] = [
+/// Tests that are not for the guest: it has none of the engines that call the runtime, and not the documents.
+const ELSEWHERE: [&str; 4] = [
     "callers_buildah",
     "callers_containerd",
     "callers_podman",
     "conformance_table",
-    "escapes_mounts",
-    "oci_config_linux_seccomp",
-    "oci_cost",
 ];
 
 /// Builds a package's integration tests and the programs that they start.
