@@ -27,6 +27,9 @@ const SEARCH_TREE: u32 = 2;
 /// The kernel's largest error number (`MAX_ERRNO`).
 const MAX_ERRNO: u32 = 4095;
 
+/// How many arguments a system call has.
+const ARGUMENTS: u32 = 6;
+
 /// Where the default action stands in a profile.
 const DEFAULT_ACTION: &str = "defaultAction";
 
@@ -79,12 +82,12 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
             ));
         }
         let action = action(rule.action(), rule.errno_ret(), &field)?;
-        let conditions = conditions(rule, &field)?;
+        let alternatives = alternatives(conditions(rule, &field)?);
         for name in rule.names() {
             match ScmpSyscall::from_name(name) {
                 // libseccomp refuses a rule that says what the default says.
                 Ok(_) if action == default => {}
-                Ok(syscall) => add(&mut context, action, syscall, &conditions, name)?,
+                Ok(syscall) => add(&mut context, action, syscall, &alternatives, name)?,
                 Err(_) => unknown.push((rule, name.as_str(), action)),
             }
         }
@@ -106,20 +109,34 @@ fn add(
     context: &mut ScmpFilterContext,
     action: ScmpAction,
     syscall: ScmpSyscall,
-    conditions: &[ScmpArgCompare],
+    alternatives: &[Vec<ScmpArgCompare>],
     name: &str,
 ) -> Result<()> {
-    let added = if conditions.is_empty() {
-        context.add_rule(action, syscall).map(drop)
+    alternatives
+        .iter()
+        .try_for_each(|conditions| match conditions.as_slice() {
+            [] => context.add_rule(action, syscall).map(drop),
+            all => context.add_rule_conditional(action, syscall, all).map(drop),
+        })
+        .map_err(|source| Error::Compile {
+            attempt: format!("add the rule for {name}"),
+            source,
+        })
+}
+
+/// The conditions of a rule, as sets of which one must hold wholly: a single set, as the specification has it, unless
+/// two conditions are on one argument. That libseccomp cannot express; then each stands for itself, as runc and crun
+/// have it since before conditions could be combined, and engines' profiles count on it.
+fn alternatives(conditions: Vec<(u32, ScmpArgCompare)>) -> Vec<Vec<ScmpArgCompare>> {
+    let mut arguments: Vec<u32> = conditions.iter().map(|(argument, _)| *argument).collect();
+    arguments.sort_unstable();
+    let is_repeated = arguments.windows(2).any(|pair| pair[0] == pair[1]);
+    let all = conditions.into_iter().map(|(_, condition)| condition);
+    if is_repeated {
+        all.map(|condition| vec![condition]).collect()
     } else {
-        context
-            .add_rule_conditional(action, syscall, conditions)
-            .map(drop)
-    };
-    added.map_err(|source| Error::Compile {
-        attempt: format!("add the rule for {name}"),
-        source,
-    })
+        vec![all.collect()]
+    }
 }
 
 /// A name that libseccomp does not know cannot be filtered by it. Where everything not named is refused anyway that
@@ -255,21 +272,15 @@ fn action(action: LinuxSeccompAction, errno_ret: Option<u32>, field: &str) -> Re
     }
 }
 
-fn conditions(rule: &LinuxSyscall, field: &str) -> Result<Vec<ScmpArgCompare>> {
+/// A rule's conditions, each with the number of its argument.
+fn conditions(rule: &LinuxSyscall, field: &str) -> Result<Vec<(u32, ScmpArgCompare)>> {
     let args: &[LinuxSeccompArg] = rule.args().as_deref().unwrap_or_default();
-    let mut seen = [false; 6];
     args.iter()
         .map(|arg| {
-            let slot = seen
-                .get_mut(arg.index())
+            let argument = u32::try_from(arg.index())
+                .ok()
+                .filter(|index| *index < ARGUMENTS)
                 .ok_or_else(|| unsupported(field, "a system call has six arguments".to_owned()))?;
-            if std::mem::replace(slot, true) {
-                // libseccomp cannot express it; other runtimes make "or" of it, which allows more than was written.
-                return Err(unsupported(
-                    field,
-                    "two conditions on one argument are not supported: write two rules".to_owned(),
-                ));
-            }
             let value = arg.value();
             let (operator, datum) = match arg.op() {
                 LinuxSeccompOperator::ScmpCmpNe => (ScmpCompareOp::NotEqual, value),
@@ -283,7 +294,7 @@ fn conditions(rule: &LinuxSyscall, field: &str) -> Result<Vec<ScmpArgCompare>> {
                     arg.value_two().unwrap_or(0),
                 ),
             };
-            Ok(ScmpArgCompare::new(arg.index() as u32, operator, datum))
+            Ok((argument, ScmpArgCompare::new(argument, operator, datum)))
         })
         .collect()
 }
