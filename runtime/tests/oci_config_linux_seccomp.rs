@@ -2,19 +2,14 @@
 #![cfg(feature = "privileged-tests")]
 
 mod oci_support;
+mod seccomp_agent;
 
-use std::io::{IoSliceMut, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use libseccomp::{ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags};
-use oci_spec::runtime::{ContainerProcessState, LinuxSeccomp};
+use oci_spec::runtime::LinuxSeccomp;
 use oci_support::{Bundle, stderr, stdout, until};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use seccomp_agent::{ANSWER, serve};
 use serde_json::json;
 
 /// A profile whose agent decides about mkdir, with the socket that it listens on.
@@ -39,77 +34,6 @@ fn set_profile(bundle: &mut Bundle, socket: &std::path::Path) {
     .expect("a profile");
     bundle.linux().set_seccomp(Some(profile));
 }
-
-/// What the runtime sends on one connection.
-fn receive(mut connection: UnixStream) -> (ContainerProcessState, OwnedFd) {
-    let mut text = vec![0; 64 * 1024];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::net::recvmsg(
-        &connection,
-        &mut [IoSliceMut::new(&mut text)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )
-    .expect("receives");
-    text.truncate(message.bytes);
-    let fd = ancillary
-        .drain()
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        })
-        .expect("a descriptor");
-    connection.read_to_end(&mut text).expect("reads to the end");
-    (serde_json::from_slice(&text).expect("JSON"), fd)
-}
-
-/// Answers calls that notify with an error number, until the filter has no process any more.
-fn answer(listener: &OwnedFd, errno: i32) {
-    // Before Linux 6.11 receiving does not end with the last process; waiting for something to receive does.
-    while has_request(listener) {
-        let Ok(request) = ScmpNotifReq::receive(listener.as_raw_fd()) else {
-            continue; // The process that asked is gone.
-        };
-        let response = ScmpNotifResp::new_error(request.id, -errno, ScmpNotifRespFlags::empty());
-        // The process may be gone by now.
-        response.respond(listener.as_raw_fd()).ok();
-    }
-}
-
-/// Waits for a call to answer; false when no process has the filter any more.
-fn has_request(listener: &OwnedFd) -> bool {
-    let mut wanted = [PollFd::new(listener, PollFlags::IN)];
-    loop {
-        match poll(&mut wanted, None) {
-            Ok(_) => break,
-            Err(Errno::INTR) => {}
-            Err(error) => panic!("cannot wait for calls: {error}"),
-        }
-    }
-    wanted[0].revents().contains(PollFlags::IN)
-}
-
-/// One connection for each process: answers all its calls.
-fn serve(agent: UnixListener, times: usize) -> std::thread::JoinHandle<Vec<ContainerProcessState>> {
-    std::thread::spawn(move || {
-        let mut told = Vec::new();
-        let mut answering = Vec::new();
-        for _ in 0..times {
-            let (connection, _) = agent.accept().expect("accepts");
-            let (state, listener) = receive(connection);
-            told.push(state);
-            answering.push(std::thread::spawn(move || answer(&listener, libc::ENOTNAM)));
-        }
-        for thread in answering {
-            thread.join().expect("answers");
-        }
-        told
-    })
-}
-
-/// What ENOTNAM reads as.
-const ANSWER: &str = "XENIX";
 
 #[test]
 fn an_agent_decides_with_and_without_no_new_privs() {

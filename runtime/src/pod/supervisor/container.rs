@@ -23,7 +23,7 @@ use super::reactor::{Key, Reactor};
 use super::sandbox::Sandbox;
 use crate::cgroup::{self, Cgroup, Layout};
 use crate::chain;
-use crate::container::{self, Create, Created, Creating, Exec, Rootfs, Running, Stdio};
+use crate::container::{self, Container, Create, Created, Creating, Exec, Rootfs, Running, Stdio};
 use crate::pod::lifecycle::{Exit, ExitStatus, Process, Remembered};
 use crate::pod::log::{self, LogWriter};
 use crate::pod::plan::{
@@ -327,13 +327,20 @@ impl Run {
         command: &[String],
         stdio: Stdio,
     ) -> Result<Running, StartError> {
-        let Launch { mut process, .. } = Launch::load(pod_dir, container, &self.id)?;
+        let launch = Launch::load(pod_dir, container, &self.id)?;
+        let spec = launch.told();
+        let Launch { mut process, .. } = launch;
         process.set_args(Some(command.to_vec()));
         process.set_terminal(Some(matches!(stdio, Stdio::Terminal { .. })));
         Ok(container::exec(Exec {
             target: self.handle.as_fd(),
             process: &process,
-            container: None,
+            container: Some(Container {
+                id: &self.id,
+                spec: &spec,
+                bundle: None,
+                pid: self.process.pid,
+            }),
             stdio,
             cgroup: Some(&self.cgroup),
             seccomp: self.filter.clone(),

@@ -5,6 +5,7 @@
 //! supervisor that was started again finds it, and one with many containers does not hold their environments in
 //! memory.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,12 @@ pub(super) struct Launch {
     pub(super) seccomp: SeccompPlan,
     /// Who holds its terminal, if it has one.
     pub(super) keeper: Option<RunningProcess>,
+    /// Its spec's version and annotations, for the agent of a filter that notifies. An earlier version did not write
+    /// them.
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    annotations: Option<HashMap<String, String>>,
 }
 
 /// Why it is not known what a run was started with.
@@ -69,7 +76,19 @@ impl Launch {
             process: spec.process().clone().ok_or(LaunchError::NoProcess)?,
             seccomp: seccomp.clone(),
             keeper: None,
+            version: spec.version().clone(),
+            annotations: spec.annotations().clone(),
         })
+    }
+
+    /// What the agent of a filter that notifies is told of the container. It names no namespaces: a command enters
+    /// those of the run's first process.
+    pub(super) fn told(&self) -> Spec {
+        let mut spec = Spec::default();
+        spec.set_version(self.version.clone())
+            .set_annotations(self.annotations.clone())
+            .set_linux(None);
+        spec
     }
 
     /// Replaces what is known of the run before.
