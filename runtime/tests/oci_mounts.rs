@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::mount::MsFlags;
 use oci_spec::runtime::{Capability, MountBuilder};
-use oci_support::{Bundle, mounts, stdout, until};
+use oci_support::{Bundle, mounts, stderr, stdout, until};
 
 /// A directory of the host that a container must not reach, beside the bundle's root file system.
 fn outside(bundle: &Bundle) -> std::path::PathBuf {
@@ -389,4 +389,39 @@ fn the_container_sees_its_own_cgroup_only() {
         .filter(|l| l.contains(':'))
         .all(|l| l.ends_with(":/"));
     assert!(namespaced, "{said}");
+}
+
+#[test]
+fn a_mount_over_the_root_is_the_root() {
+    let mut bundle = Bundle::sh("cat /which /early/file /late/file; ls /proc/self/status; touch /x");
+    let root = bundle.path().join("other");
+    oci_support::make_rootfs(&root);
+    fs::write(root.join("which"), "other\n").expect("file");
+    fs::create_dir(root.join("early")).expect("directory");
+    fs::write(root.join("early/file"), "of the new root\n").expect("file");
+    let data = bundle.path().join("data");
+    fs::create_dir(&data).expect("directory");
+    fs::write(data.join("file"), "of a volume\n").expect("file");
+    // What is mounted before is covered; what is mounted after is in the new root.
+    let mut mounts = bundle.spec.mounts().clone().unwrap_or_default();
+    bundle.spec.set_mounts(None);
+    bundle.bind(&data, "/early", &["rbind"]);
+    bundle.bind(&root, "/", &["rbind", "ro"]);
+    bundle.bind(&data, "/late", &["rbind"]);
+    let all = bundle.spec.mounts_mut().get_or_insert_default();
+    all.append(&mut mounts);
+    // A read-only root has its mount targets.
+    for place in ["late", "dev", "proc", "sys"] {
+        fs::create_dir(root.join(place)).expect("directory");
+    }
+    bundle.write();
+    let output = bundle.runtime(&["run", "-b", &bundle.bundle_arg(), &bundle.id]);
+    assert_eq!(
+        stdout(&output),
+        "other\nof the new root\nof a volume\n/proc/self/status",
+        "{}",
+        stderr(&output)
+    );
+    assert!(stderr(&output).contains("Read-only"), "{}", stderr(&output));
+    assert!(!bundle.rootfs().join("late").exists());
 }

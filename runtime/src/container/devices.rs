@@ -3,7 +3,7 @@
 //! Source: runtime-spec `config-linux.md#default-devices` and `runtime-linux.md#dev-symbolic-links`.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -12,18 +12,20 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::error::{At, Error, Failure, Result, Step};
+use super::given_nodes::Given;
+use super::id_maps::IdMaps;
 use super::inside::{Inside, Kind};
 use crate::sys::mount::{Attributes, set_attributes};
 
 /// A device node to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Node {
-    path: PathBuf,
-    kind: FileType,
-    device: u64,
-    mode: u32,
-    uid: u32,
-    gid: u32,
+    pub(super) path: PathBuf,
+    pub(super) kind: FileType,
+    pub(super) device: u64,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 /// Name, major and minor number of the default devices.
@@ -46,10 +48,14 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// The nodes that a container gets.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Devices {
-    /// To make.
+    /// To make, the default ones first.
     made: Vec<Node>,
+    /// How many of these are default ones.
+    defaults: usize,
+    /// Those that the caller has made, for a user namespace.
+    given: Given,
     /// In a `/dev` that is a bind mount, and somebody else's: they must be there.
     found: Vec<Node>,
     dev_is_bound: bool,
@@ -70,6 +76,7 @@ pub(super) fn plan(spec: &Spec) -> Result<Devices> {
             made,
             found,
             dev_is_bound,
+            ..Devices::default()
         });
     }
     let mut made: Vec<Node> = DEFAULT_NODES
@@ -84,11 +91,12 @@ pub(super) fn plan(spec: &Spec) -> Result<Devices> {
         })
         .collect();
     made.retain(|default| asked.iter().all(|node| node.path != default.path));
+    let defaults = made.len();
     made.extend(asked);
     Ok(Devices {
         made,
-        found: Vec::new(),
-        dev_is_bound,
+        defaults,
+        ..Devices::default()
     })
 }
 
@@ -153,8 +161,20 @@ impl Devices {
         !self.dev_is_bound
     }
 
-    /// Makes the nodes and links. The umask is 0. With `bind` the host's nodes are bound: in a user namespace nobody
-    /// makes nodes, and the host's keep their owner and mode.
+    /// In the parent, with its rights: makes the spec's nodes for a user namespace with these maps.
+    pub(super) fn give(&mut self, maps: &IdMaps) -> std::result::Result<(), Failure> {
+        let asked = self.made.iter().skip(self.defaults);
+        self.given = Given::make(asked.filter(|node| node.kind != FileType::Fifo), maps)?;
+        Ok(())
+    }
+
+    /// In the child, before the root file system is attached: takes the nodes that the parent has made.
+    pub(super) fn take_given(&mut self) -> std::result::Result<(), Failure> {
+        self.given.take()
+    }
+
+    /// Makes the nodes and links. The umask is 0. With `bind`, in a user namespace, where nobody makes nodes, those of
+    /// the parent are attached; for others the host's are bound, which keep their owner and mode.
     pub(super) fn make(&self, inside: &Inside, bind: bool) -> std::result::Result<(), Failure> {
         for node in &self.found {
             find_node(inside, node).at(Step::FindDevice, node.path.to_string_lossy())?;
@@ -166,9 +186,10 @@ impl Devices {
             .ensure(Path::new("/dev"), Kind::Directory)
             .at(Step::MakeLink, "/dev")?;
         for node in &self.made {
-            let made = match bind {
-                true if node.kind != FileType::Fifo => bind_node(inside, node),
-                _ => make_node(inside, &dev, node),
+            let made = match self.given.get(node) {
+                Some(mount) => attach_node(inside, node, mount),
+                None if bind && node.kind != FileType::Fifo => bind_node(inside, node),
+                None => make_node(inside, &dev, node),
             };
             match made {
                 // The caller itself is in a user namespace.
@@ -263,14 +284,18 @@ fn bind_node(inside: &Inside, node: &Node) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     let mount = super::detached::clone_of(host.as_fd(), false)?;
+    attach_node(inside, node, mount.as_fd())
+}
+
+fn attach_node(inside: &Inside, node: &Node, mount: BorrowedFd<'_>) -> io::Result<()> {
     // A node, and nothing else: as crun has it.
     let bare = Attributes {
         set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
         ..Default::default()
     };
-    set_attributes(mount.as_fd(), false, bare)?;
+    set_attributes(mount, false, bare)?;
     let target = inside.ensure(&node.path, Kind::File)?;
-    super::detached::attach(mount.as_fd(), target.as_fd())
+    super::detached::attach(mount, target.as_fd())
 }
 
 /// Binds the terminal onto `/dev/console`.

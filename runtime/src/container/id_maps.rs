@@ -94,6 +94,12 @@ impl IdMaps {
         first(&self.uids)
     }
 
+    /// What a user and a group in the namespace are outside; none when one of them is not mapped.
+    pub(super) fn outside(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let find = |ranges: &[IdRange], id| ranges.iter().find_map(|range| range.outside(id));
+        find(&self.uids, uid).zip(find(&self.gids, gid))
+    }
+
     pub(super) fn first_gid(&self) -> u32 {
         first(&self.gids)
     }
@@ -166,10 +172,10 @@ impl IdMaps {
     /// In the parent: gives pipes among the standard streams to the container's user, so that it can open
     /// `/dev/stdout` again, as programs that log there do. In the namespace nobody may: the pipes are the caller's.
     pub(super) fn give_pipes(&self, fds: [BorrowedFd<'_>; 3], uid: u32) -> io::Result<()> {
-        let Some(range) = self.uids.iter().find(|range| range.holds(uid)) else {
+        let Some(owner) = self.uids.iter().find_map(|range| range.outside(uid)) else {
             return Ok(());
         };
-        let owner = Uid::from_raw(range.outside + (uid - range.inside));
+        let owner = Uid::from_raw(owner);
         for fd in fds {
             if FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::Fifo {
                 rustix::fs::fchown(fd, Some(owner), None)?;
@@ -182,6 +188,11 @@ impl IdMaps {
 impl IdRange {
     pub(super) fn holds(self, id: u32) -> bool {
         id >= self.inside && id - self.inside < self.count
+    }
+
+    /// What an id in the namespace is outside.
+    fn outside(self, id: u32) -> Option<u32> {
+        self.holds(id).then(|| self.outside + (id - self.inside))
     }
 }
 

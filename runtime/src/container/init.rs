@@ -166,6 +166,11 @@ impl InitPlan {
             .open()
             .and_then(|()| mounts::open_sources(&mut self.mounts));
         opened.map_err(Failure::into_error)?;
+        if let UserNamespace::New(maps) | UserNamespace::Joined(_, Some(maps)) =
+            &self.namespaces.user
+        {
+            self.devices.give(maps).map_err(Failure::into_error)?;
+        }
         if let UserNamespace::New(maps) = &self.namespaces.user {
             maps.give_pipes(self.stdio.fds(), self.process.uid())
                 .map_err(Error::GivePipes)?;
@@ -279,6 +284,7 @@ impl InitPlan {
         }
         mounts::open_sources(&mut self.mounts)?;
         rootfs::make_private()?;
+        self.devices.take_given()?;
         let places = mounts::mount_all(rootfs::make(&self.rootfs)?, &self.mounts)?;
         let inside = &places.inside;
         self.devices

@@ -42,6 +42,7 @@ mod devices;
 mod error;
 mod exec;
 mod forerunner;
+mod given_nodes;
 mod guest;
 pub mod hooks;
 mod id_mapped;

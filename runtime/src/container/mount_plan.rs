@@ -72,6 +72,11 @@ pub(super) fn lexical(path: &Path) -> PathBuf {
     clean
 }
 
+/// True for the root directory, by the path's letters alone.
+pub(super) fn is_root(path: &Path) -> bool {
+    lexical(path) == Path::new("/")
+}
+
 /// Parses the spec's mounts.
 pub(super) fn plan(
     spec: &Spec,
@@ -100,13 +105,17 @@ pub(super) fn plan(
 pub(super) fn validate(spec: &Spec) -> Result<()> {
     for mount in spec.mounts().iter().flatten() {
         let field = field_of(mount);
-        if lexical(mount.destination()) == Path::new("/") {
+        let options = options_of(mount)?;
+        let may_be_root = options.remount
+            || mount.typ().as_deref() == Some("tmpfs")
+            || is_bind(mount) && !options.copy_symlink;
+        if !may_be_root && is_root(mount.destination()) {
             return Err(Error::Invalid {
                 field,
-                reason: "nothing can be mounted over the root directory".to_owned(),
+                reason: "only a bind mount or a tmpfs can be mounted over the root directory"
+                    .to_owned(),
             });
         }
-        let options = options_of(mount)?;
         if id_mapped::plan(spec, mount, options.id_map.as_ref())?.is_some() && !is_bind(mount) {
             return Err(Error::Invalid {
                 field,
@@ -301,9 +310,20 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_no_target() {
-        let spec = spec_with(MountBuilder::default().destination("/a/..").typ("tmpfs"));
-        assert!(matches!(validate(&spec), Err(Error::Invalid { .. })));
+    fn only_some_can_be_the_root() {
+        let at_root = |typ: &str, option: &str| {
+            let mount = MountBuilder::default().destination("/a/..").typ(typ);
+            validate(&spec_with(
+                mount.source("/srv").options([option.to_owned()]),
+            ))
+        };
+        for (typ, option) in [("proc", "ro"), ("cgroup", "ro"), ("bind", "copy-symlink")] {
+            let refused = at_root(typ, option);
+            assert!(matches!(refused, Err(Error::Invalid { .. })), "{typ}");
+        }
+        for (typ, option) in [("tmpfs", "ro"), ("bind", "ro"), ("none", "remount")] {
+            at_root(typ, option).expect(typ);
+        }
     }
 
     #[test]

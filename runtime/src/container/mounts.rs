@@ -16,7 +16,7 @@ use super::detached::{attach, clone_at, clone_from, new_filesystem};
 use super::error::{At, Failure, Result, Step};
 use super::id_mapped::{IdNamespaces, MountIds};
 use super::inside::{Inside, Kind, kind_of};
-use super::mount_plan::{MountPlan, Source, lexical};
+use super::mount_plan::{MountPlan, Source, is_root, lexical};
 use super::process::shown;
 use super::user_namespace::UserNamespace;
 use crate::sys::mount::{set_attributes, set_id_map};
@@ -133,13 +133,16 @@ pub(super) fn mount_all(
         let inside = &places.inside;
         let destination = lexical(&plan.destination);
         let mut kernel = None;
+        let mut root = None;
         match &plan.source {
             Source::Bind { .. } => {
                 for mount in &plan.opened {
                     finish(inside, plan, mount.as_fd())?;
-                    if plan.kernel.is_some() {
-                        let again = mount.try_clone().at(Step::AttachMount, "")?;
-                        kernel = Some(again);
+                    let again = || mount.try_clone().at(Step::AttachMount, "");
+                    if is_root(&destination) {
+                        root = Some(again()?);
+                    } else if plan.kernel.is_some() {
+                        kernel = Some(again()?);
                     }
                 }
             }
@@ -165,7 +168,9 @@ pub(super) fn mount_all(
                         .at(Step::CopyUp, plan.destination.to_string_lossy())?;
                 }
                 finish(inside, plan, mount.as_fd())?;
-                if plan.kernel.is_some() {
+                if is_root(&destination) {
+                    root = Some(mount);
+                } else if plan.kernel.is_some() {
                     kernel = Some(mount);
                 } else if filesystem == "devpts" {
                     places.devpts = Some(mount);
@@ -186,6 +191,10 @@ pub(super) fn mount_all(
         }
         if let Some(mount) = kernel {
             places.kernel.push((destination, Inside::new(mount)));
+        }
+        if let Some(mount) = root {
+            // What was mounted before is covered, and all that follows is in the new root.
+            places = Places::bare(Inside::new(mount));
         }
     }
     Ok(places)
@@ -226,6 +235,10 @@ fn target(
                 "{name} ({filesystem} must be mounted on ordinary directory, reached by no symbolic link)"
             ),
         );
+    }
+    if is_root(&plan.destination) {
+        let root = inside.root().try_clone_to_owned();
+        return root.at(Step::OpenTarget, &name);
     }
     let kind = match &plan.source {
         Source::Bind { .. } => kind_of(mount).at(Step::OpenTarget, &name)?,
