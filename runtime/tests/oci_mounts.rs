@@ -393,7 +393,8 @@ fn the_container_sees_its_own_cgroup_only() {
 
 #[test]
 fn a_mount_over_the_root_is_the_root() {
-    let mut bundle = Bundle::sh("cat /which /early/file /late/file; ls /proc/self/status; touch /x");
+    let mut bundle =
+        Bundle::sh("cat /which /early/file /late/file; ls /proc/self/status; touch /x");
     let root = bundle.path().join("other");
     oci_support::make_rootfs(&root);
     fs::write(root.join("which"), "other\n").expect("file");

@@ -53,7 +53,9 @@ fn an_agent_decides_about_a_pods_containers_and_the_commands_in_them() {
 fn mkdir(pod: &Pod) -> String {
     let request = Request::Exec {
         container: "main".to_owned(),
-        command: ["sh", "-c", "mkdir /tmp/y 2>&1"].map(str::to_owned).to_vec(),
+        command: ["sh", "-c", "mkdir /tmp/y 2>&1"]
+            .map(str::to_owned)
+            .to_vec(),
         tty: false,
         stdin: false,
         size: None,
