@@ -125,7 +125,8 @@ fn open_directory(parent: impl AsFd, path: impl rustix::path::Arg) -> io::Result
     Ok(rustix::fs::openat(parent, path, flags, Mode::empty())?)
 }
 
-fn is_opaque(directory: &OwnedFd) -> bool {
+/// True when the directory hides those of the layers below.
+pub(crate) fn is_opaque(directory: impl AsFd) -> bool {
     let mut value = [0; 2];
     let len = rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value);
     matches!(len, Ok(1)) && value[0] == b'y'

@@ -15,8 +15,10 @@
 //! Each byte is checked against its digest before an image that holds it becomes visible. This crate knows nothing
 //! of pods or containers, and mounts nothing: it hands out the paths of the layers.
 
+mod artifact;
 pub mod build;
 mod bundle;
+pub mod changes;
 mod compression;
 pub mod digest;
 pub mod image;
@@ -36,6 +38,7 @@ pub mod user;
 
 pub use build::{BuildError, FileSource, ImageFile};
 pub use bundle::BundleError;
+pub use changes::{Aspect, Change, ChangeKind, ChangesError, changes};
 pub use digest::Digest;
 pub use image::Image;
 pub use load::{LoadError, LoadOptions};

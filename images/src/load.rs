@@ -19,8 +19,8 @@ use crate::compression::Compression;
 use crate::digest::{Algorithm, Digest, HashingReader};
 use crate::image::Image;
 use crate::manifest::{
-    self, CONFIG_MAX_BYTES, Descriptor, Document, INDEX_DEPTH_MAX, MANIFEST_MAX_BYTES, Manifest,
-    ManifestError, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
+    self, CONFIG_MAX_BYTES, Descriptor, Document, INDEX_ANNOTATION, INDEX_DEPTH_MAX,
+    MANIFEST_MAX_BYTES, Manifest, ManifestError, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
 };
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError};
@@ -91,6 +91,18 @@ pub enum LoadError {
         expected: Digest,
         /// What it is.
         actual: Digest,
+    },
+    /// A blob is longer or shorter than what names it says.
+    #[error("`{name}` in {path} has {actual} bytes, not {expected} as the image says")]
+    Size {
+        /// The file or directory.
+        path: PathBuf,
+        /// The blob.
+        name: String,
+        /// What the image says.
+        expected: u64,
+        /// What it is.
+        actual: u64,
     },
     /// A layer cannot be unpacked.
     #[error("cannot unpack layer {layer} of {path}")]
@@ -264,8 +276,14 @@ impl Load<'_> {
         let diff_ids = self.diff_ids(&config, manifest.layers.len())?;
         self.hold(&diff_ids)?;
         for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
-            self.add_layer(&blob_name(&layer.digest), Some(&layer.digest), diff_id)?;
+            let name = blob_name(&layer.digest);
+            self.check_size(&name, layer.size, self.bundle.file(&name)?.1)?;
+            self.add_layer(&name, Some(&layer.digest), diff_id)?;
         }
+        let index = match index {
+            None => self.original_index(entry)?,
+            index => index,
+        };
         self.session.put_blob(&digest, &json)?;
         self.session.put_blob(&manifest.config.digest, &config)?;
         Ok(Record::new(
@@ -275,6 +293,36 @@ impl Load<'_> {
             manifest.config.digest,
             diff_ids,
         ))
+    }
+
+    /// The index that the image was chosen from before it was saved, if the file says so.
+    fn original_index(&self, entry: &Descriptor) -> Result<Option<Digest>, LoadError> {
+        let Some(text) = entry.annotations.get(INDEX_ANNOTATION) else {
+            return Ok(None);
+        };
+        let what = "annotation";
+        let digest: Digest = text
+            .parse()
+            .map_err(|source| self.unusable()(ManifestError::Digest { what, source }))?;
+        let name = blob_name(&digest);
+        let json = self.bundle.read(&name, MANIFEST_MAX_BYTES)?;
+        if !digest.matches(&json) {
+            return Err(self.mismatch(&name, digest, Digest::sha256(&json)));
+        }
+        // A name with this digest will mean the image: the index must say so itself.
+        match manifest::parse_document(&json).map_err(self.unusable())? {
+            Document::Index(entries) if entries.iter().any(|e| e.digest == entry.digest) => {
+                self.session.put_blob(&digest, &json)?;
+                Ok(Some(digest))
+            }
+            _ => {
+                let reason = format!(
+                    "the index {digest} does not hold the image {}",
+                    entry.digest
+                );
+                Err(self.unusable()(ManifestError::Unusable(reason)))
+            }
+        }
     }
 
     /// Follows indexes down to the manifest for the platform. Gives its JSON, its digest, and that of the first index.
@@ -403,6 +451,7 @@ impl Load<'_> {
         let name = blob_name(&descriptor.digest);
         let content = self.bundle.read(&name, max_bytes)?;
         if descriptor.digest.matches(&content) {
+            self.check_size(&name, descriptor.size, content.len() as u64)?;
             return Ok(content);
         }
         let actual = Digest::sha256(&content);
@@ -472,6 +521,18 @@ impl Load<'_> {
         Ok(unpacked)
     }
 
+    fn check_size(&self, name: &str, expected: u64, actual: u64) -> Result<(), LoadError> {
+        if expected == actual {
+            return Ok(());
+        }
+        Err(LoadError::Size {
+            path: self.bundle.path().to_owned(),
+            name: name.to_owned(),
+            expected,
+            actual,
+        })
+    }
+
     fn mismatch(&self, name: &str, expected: Digest, actual: Digest) -> LoadError {
         LoadError::Mismatch {
             path: self.bundle.path().to_owned(),
@@ -490,3 +551,6 @@ impl Load<'_> {
 fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use oci_spec::image::{Descriptor as OciDescriptor, ImageConfiguration, ImageInde
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::artifact;
 use crate::digest::{Digest, DigestError};
 use crate::platform::Platform;
 
@@ -24,7 +25,17 @@ pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// What `docker pull` of before 2016 made; also `v1+json` and `v1+prettyjws`.
+const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
+/// Of release candidates of image-spec 1.1; ORAS wrote it for a year.
+const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+/// The configuration of what has none (image-spec, manifest.md, "Guidelines for Artifact Usage").
+pub(crate) const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// The digest of the index that an image was chosen from, where the layout holds only that one image of it.
+pub(crate) const INDEX_ANNOTATION: &str = "io.podling.image.index";
+/// On entries of an index that tell of another entry.
+const DOCKER_REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 const LAYER_PREFIXES: [&str; 4] = [
     OCI_LAYER,
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -74,6 +85,8 @@ pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) platform: Option<Platform>,
+    /// Set when it points to something else than an image (image-spec, descriptor.md).
+    pub(crate) artifact_type: Option<String>,
     pub(crate) annotations: HashMap<String, String>,
 }
 
@@ -105,29 +118,43 @@ pub(crate) struct Configuration {
 struct Probe {
     schema_version: Option<u32>,
     media_type: Option<String>,
+    artifact_type: Option<String>,
     manifests: Option<IgnoredAny>,
     config: Option<IgnoredAny>,
     layers: Option<IgnoredAny>,
     fs_layers: Option<IgnoredAny>,
 }
 
+/// Reads a manifest or an index, and checks that it can be used.
 pub(crate) fn parse_document(json: &[u8]) -> Result<Document, ManifestError> {
     let probe: Probe = parse("manifest", json)?;
-    if probe.schema_version == Some(1) || probe.fs_layers.is_some() {
+    let media_type = probe.media_type.as_deref();
+    if probe.schema_version == Some(1)
+        || probe.fs_layers.is_some()
+        || media_type.is_some_and(|t| t.starts_with(DOCKER_SCHEMA_1))
+    {
         return Err(unusable(
-            "the image has a manifest of Docker's old schema 1; push it again with a current tool",
+            "the image has a manifest of Docker's old schema 1, which names no configuration; convert it once with \
+             `skopeo copy --format v2s2 docker://OLD docker://NEW`, or push it again with a current tool",
         ));
+    }
+    if media_type == Some(OCI_ARTIFACT) {
+        let kind = probe.artifact_type.as_deref().unwrap_or(OCI_ARTIFACT);
+        return Err(ManifestError::Unusable(artifact::refusal(kind)));
     }
     let is_index = probe.manifests.is_some();
     let is_manifest = probe.config.is_some() || probe.layers.is_some();
-    let kind_fits = match probe.media_type.as_deref() {
+    let kind_fits = match media_type {
         None => is_index != is_manifest,
         Some(OCI_INDEX | DOCKER_INDEX) => is_index && !is_manifest,
         Some(OCI_MANIFEST | DOCKER_MANIFEST) => is_manifest && !is_index,
         Some(other) => {
-            return Err(ManifestError::Unusable(format!(
-                "the manifest has the media type `{other}`, which is not supported"
-            )));
+            return Err(ManifestError::Unusable(match artifact::name(other) {
+                Some(_) => artifact::refusal(other),
+                None => {
+                    format!("the manifest has the media type `{other}`, which is not supported")
+                }
+            }));
         }
     };
     // A document that can be read both ways could name one image to us and another to a scanner (CVE-2021-41190).
@@ -150,17 +177,24 @@ pub(crate) fn parse_document(json: &[u8]) -> Result<Document, ManifestError> {
             .map(|d| descriptor("manifest", d))
             .collect::<Result<_, _>>()?,
     };
-    check_manifest(&manifest)?;
+    check_manifest(&manifest, probe.artifact_type.as_deref())?;
     Ok(Document::Manifest(manifest))
 }
 
-fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
+fn check_manifest(manifest: &Manifest, artifact_type: Option<&str>) -> Result<(), ManifestError> {
     let config = &manifest.config;
-    if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
-        return Err(ManifestError::Unusable(format!(
-            "this is not a container image: its configuration has the media type `{}`",
-            config.media_type
-        )));
+    let is_config = |media_type: &str| matches!(media_type, OCI_CONFIG | DOCKER_CONFIG);
+    // What the author calls it says most; then what only such artifacts hold.
+    let config_type = Some(config.media_type.as_str()).filter(|t| *t != OCI_EMPTY);
+    let layer_types = manifest.layers.iter().map(|l| l.media_type.as_str());
+    let named_layer = layer_types.clone().find(|t| artifact::name(t).is_some());
+    let other = artifact_type
+        .or(config_type)
+        .filter(|t| !is_config(t))
+        .or(named_layer)
+        .or_else(|| (!is_config(&config.media_type)).then_some(OCI_EMPTY));
+    if let Some(kind) = other {
+        return Err(ManifestError::Unusable(artifact::refusal(kind)));
     }
     if config.size > CONFIG_MAX_BYTES {
         return Err(unusable("the configuration is larger than 8 MiB"));
@@ -180,35 +214,46 @@ fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
     };
     match manifest.layers.iter().find(|l| !is_layer(&l.media_type)) {
         Some(layer) => Err(ManifestError::Unusable(format!(
-            "layer {} has the media type `{}`, which is not supported",
-            layer.digest, layer.media_type
+            "layer {} has the media type `{}`, which is not supported{}",
+            layer.digest,
+            layer.media_type,
+            match layer.media_type.ends_with("+encrypted") {
+                true =>
+                    "; decrypt the image first, such as with `skopeo copy --decryption-key KEY`",
+                false => "",
+            }
         ))),
         None => Ok(()),
     }
 }
 
-/// The entry of an index that fits best. An entry without a platform fits if it is the only one.
+/// The entry of an index that fits best. An entry without a platform fits if it is the only one. Signatures,
+/// attestations and other artifacts that stand beside the images are passed over.
 pub(crate) fn choose<'a>(
     entries: &'a [Descriptor],
     wanted: &Platform,
 ) -> Result<&'a Descriptor, ManifestError> {
-    if let [only] = entries
+    let images: Vec<_> = entries.iter().filter(|e| is_image_entry(e)).collect();
+    if let [only] = images[..]
         && only.platform.is_none()
     {
         return Ok(only);
     }
-    let ranked = entries.iter().filter_map(|entry| {
+    if let ([], Some(first)) = (&images[..], entries.first()) {
+        let kind = first.artifact_type.as_ref().unwrap_or(&first.media_type);
+        return Err(ManifestError::Unusable(artifact::refusal(kind)));
+    }
+    let ranked = images.iter().filter_map(|entry| {
         let rank = wanted.rank(entry.platform.as_ref()?)?;
-        Some((rank, entry))
+        Some((rank, *entry))
     });
     // The first of equals.
     let best = ranked.reduce(|best, next| if next.0 < best.0 { next } else { best });
     best.map(|(_, entry)| entry).ok_or_else(|| {
-        let mut offered: Vec<_> = entries
+        let mut offered: Vec<_> = images
             .iter()
             .filter_map(|entry| entry.platform.as_ref())
             .map(Platform::to_string)
-            .filter(|name| name != "unknown/unknown")
             .collect();
         offered.sort();
         offered.dedup();
@@ -223,6 +268,17 @@ pub(crate) fn choose<'a>(
     })
 }
 
+/// Buildkit's attestations stand in the index as images of an unknown platform.
+fn is_image_entry(entry: &Descriptor) -> bool {
+    let is_unknown = |p: &Platform| p.os == "unknown" && p.architecture == "unknown";
+    let kinds = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
+    entry.artifact_type.is_none()
+        && kinds.contains(&entry.media_type.as_str())
+        && !entry.platform.as_ref().is_some_and(is_unknown)
+        && !entry.annotations.contains_key(DOCKER_REFERENCE_TYPE)
+}
+
+/// Reads a configuration, and checks that it fits its manifest and can run on the platform.
 pub(crate) fn parse_config(
     json: &[u8],
     layer_count: usize,
@@ -234,7 +290,7 @@ pub(crate) fn parse_config(
         architecture: config.architecture().to_string(),
         variant: config.variant().clone(),
     };
-    if (&offered.os, &offered.architecture) != (&wanted.os, &wanted.architecture) {
+    if !wanted.runs(&offered) {
         return Err(ManifestError::NoPlatform {
             wanted: wanted.clone(),
             offered: offered.to_string(),
@@ -277,6 +333,7 @@ fn descriptor(what: &'static str, oci: &OciDescriptor) -> Result<Descriptor, Man
             architecture: platform.architecture().to_string(),
             variant: platform.variant().clone(),
         }),
+        artifact_type: oci.artifact_type().as_ref().map(ToString::to_string),
         annotations: oci.annotations().clone().unwrap_or_default(),
     })
 }
@@ -286,129 +343,4 @@ fn unusable(reason: &str) -> ManifestError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    fn entry(media_type: &str, platform: Option<Value>) -> Value {
-        let digest = Digest::sha256(platform.clone().unwrap_or_default().to_string().as_bytes());
-        let mut entry = json!({"mediaType": media_type, "digest": digest.to_string(), "size": 2});
-        if let Some(platform) = platform {
-            entry["platform"] = platform;
-        }
-        entry
-    }
-
-    fn manifest() -> Value {
-        json!({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": entry(OCI_CONFIG, None),
-            "layers": [entry("application/vnd.oci.image.layer.v1.tar+gzip", None)],
-        })
-    }
-
-    fn index(platforms: &[(&str, &str)]) -> Vec<Descriptor> {
-        let entries: Vec<_> = platforms
-            .iter()
-            .map(|(os, architecture)| {
-                entry(
-                    OCI_MANIFEST,
-                    Some(json!({"os": os, "architecture": architecture})),
-                )
-            })
-            .collect();
-        let json = json!({"schemaVersion": 2, "manifests": entries}).to_string();
-        match parse_document(json.as_bytes()).unwrap() {
-            Document::Index(entries) => entries,
-            Document::Manifest(_) => panic!("an index was read as a manifest"),
-        }
-    }
-
-    fn refusal(document: &Value) -> String {
-        let error = parse_document(document.to_string().as_bytes()).unwrap_err();
-        error.to_string()
-    }
-
-    #[test]
-    fn chooses_the_platform_and_says_what_there_is() {
-        let entries = index(&[
-            ("unknown", "unknown"),
-            ("linux", "arm64"),
-            ("linux", "amd64"),
-        ]);
-        let amd64 = "linux/amd64".parse().unwrap();
-        let chosen = choose(&entries, &amd64).unwrap();
-        assert_eq!(chosen.platform.as_ref(), Some(&amd64));
-        let error = choose(&entries, &"linux/s390x".parse().unwrap()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "there is no image for linux/s390x; there are images for linux/amd64, linux/arm64"
-        );
-    }
-
-    #[test]
-    fn a_document_that_is_both_manifest_and_index_is_refused() {
-        let mut both = manifest();
-        both["manifests"] = json!([]);
-        assert!(refusal(&both).contains("neither clearly"));
-        both["mediaType"] = Value::Null;
-        assert!(refusal(&both).contains("neither clearly"));
-    }
-
-    #[test]
-    fn what_is_no_image_is_refused_with_the_reason() {
-        let mut artifact = manifest();
-        artifact["config"]["mediaType"] = json!("application/vnd.example+json");
-        assert!(refusal(&artifact).contains("not a container image"));
-        let mut encrypted = manifest();
-        encrypted["layers"][0]["mediaType"] =
-            json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted");
-        assert!(refusal(&encrypted).contains("+encrypted"));
-        let mut empty = manifest();
-        empty["layers"] = json!([]);
-        assert!(refusal(&empty).contains("0 layers"));
-        assert!(refusal(&json!({"schemaVersion": 1, "fsLayers": []})).contains("schema 1"));
-        assert!(refusal(&json!({"schemaVersion": 2})).contains("neither"));
-    }
-
-    #[test]
-    fn a_configuration_must_fit_its_manifest_and_the_machine() {
-        let config = json!({
-            "os": "linux", "architecture": "amd64",
-            "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(b"").to_string()]},
-        })
-        .to_string();
-        let amd64 = "linux/amd64".parse().unwrap();
-        assert!(parse_config(config.as_bytes(), 1, &amd64).is_ok());
-        let error = parse_config(config.as_bytes(), 2, &amd64).unwrap_err();
-        assert!(error.to_string().contains("2 layers"));
-        assert!(parse_config(config.as_bytes(), 1, &"linux/arm64".parse().unwrap()).is_err());
-    }
-
-    proptest! {
-        /// Any damage to a manifest, index or configuration gives a document or an error.
-        #[test]
-        fn damaged_documents_end_in_peace(
-            which in 0_usize..3,
-            damage in proptest::collection::vec((0_usize..1000, any::<u8>()), 1..6),
-            cut in 0_usize..1000,
-        ) {
-            let index = json!({"schemaVersion": 2, "manifests": [manifest()["config"]]});
-            let config = json!({
-                "os": "linux", "architecture": "amd64", "created": "2026-01-01T00:00:00Z",
-                "config": {"User": "a:b", "ExposedPorts": {"80/tcp": {}}, "Labels": {"a": "b"}},
-                "rootfs": {"type": "layers", "diff_ids": [Digest::sha256(b"").to_string()]},
-            });
-            let mut json = [manifest(), index, config][which].to_string().into_bytes();
-            for (at, byte) in damage {
-                let at = at % json.len();
-                json[at] = byte;
-            }
-            json.truncate(cut.max(10));
-            drop(parse_document(&json));
-            drop(parse_config(&json, 1, &Platform::current()));
-        }
-    }
-}
+mod tests;
