@@ -33,6 +33,7 @@ pub mod store;
 mod tar_stream;
 #[cfg(test)]
 mod test_archive;
+pub mod trust;
 pub mod unpack;
 pub mod user;
 
@@ -51,5 +52,6 @@ pub use pull::{
 pub use reference::{Reference, ReferenceError};
 pub use store::{Collected, ImageStore, Problem, Removed, StoreError};
 pub use tar_stream::TarError;
+pub use trust::{Distrust, Policy, PolicyError, PublicKey};
 pub use unpack::{Limits, UnpackError};
 pub use user::{User, UserError};

@@ -1,0 +1,59 @@
+//! Which images are trusted: a signature policy, and signatures that are checked offline.
+//!
+//! ```text
+//!  policy.json ─► Policy ─┬─ scope of the image ─► requirements ─┐
+//!                         │                                       ├─► verdict, recorded with the image
+//!  registry, layout, ─────┴─► signatures: payload, base64 ────────┘      or a refusal before any layer is fetched
+//!  file beside, store
+//! ```
+//!
+//! - `policy`: the file, in the format of containers-policy.json(5); `scope`: which part of it is meant; `identity`: which
+//!   name a signature must be for.
+//! - `key` and `payload`: one signature, as cosign and skopeo make it with a key.
+//! - `judge`: the verdict. It is pure: all that it needs is fetched before.
+//! - `found`: signatures as registries, layouts and the store keep them.
+//!
+//! The signature of the manifest for this platform counts, and that of the index that the manifest was chosen from:
+//! an index names its manifests by digest.
+//!
+//! Deliberately absent: GPG (`signedBy`), certificates (Fulcio) and transparency logs (Rekor), which need a network or a
+//! clock. A policy that asks for them is refused as a whole.
+
+mod found;
+mod identity;
+mod judge;
+mod key;
+mod payload;
+mod policy;
+mod scope;
+
+use std::io::{self, Read};
+use std::path::Path;
+
+pub(crate) use found::{
+    EntryKind, Part, SignatureImage, entry_kind, parts, signature_referrers, signature_tag,
+};
+pub use found::{StoredSignatures, Trust};
+pub use judge::{Distrust, SignedBy, Verdict};
+pub(crate) use judge::{Found, Rules, Subject};
+pub use key::{KeyError, PublicKey};
+pub(crate) use payload::Signature;
+pub use policy::{Policy, PolicyError};
+pub use scope::Origin;
+
+/// Reads a small file, and refuses a larger one.
+fn read_bounded(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(max_bytes + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > max_bytes {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is larger than {max_bytes} bytes"),
+        ));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests;
