@@ -121,6 +121,11 @@ impl Bundle {
         })
     }
 
+    /// True for a directory, false for an archive.
+    pub(crate) fn is_directory(&self) -> bool {
+        matches!(self.source, Source::Directory(_))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -6,6 +6,7 @@ use oci_spec::image::ImageConfiguration;
 
 use crate::digest::Digest;
 use crate::reference::Reference;
+use crate::trust::Trust;
 
 /// An image of the store, complete and verified.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Image {
     pub size_bytes: u64,
     /// When it was built, as its configuration says.
     pub created: Option<jiff::Timestamp>,
+    /// Where it came from, why it was allowed, and its signatures; none if it was made here.
+    pub trust: Option<Trust>,
 }
 
 impl Image {

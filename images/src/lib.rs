@@ -50,7 +50,7 @@ pub use pull::{
     PullError, PullOptions, RegistriesConfig,
 };
 pub use reference::{Reference, ReferenceError};
-pub use store::{Collected, ImageStore, Problem, Removed, StoreError};
+pub use store::{Collected, ImageStore, JudgeError, Problem, Removed, StoreError};
 pub use tar_stream::TarError;
 pub use trust::{Distrust, Policy, PolicyError, PublicKey};
 pub use unpack::{Limits, UnpackError};

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
@@ -25,6 +26,10 @@ use crate::manifest::{
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError};
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
+use crate::trust::{
+    Distrust, EntryKind, Gathered, Origin, Policy, PublicKey, Rules, SignatureImage, Subject,
+    Trust, Verdict, entry_kind,
+};
 use crate::unpack::{Limits, UnpackError, Unpacked, unpack_layer};
 
 /// A decompressed copy of a compressed archive may hold this many layers of the largest size allowed.
@@ -43,6 +48,11 @@ pub struct LoadOptions {
     pub platform: Option<Platform>,
     /// What a layer may ask for.
     pub limits: Limits,
+    /// Which images may come; without one, all.
+    pub policy: Option<Arc<Policy>>,
+    /// Ask for a signature whatever the policy says of files: by one of these keys, for the repository of the image; with
+    /// none, by those that the policy has for the image's registry.
+    pub require_signature: Option<Vec<PublicKey>>,
 }
 
 /// Images that cannot be loaded.
@@ -63,6 +73,9 @@ pub enum LoadError {
         #[source]
         source: ManifestError,
     },
+    /// The signature policy does not allow it. No layer was unpacked.
+    #[error(transparent)]
+    Distrust(#[from] Distrust),
     /// It is none of the formats.
     #[error(
         "{path} is neither an OCI layout or archive (`oci-layout`, `index.json`) nor a docker-archive (`manifest.json`)"
@@ -161,7 +174,13 @@ impl ImageStore {
         let session = Session::begin(self)?;
         let max_bytes = options.limits.layer_bytes.saturating_mul(ARCHIVE_LAYERS);
         let bundle = Bundle::open(path, &session.temporary(), max_bytes)?;
+        let absolute = path.canonicalize().map_err(|source| BundleError::Io {
+            action: "find",
+            path: path.to_owned(),
+            source,
+        })?;
         let load = Load {
+            path: absolute,
             session: &session,
             bundle: &bundle,
             options,
@@ -197,6 +216,8 @@ impl ImageStore {
 
 /// One run of [`ImageStore::load`].
 struct Load<'a> {
+    /// Absolute and without symbolic links, for the policy.
+    path: PathBuf,
     session: &'a Session,
     bundle: &'a Bundle,
     options: &'a LoadOptions,
@@ -222,6 +243,8 @@ impl Load<'_> {
                 return Err(self.unusable()(ManifestError::Unusable(reason)));
             }
         };
+        let (entries, signatures) = tell_apart(entries);
+        let signatures = Gathered::read(self.bundle, &signatures);
         // One image may stand there once for each platform, under one name.
         let mut by_name: BTreeMap<Option<String>, Vec<Descriptor>> = BTreeMap::new();
         for entry in entries {
@@ -235,7 +258,7 @@ impl Load<'_> {
         for (name, entries) in by_name {
             let reference = self.oci_name(name)?;
             let entry = manifest::choose(&entries, &self.platform).map_err(self.unusable())?;
-            records.push(self.oci_image(&reference, entry)?);
+            records.push(self.oci_image(&reference, entry, &signatures)?);
         }
         Ok(records)
     }
@@ -270,8 +293,14 @@ impl Load<'_> {
         })
     }
 
-    fn oci_image(&self, reference: &Reference, entry: &Descriptor) -> Result<Record, LoadError> {
+    fn oci_image(
+        &self,
+        reference: &Reference,
+        entry: &Descriptor,
+        signatures: &Gathered,
+    ) -> Result<Record, LoadError> {
         let (json, manifest, digest, index) = self.find_manifest(entry)?;
+        let trust = self.judge(reference, &digest, index.as_ref(), signatures)?;
         let config = self.blob(&manifest.config, CONFIG_MAX_BYTES)?;
         let diff_ids = self.diff_ids(&config, manifest.layers.len())?;
         self.hold(&diff_ids)?;
@@ -286,13 +315,62 @@ impl Load<'_> {
         };
         self.session.put_blob(&digest, &json)?;
         self.session.put_blob(&manifest.config.digest, &config)?;
-        Ok(Record::new(
-            reference,
-            digest,
+        for (digest, content) in signatures.images().iter().flat_map(|image| &image.blobs) {
+            self.session.put_blob(digest, content)?;
+        }
+        let record = Record::new(reference, digest, index, manifest.config.digest, diff_ids);
+        Ok(record.trusted(trust))
+    }
+
+    /// Judges an image by the policy and by what the command asks, before any of its layers is unpacked.
+    fn judge(
+        &self,
+        reference: &Reference,
+        manifest: &Digest,
+        index: Option<&Digest>,
+        signatures: &Gathered,
+    ) -> Result<Trust, LoadError> {
+        let path = self.path.clone();
+        let origin = match self.bundle.is_directory() {
+            true => Origin::Oci { path },
+            false => Origin::OciArchive { path },
+        };
+        let subject = Subject {
+            image: reference,
+            manifest,
             index,
-            manifest.config.digest,
-            diff_ids,
-        ))
+        };
+        let mut verdict = Verdict::Unchecked {};
+        for rules in self.rules(&origin, reference)? {
+            verdict = rules.judge(subject, &signatures.found())?;
+        }
+        let signatures = signatures.images().iter();
+        Ok(Trust {
+            origin,
+            verdict,
+            signatures: signatures.filter_map(SignatureImage::stored).collect(),
+        })
+    }
+
+    /// The rules that an image must fulfil, those of the command last.
+    fn rules(&self, origin: &Origin, reference: &Reference) -> Result<Vec<Rules>, Distrust> {
+        let policy = self.options.policy.as_deref();
+        let mut rules: Vec<_> = policy
+            .map(|p| p.rules(origin, reference))
+            .into_iter()
+            .collect();
+        match &self.options.require_signature {
+            None => {}
+            Some(keys) if !keys.is_empty() => rules.push(Rules::of_keys(reference, keys.clone())),
+            Some(_) => {
+                let of_registry = policy.map(|p| p.rules(&Origin::Docker, reference));
+                let of_registry = of_registry.filter(Rules::need_signatures);
+                rules.push(of_registry.ok_or_else(|| Distrust::NoKey {
+                    image: Box::new(reference.clone()),
+                })?);
+            }
+        }
+        Ok(rules)
     }
 
     /// The index that the image was chosen from before it was saved, if the file says so.
@@ -386,6 +464,13 @@ impl Load<'_> {
         reference: &Reference,
         image: &DockerImage,
     ) -> Result<Record, LoadError> {
+        let origin = Origin::DockerArchive {
+            path: self.path.clone(),
+        };
+        let mut verdict = Verdict::Unchecked {};
+        for rules in self.rules(&origin, reference)? {
+            verdict = rules.judge_unsignable()?;
+        }
         let config = self.bundle.read(&image.config, CONFIG_MAX_BYTES)?;
         let config_digest = Digest::sha256(&config);
         let file_name = image.config.rsplit('/').next().unwrap_or_default();
@@ -427,13 +512,12 @@ impl Load<'_> {
         let digest = Digest::sha256(manifest.as_bytes());
         self.session.put_blob(&digest, manifest.as_bytes())?;
         self.session.put_blob(&config_digest, &config)?;
-        Ok(Record::new(
-            reference,
-            digest,
-            None,
-            config_digest,
-            diff_ids,
-        ))
+        let record = Record::new(reference, digest, None, config_digest, diff_ids);
+        Ok(record.trusted(Trust {
+            origin,
+            verdict,
+            signatures: Vec::new(),
+        }))
     }
 
     fn diff_ids(&self, config: &[u8], layer_count: usize) -> Result<Vec<Digest>, LoadError> {
@@ -546,6 +630,19 @@ impl Load<'_> {
         let path = self.bundle.path().to_owned();
         move |source| LoadError::Manifest { path, source }
     }
+}
+
+/// The images of a layout, and the manifests of signatures in it.
+fn tell_apart(entries: Vec<Descriptor>) -> (Vec<Descriptor>, Vec<Digest>) {
+    let (mut images, mut signatures) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match entry_kind(&entry.annotations) {
+            EntryKind::Image => images.push(entry),
+            EntryKind::Signatures => signatures.push(entry.digest),
+            EntryKind::Other => {}
+        }
+    }
+    (images, signatures)
 }
 
 fn blob_name(digest: &Digest) -> String {

@@ -134,6 +134,36 @@ impl Endpoint {
         Ok(content)
     }
 
+    /// Something small that belongs to the image, such as a signature; none where the registry has none. The caller checks
+    /// its digest.
+    pub(super) async fn beside(
+        &self,
+        path: &str,
+        accept: &str,
+        what: &'static str,
+        max_bytes: u64,
+    ) -> Result<Option<Vec<u8>>, PullError> {
+        let fetched = self
+            .with_retries(|| {
+                async {
+                    let response = self.get(path, accept, None).await?;
+                    self.body(response, what, max_bytes).await
+                }
+                .boxed()
+            })
+            .await;
+        match fetched {
+            Ok(content) => Ok(Some(content)),
+            // What a registry answers to an interface that it does not know.
+            Err(PullError::NotFound { .. })
+            | Err(PullError::Status {
+                status: 400 | 405 | 406 | 415,
+                ..
+            }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Downloads a blob to a new file, and checks size and digest. A broken download goes on where it stopped.
     pub(super) async fn download(
         &self,

@@ -1,7 +1,7 @@
 //! Images from registries, by the OCI Distribution API.
 //!
 //! ```text
-//! mirrors, registry ─► manifest or index ─► manifest for the platform ─► configuration ─► layers, 3 at a time ─► record
+//! mirrors, registry ─► manifest or index ─► manifest for the platform ─► verdict ─► configuration ─► layers, 3 at a time ─► record
 //!                                                        each layer: download ─► digest ─► unpack ─► diff ID ─► store
 //! ```
 //! A layer is downloaded to a temporary file, and unpacked only when its digest is right. A download that breaks goes on
@@ -19,6 +19,7 @@ mod client;
 mod connect;
 mod endpoint;
 mod keyring;
+mod signatures;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -37,6 +38,7 @@ use crate::manifest::{
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
+use crate::trust::{Distrust, Origin, Policy};
 use crate::unpack::{Limits, UnpackError, unpack_file};
 pub use connect::{ConnectError, ConnectKind};
 use endpoint::Endpoint;
@@ -56,6 +58,8 @@ pub struct PullOptions {
     pub docker_config: Option<PathBuf>,
     /// Which registries are spoken to how.
     pub registries: RegistriesConfig,
+    /// Which images may come; without one, all.
+    pub policy: Option<Arc<Policy>>,
     /// Take the image of this platform instead of this machine's.
     pub platform: Option<Platform>,
     /// Told how the pull goes on. Called often, from several threads: it should return at once.
@@ -70,6 +74,7 @@ impl fmt::Debug for PullOptions {
             .field("credentials", &self.credentials.is_some())
             .field("keyring", &self.keyring)
             .field("registries", &self.registries)
+            .field("policy", &self.policy.as_ref().map(|policy| policy.file()))
             .field("platform", &self.platform)
             .finish_non_exhaustive()
     }
@@ -203,6 +208,9 @@ pub enum PullError {
         /// What the registry says.
         message: String,
     },
+    /// The signature policy does not allow it. No layer was fetched.
+    #[error(transparent)]
+    Distrust(#[from] Distrust),
     /// The registry's answer is not what the protocol says.
     #[error("{registry} does not keep to the protocol: {what}")]
     Protocol {
@@ -288,6 +296,9 @@ impl ImageStore {
         reference: &Reference,
         options: &PullOptions,
     ) -> Result<Image, PullError> {
+        if let Some(policy) = &options.policy {
+            policy.rules(&Origin::Docker, reference).check_rejected()?;
+        }
         let store = self.clone();
         let session = blocking(move || Ok(Session::begin(&store)?)).await?;
         let platform = options.platform.clone().unwrap_or_else(Platform::current);
@@ -366,6 +377,7 @@ impl Pull<'_> {
     /// Brings all parts of the image into the store.
     async fn run(&self, document: (Digest, Vec<u8>)) -> Result<Record, PullError> {
         let (digest, manifest, index) = self.manifest_for_platform(document).await?;
+        let trust = self.judge(&digest, index.as_ref()).await?;
         let config = self.config(&manifest.config).await?;
         let layer_count = manifest.layers.len();
         let config = manifest::parse_config(&config, layer_count, &self.platform)
@@ -404,7 +416,8 @@ impl Pull<'_> {
             index,
             manifest.config.digest,
             config.diff_ids,
-        ))
+        )
+        .trusted(trust))
     }
 
     /// Follows indexes down to the manifest. Gives its digest and that of the first index.

@@ -39,6 +39,7 @@ mod collect;
 mod disk;
 mod record;
 mod session;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,7 @@ use crate::reference::Reference;
 pub use collect::{Collected, Problem};
 pub(crate) use record::Record;
 pub(crate) use session::{Held, Session};
+pub use trust::JudgeError;
 
 /// The images of one node. Methods block, except [`pull`](Self::pull); use `spawn_blocking` for long ones.
 #[derive(Debug, Clone)]
@@ -230,6 +232,7 @@ impl ImageStore {
             config,
             layers,
             size_bytes,
+            trust: record.trust.clone(),
         })
     }
 }

@@ -9,6 +9,7 @@ use super::disk::{self, failed};
 use super::{Held, StoreError};
 use crate::digest::Digest;
 use crate::reference::Reference;
+use crate::trust::Trust;
 
 /// The version of the format; another one is refused.
 const RECORD_VERSION: u32 = 1;
@@ -30,6 +31,9 @@ pub(crate) struct Record {
     pub(crate) config: Digest,
     /// Diff IDs, the lowest layer first.
     pub(crate) layers: Vec<Digest>,
+    /// Where it came from, and its signatures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trust: Option<Trust>,
 }
 
 impl Record {
@@ -47,6 +51,15 @@ impl Record {
             index,
             config,
             layers,
+            trust: None,
+        }
+    }
+
+    /// The same, with what is known of where it came from.
+    pub(crate) fn trusted(self, trust: Trust) -> Self {
+        Self {
+            trust: Some(trust),
+            ..self
         }
     }
 
@@ -65,7 +78,10 @@ impl Record {
             self.index.as_ref(),
             Some(&self.config),
         ];
-        let blobs = blobs.into_iter().flatten().cloned().map(Held::Blob);
+        let signatures = self.trust.iter().flat_map(|trust| &trust.signatures);
+        let signatures = signatures.flat_map(|s| std::iter::once(&s.manifest).chain(&s.blobs));
+        let blobs = blobs.into_iter().flatten().chain(signatures);
+        let blobs = blobs.cloned().map(Held::Blob);
         let layers = self.layers.iter().cloned().map(Held::Layer);
         blobs.chain(layers).collect()
     }

@@ -21,6 +21,8 @@ use crate::digest::Digest;
 pub(crate) const SIGNATURES_MAX: usize = 128;
 /// Images of signatures that are looked at for one digest.
 pub(crate) const SIGNATURE_IMAGES_MAX: usize = 16;
+/// The manifest of [`SIGNATURES_MAX`] signatures, with all that cosign notes beside each, has some 800 KiB.
+pub(crate) const SIGNATURE_MANIFEST_MAX_BYTES: u64 = 1 << 20;
 /// A signature image's configuration says nothing.
 const CONFIG_MAX_BYTES: u64 = 64 << 10;
 
@@ -68,9 +70,9 @@ pub(crate) fn entry_kind(annotations: &std::collections::HashMap<String, String>
     let Some((stem, suffix)) = tag.and_then(|tag| tag.rsplit_once('.')) else {
         return EntryKind::Image;
     };
-    let is_about = stem.split_once('-').is_some_and(|(algorithm, hex)| {
-        format!("{algorithm}:{hex}").parse::<Digest>().is_ok()
-    });
+    let is_about = stem
+        .split_once('-')
+        .is_some_and(|(algorithm, hex)| format!("{algorithm}:{hex}").parse::<Digest>().is_ok());
     match suffix {
         "sig" if is_about => EntryKind::Signatures,
         "att" | "sbom" if is_about => EntryKind::Other,
@@ -244,8 +246,8 @@ pub(crate) fn signature_referrers(index: &[u8]) -> Result<Vec<Digest>, String> {
         #[serde(default)]
         artifact_type: String,
     }
-    let index: Index =
-        serde_json::from_slice(index).map_err(|e| format!("the list of referrers is malformed: {e}"))?;
+    let index: Index = serde_json::from_slice(index)
+        .map_err(|e| format!("the list of referrers is malformed: {e}"))?;
     let referrers = index.manifests.into_iter();
     let signatures = referrers.filter(|referrer| referrer.artifact_type == ARTIFACT_TYPE);
     Ok(signatures
@@ -275,10 +277,18 @@ mod tests {
             (REF_NAME_ANNOTATION, "sha256-00.sig", EntryKind::Image),
             (REF_NAME_ANNOTATION, "v1.sig", EntryKind::Image),
             (REF_NAME_ANNOTATION, "h.example/app:1", EntryKind::Image),
-            ("kind", "dev.cosignproject.cosign/sigs", EntryKind::Signatures),
+            (
+                "kind",
+                "dev.cosignproject.cosign/sigs",
+                EntryKind::Signatures,
+            ),
             ("kind", "dev.cosignproject.cosign/atts", EntryKind::Other),
             ("kind", "dev.cosignproject.cosign/image", EntryKind::Image),
-            ("kind", "dev.cosignproject.cosign/imageIndex", EntryKind::Image),
+            (
+                "kind",
+                "dev.cosignproject.cosign/imageIndex",
+                EntryKind::Image,
+            ),
             ("kind", "something else", EntryKind::Image),
         ] {
             assert_eq!(kind(key, value), expected, "{key} {value}");
@@ -292,7 +302,12 @@ mod tests {
         let contents = image.blobs[1..].iter().map(|(_, content)| content.clone());
         let again = SignatureImage::new(image.blobs[0].clone(), &parts, contents.collect());
         assert_eq!(again, image);
-        assert!(image.blobs.iter().all(|(digest, content)| digest.matches(content)));
+        assert!(
+            image
+                .blobs
+                .iter()
+                .all(|(digest, content)| digest.matches(content))
+        );
     }
 
     fn manifest(signatures: usize) -> String {
@@ -307,7 +322,10 @@ mod tests {
 
     #[test]
     fn a_manifest_of_thousands_of_signatures_is_refused_before_one_is_fetched() {
-        assert_eq!(parts(manifest(SIGNATURES_MAX).as_bytes()).unwrap().len(), SIGNATURES_MAX + 1);
+        assert_eq!(
+            parts(manifest(SIGNATURES_MAX).as_bytes()).unwrap().len(),
+            SIGNATURES_MAX + 1
+        );
         let refused = parts(manifest(5000).as_bytes()).unwrap_err();
         assert!(refused.contains("5000 signatures"), "{refused}");
     }
@@ -316,19 +334,31 @@ mod tests {
     fn what_is_no_signature_image_is_refused() {
         let other_type = manifest(1).replace("simplesigning", "other");
         let no_annotation = manifest(1).replace("cosign/signature", "cosign/other");
-        for text in ["", "{}", "[]", "{\"manifests\": []}", &manifest(0), &other_type, &no_annotation] {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            "{\"manifests\": []}",
+            &manifest(0),
+            &other_type,
+            &no_annotation,
+        ] {
             assert!(parts(text.as_bytes()).is_err(), "{text}");
         }
     }
 
     #[test]
     fn of_referrers_only_signatures_are_taken_and_not_without_end() {
-        let entry = |kind: &str| json!({"digest": Digest::sha256(b"x").to_string(), "artifactType": kind});
+        let entry =
+            |kind: &str| json!({"digest": Digest::sha256(b"x").to_string(), "artifactType": kind});
         let index = |entries: Vec<_>| json!({"manifests": entries}).to_string();
         let two = index(vec![entry(ARTIFACT_TYPE), entry("application/spdx+json")]);
         assert_eq!(signature_referrers(two.as_bytes()).unwrap().len(), 1);
         let many = index(vec![entry(ARTIFACT_TYPE); 5000]);
-        assert_eq!(signature_referrers(many.as_bytes()).unwrap().len(), SIGNATURE_IMAGES_MAX);
+        assert_eq!(
+            signature_referrers(many.as_bytes()).unwrap().len(),
+            SIGNATURE_IMAGES_MAX
+        );
         assert!(signature_referrers(b"{}").is_err());
     }
 }

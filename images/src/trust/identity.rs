@@ -134,29 +134,108 @@ mod tests {
         let exact = Identity::ExactReference(Named::parse("h.example/app:1").unwrap());
         let repository = Identity::ExactRepository("h.example/app".to_owned());
         let cases = [
-            (&Identity::MatchExact, "h.example/app:1", "h.example/app:1", true),
-            (&Identity::MatchExact, "h.example/app:1", "h.example/app:2", false),
-            (&Identity::MatchExact, "h.example/app", "h.example/app", false),
+            (
+                &Identity::MatchExact,
+                "h.example/app:1",
+                "h.example/app:1",
+                true,
+            ),
+            (
+                &Identity::MatchExact,
+                "h.example/app:1",
+                "h.example/app:2",
+                false,
+            ),
+            (
+                &Identity::MatchExact,
+                "h.example/app",
+                "h.example/app",
+                false,
+            ),
             (&Identity::MatchExact, &by_digest, "h.example/app:1", false),
             (&Identity::MatchExact, &by_digest, &by_digest, true),
-            (&Identity::MatchRepoDigestOrExact, "h.example/app:1", "h.example/app:1", true),
-            (&Identity::MatchRepoDigestOrExact, "h.example/app:1", "h.example/app", false),
-            (&Identity::MatchRepoDigestOrExact, "h.example/app:1", "h.example/app:2", false),
-            (&Identity::MatchRepoDigestOrExact, &by_digest, "h.example/app:2", true),
-            (&Identity::MatchRepoDigestOrExact, &tagged_and_digest, "h.example/app:2", true),
-            (&Identity::MatchRepoDigestOrExact, &by_digest, "h.example/app", false),
-            (&Identity::MatchRepoDigestOrExact, &by_digest, "h.example/other:1", false),
-            (&Identity::MatchRepository, "h.example/app:1", "h.example/app", true),
-            (&Identity::MatchRepository, "h.example/app:1", "h.example/app:2", true),
-            (&Identity::MatchRepository, "h.example/app:1", "g.example/app:1", false),
-            (&Identity::MatchRepository, "nginx", "docker.io/library/nginx", true),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                "h.example/app:1",
+                "h.example/app:1",
+                true,
+            ),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                "h.example/app:1",
+                "h.example/app",
+                false,
+            ),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                "h.example/app:1",
+                "h.example/app:2",
+                false,
+            ),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                &by_digest,
+                "h.example/app:2",
+                true,
+            ),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                &tagged_and_digest,
+                "h.example/app:2",
+                true,
+            ),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                &by_digest,
+                "h.example/app",
+                false,
+            ),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                &by_digest,
+                "h.example/other:1",
+                false,
+            ),
+            (
+                &Identity::MatchRepository,
+                "h.example/app:1",
+                "h.example/app",
+                true,
+            ),
+            (
+                &Identity::MatchRepository,
+                "h.example/app:1",
+                "h.example/app:2",
+                true,
+            ),
+            (
+                &Identity::MatchRepository,
+                "h.example/app:1",
+                "g.example/app:1",
+                false,
+            ),
+            (
+                &Identity::MatchRepository,
+                "nginx",
+                "docker.io/library/nginx",
+                true,
+            ),
             (&exact, "elsewhere.example/x:9", "h.example/app:1", true),
             (&exact, "h.example/app:1", "h.example/app:2", false),
-            (&repository, "elsewhere.example/x:9", "h.example/app:2", true),
+            (
+                &repository,
+                "elsewhere.example/x:9",
+                "h.example/app:2",
+                true,
+            ),
             (&repository, "h.example/app:1", "h.example/app2:1", false),
         ];
         for (rule, image, signed, expected) in cases {
-            assert_eq!(accepts(rule, image, signed), expected, "{rule:?} {image} {signed}");
+            assert_eq!(
+                accepts(rule, image, signed),
+                expected,
+                "{rule:?} {image} {signed}"
+            );
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::found::SignatureImage;
 use super::identity::Identity;
 use super::key::PublicKey;
 use super::payload::{self, Signature};
@@ -79,7 +80,9 @@ pub enum Distrust {
         problems: String,
     },
     /// There are signatures, and none of them counts.
-    #[error("{image} must be signed ({asked}), and no signature of {digest} is accepted: {reasons}")]
+    #[error(
+        "{image} must be signed ({asked}), and no signature of {digest} is accepted: {reasons}"
+    )]
     NotAccepted {
         /// The image.
         image: Box<Reference>,
@@ -89,6 +92,17 @@ pub enum Distrust {
         digest: Digest,
         /// What is wrong with them.
         reasons: String,
+    },
+    /// It must be signed, and came in a form that has no place for signatures.
+    #[error(
+        "{image} must be signed ({asked}), and a docker-archive cannot hold signatures: bring it as an OCI archive or \
+         OCI layout"
+    )]
+    CannotBeSigned {
+        /// The image.
+        image: Box<Reference>,
+        /// Who asks.
+        asked: String,
     },
     /// A signature was asked for, without a key.
     #[error(
@@ -115,7 +129,11 @@ pub(crate) struct Subject<'a> {
 impl Subject<'_> {
     /// What signatures may be for: the index first, since that is what `cosign sign` signs.
     pub(crate) fn digests(&self) -> Vec<Digest> {
-        self.index.into_iter().chain([self.manifest]).cloned().collect()
+        self.index
+            .into_iter()
+            .chain([self.manifest])
+            .cloned()
+            .collect()
     }
 }
 
@@ -125,6 +143,16 @@ pub(crate) struct Found<'a> {
     pub(crate) signatures: Vec<&'a Signature>,
     /// What looked like a signature and could not be read.
     pub(crate) problems: &'a [String],
+}
+
+impl<'a> Found<'a> {
+    /// All signatures of some images of signatures.
+    pub(crate) fn in_images(images: &'a [SignatureImage], problems: &'a [String]) -> Self {
+        Self {
+            signatures: images.iter().flat_map(|image| &image.signatures).collect(),
+            problems,
+        }
+    }
 }
 
 /// What one image is held to.
@@ -148,7 +176,9 @@ impl Policy {
             Some((requirements, scope)) if scope.is_empty() => {
                 (requirements, origin.transport().to_owned())
             }
-            Some((requirements, scope)) => (requirements, format!("{} {scope}", origin.transport())),
+            Some((requirements, scope)) => {
+                (requirements, format!("{} {scope}", origin.transport()))
+            }
             None => (&self.default, "default".to_owned()),
         };
         Rules {
@@ -193,7 +223,11 @@ impl Rules {
     }
 
     /// The verdict; an image is allowed when all requirements are fulfilled.
-    pub(crate) fn judge(&self, subject: Subject<'_>, found: &Found<'_>) -> Result<Verdict, Distrust> {
+    pub(crate) fn judge(
+        &self,
+        subject: Subject<'_>,
+        found: &Found<'_>,
+    ) -> Result<Verdict, Distrust> {
         self.check_rejected()?;
         let mut signed_by = Vec::new();
         for requirement in &self.requirements {
@@ -205,6 +239,20 @@ impl Rules {
         Ok(match signed_by.is_empty() {
             true => Verdict::Allowed { scope },
             false => Verdict::Signed { scope, signed_by },
+        })
+    }
+
+    /// The verdict on an image that came without a manifest of its own, so that there is nothing to sign.
+    pub(crate) fn judge_unsignable(&self) -> Result<Verdict, Distrust> {
+        self.check_rejected()?;
+        if self.need_signatures() {
+            return Err(Distrust::CannotBeSigned {
+                image: Box::new(self.image.clone()),
+                asked: self.asked(),
+            });
+        }
+        Ok(Verdict::Allowed {
+            scope: self.scope.clone(),
         })
     }
 
@@ -228,11 +276,21 @@ impl Rules {
         if reasons.is_empty() {
             let problems = found.problems.iter().map(|problem| format!("; {problem}"));
             let problems = problems.collect();
-            return Err(Distrust::Unsigned { image, asked, digest, problems });
+            return Err(Distrust::Unsigned {
+                image,
+                asked,
+                digest,
+                problems,
+            });
         }
         reasons.extend_from_slice(found.problems);
         let reasons = summary(reasons);
-        Err(Distrust::NotAccepted { image, asked, digest, reasons })
+        Err(Distrust::NotAccepted {
+            image,
+            asked,
+            digest,
+            reasons,
+        })
     }
 
     fn asked(&self) -> String {
@@ -251,7 +309,9 @@ fn accept(
     subject: Subject<'_>,
 ) -> Result<SignedBy, String> {
     let bytes = signature.bytes().ok_or("it is not base64")?;
-    let signer = keys.iter().find(|key| key.signed(&signature.payload, &bytes));
+    let signer = keys
+        .iter()
+        .find(|key| key.signed(&signature.payload, &bytes));
     let key = signer.ok_or_else(|| match keys {
         [key] => format!("it is not made with the key {key}"),
         keys => format!("it is made with none of the {} keys", keys.len()),

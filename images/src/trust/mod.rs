@@ -11,7 +11,7 @@
 //!   name a signature must be for.
 //! - `key` and `payload`: one signature, as cosign and skopeo make it with a key.
 //! - `judge`: the verdict. It is pure: all that it needs is fetched before.
-//! - `found`: signatures as registries, layouts and the store keep them.
+//! - `found`: signatures as registries, layouts and the store keep them; `layout`: those of an OCI layout.
 //!
 //! The signature of the manifest for this platform counts, and that of the index that the manifest was chosen from:
 //! an index names its manifests by digest.
@@ -23,6 +23,7 @@ mod found;
 mod identity;
 mod judge;
 mod key;
+mod layout;
 mod payload;
 mod policy;
 mod scope;
@@ -31,13 +32,16 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub(crate) use found::{
-    EntryKind, Part, SignatureImage, entry_kind, parts, signature_referrers, signature_tag,
+    EntryKind, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX, SignatureImage, entry_kind, parts,
+    signature_referrers, signature_tag,
 };
 pub use found::{StoredSignatures, Trust};
 pub use judge::{Distrust, SignedBy, Verdict};
 pub(crate) use judge::{Found, Rules, Subject};
 pub use key::{KeyError, PublicKey};
-pub(crate) use payload::Signature;
+pub(crate) use layout::Gathered;
+#[cfg(test)]
+use payload::Signature;
 pub use policy::{Policy, PolicyError};
 pub use scope::Origin;
 

@@ -90,7 +90,9 @@ struct SignedImage {
 /// Parses what a trusted key signed. What is not understood is refused: it might be meant to forbid something.
 pub(super) fn parse(payload: &[u8]) -> Result<Claim, String> {
     if payload.len() as u64 > PAYLOAD_MAX_BYTES {
-        return Err(format!("its payload is larger than {PAYLOAD_MAX_BYTES} bytes"));
+        return Err(format!(
+            "its payload is larger than {PAYLOAD_MAX_BYTES} bytes"
+        ));
     }
     let payload: Payload = serde_json::from_slice(payload)
         .map_err(|e| format!("its payload is not that of an image's signature: {e}"))?;
@@ -102,7 +104,8 @@ pub(super) fn parse(payload: &[u8]) -> Result<Claim, String> {
         ));
     }
     let identity_text = critical.identity.docker_reference;
-    let identity = Named::parse(&identity_text).map_err(|e| format!("its payload names no image: {e}"))?;
+    let identity =
+        Named::parse(&identity_text).map_err(|e| format!("its payload names no image: {e}"))?;
     let digest = critical.image.docker_manifest_digest.parse();
     let digest = digest.map_err(|e| format!("its payload names no manifest: {e}"))?;
     Ok(Claim {
@@ -143,14 +146,32 @@ mod tests {
     fn a_payload_of_another_kind_is_refused() {
         type Edit = fn(&mut Value);
         let cases: [(Edit, &str); 9] = [
-            (|p| p["critical"]["type"] = json!("atomic container signature"), "type `atomic"),
-            (|p| p["critical"]["type"] = json!(1), "not that of an image's"),
-            (|p| p["critical"]["more"] = json!(true), "unknown field `more`"),
+            (
+                |p| p["critical"]["type"] = json!("atomic container signature"),
+                "type `atomic",
+            ),
+            (
+                |p| p["critical"]["type"] = json!(1),
+                "not that of an image's",
+            ),
+            (
+                |p| p["critical"]["more"] = json!(true),
+                "unknown field `more`",
+            ),
             (|p| p["more"] = json!(true), "unknown field `more`"),
-            (|p| p["critical"]["image"]["more"] = json!(1), "unknown field"),
+            (
+                |p| p["critical"]["image"]["more"] = json!(1),
+                "unknown field",
+            ),
             (|p| p["critical"]["identity"] = json!({}), "missing field"),
-            (|p| p["critical"]["identity"]["docker-reference"] = json!("../x"), "names no image"),
-            (|p| p["critical"]["image"]["docker-manifest-digest"] = json!("md5:00"), "names no manifest"),
+            (
+                |p| p["critical"]["identity"]["docker-reference"] = json!("../x"),
+                "names no image",
+            ),
+            (
+                |p| p["critical"]["image"]["docker-manifest-digest"] = json!("md5:00"),
+                "names no manifest",
+            ),
             (|p| p["optional"] = json!("text"), "not that of an image's"),
         ];
         for (edit, expected) in cases {
@@ -159,7 +180,14 @@ mod tests {
             let refused = parse(payload.to_string().as_bytes()).unwrap_err();
             assert!(refused.contains(expected), "{payload}: {refused}");
         }
-        for text in ["", "null", "[]", "{}", "\u{0}", "{\"critical\":{},\"critical\":{}}"] {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            "\u{0}",
+            "{\"critical\":{},\"critical\":{}}",
+        ] {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
         let long = " ".repeat(PAYLOAD_MAX_BYTES as usize + 1);
@@ -179,12 +207,20 @@ mod tests {
     #[test]
     fn what_is_no_base64_is_no_signature() {
         let bytes = |text: &str| {
-            let signature = Signature { payload: Vec::new(), base64: text.to_owned() };
+            let signature = Signature {
+                payload: Vec::new(),
+                base64: text.to_owned(),
+            };
             signature.bytes()
         };
         // Of RFC 4648, section 10; `base64` of coreutils breaks lines.
         assert_eq!(bytes("Zm9v\nYmFy\n").as_deref(), Some(&b"foobar"[..]));
-        for text in ["Zm9", "!!!!", "Zm9v-mFy", &"A".repeat(SIGNATURE_MAX_BYTES + 4)] {
+        for text in [
+            "Zm9",
+            "!!!!",
+            "Zm9v-mFy",
+            &"A".repeat(SIGNATURE_MAX_BYTES + 4),
+        ] {
             assert_eq!(bytes(text), None, "{text}");
         }
     }

@@ -215,7 +215,9 @@ impl Policy {
         };
         let raw: RawPolicy = serde_path_to_error::deserialize(&mut *deserializer)
             .map_err(|e| malformed(e.path().to_string(), e.into_inner()))?;
-        deserializer.end().map_err(|e| malformed(".".to_owned(), e))?;
+        deserializer
+            .end()
+            .map_err(|e| malformed(".".to_owned(), e))?;
         let reader = Reader { path };
         let mut transports = BTreeMap::new();
         for (transport, raw_scopes) in raw.transports.0 {
@@ -300,7 +302,8 @@ impl Reader<'_> {
             return Err(self.value(at, reason));
         }
         if raw.fulcio.is_some() || raw.pki.is_some() {
-            let reason = "certificates (fulcio, pki) are not supported: sign with a key, and write keyPath";
+            let reason =
+                "certificates (fulcio, pki) are not supported: sign with a key, and write keyPath";
             return Err(self.value(at, reason));
         }
         let identity = match raw.signed_identity {
@@ -317,9 +320,13 @@ impl Reader<'_> {
         let data = |text: String| PublicKey::from_base64(&text).map_err(|e| self.key(at, e));
         let keys: Vec<_> = match (raw.key_path, raw.key_paths, raw.key_data, raw.key_datas) {
             (Some(one), None, None, None) => vec![path(one)?],
-            (None, Some(many), None, None) => many.into_iter().map(path).collect::<Result<_, _>>()?,
+            (None, Some(many), None, None) => {
+                many.into_iter().map(path).collect::<Result<_, _>>()?
+            }
             (None, None, Some(one), None) => vec![data(one)?],
-            (None, None, None, Some(many)) => many.into_iter().map(data).collect::<Result<_, _>>()?,
+            (None, None, None, Some(many)) => {
+                many.into_iter().map(data).collect::<Result<_, _>>()?
+            }
             _ => {
                 let reason = "exactly one of keyPath, keyPaths, keyData and keyDatas must be there";
                 return Err(self.value(at, reason));
@@ -327,7 +334,10 @@ impl Reader<'_> {
         };
         match keys.len() {
             1..=KEYS_MAX => Ok(Requirement::Signed { keys, identity }),
-            n => Err(self.value(at, format!("there are {n} keys; 1 to {KEYS_MAX} are supported"))),
+            n => Err(self.value(
+                at,
+                format!("there are {n} keys; 1 to {KEYS_MAX} are supported"),
+            )),
         }
     }
 

@@ -178,7 +178,10 @@ fn check_path(scope: &str) -> Result<(), String> {
              write \"\")"
         ));
     }
-    if path.file_name().is_some_and(|name| name.to_string_lossy().contains(':')) {
+    if path
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().contains(':'))
+    {
         return Err(format!(
             "`{scope}`: one image of a layout is no scope; name the directory or file"
         ));
@@ -207,7 +210,10 @@ mod tests {
         );
         let image = "nginx".parse().unwrap();
         let scopes = Origin::Docker.scopes(&image);
-        assert_eq!(scopes[..2], ["docker.io/library/nginx:latest", "docker.io/library/nginx"]);
+        assert_eq!(
+            scopes[..2],
+            ["docker.io/library/nginx:latest", "docker.io/library/nginx"]
+        );
     }
 
     #[test]
@@ -242,8 +248,16 @@ mod tests {
         }
         for (transport, scope, expected) in [
             ("docker", "busybox", "full form"),
-            ("docker", "library/busybox", "write docker.io/library/busybox"),
-            ("docker", "docker.io/busybox:1", "write docker.io/library/busybox:1"),
+            (
+                "docker",
+                "library/busybox",
+                "write docker.io/library/busybox",
+            ),
+            (
+                "docker",
+                "docker.io/busybox:1",
+                "write docker.io/library/busybox:1",
+            ),
             ("docker", "ex*.example.com", "`*`"),
             ("docker", "*.*.example.com", "`*.`"),
             ("docker", "*.example.com/app", "`*.`"),

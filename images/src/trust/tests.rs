@@ -42,7 +42,10 @@ impl Keys {
     }
 
     fn p256(&self, name: &str) -> PublicKey {
-        self.make(name, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        self.make(
+            name,
+            &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        )
     }
 
     fn sign(&self, name: &str, payload: &[u8]) -> Signature {
@@ -54,13 +57,24 @@ impl Keys {
         std::fs::write(&file, payload).unwrap();
         let mut command = Command::new("openssl");
         if hash.is_empty() {
-            command.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(self.path(name));
+            command
+                .args(["pkeyutl", "-sign", "-rawin", "-inkey"])
+                .arg(self.path(name));
             command.arg("-in").arg(&file);
         } else {
-            command.arg("dgst").args(hash).arg("-sign").arg(self.path(name)).arg(&file);
+            command
+                .arg("dgst")
+                .args(hash)
+                .arg("-sign")
+                .arg(self.path(name))
+                .arg(&file);
         }
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         use base64::Engine;
         Signature {
             payload: payload.to_vec(),
@@ -147,7 +161,10 @@ fn each_kind_of_key_that_cosign_uses_verifies() {
         let mut forged = signature;
         *forged.payload.last_mut().unwrap() = b' ';
         let refused = self::verdict(&policy, "h.example/app:1", &[forged]).unwrap_err();
-        assert!(refused.to_string().contains("not made with the key"), "{refused}");
+        assert!(
+            refused.to_string().contains("not made with the key"),
+            "{refused}"
+        );
     }
 }
 
@@ -177,16 +194,27 @@ fn keys_that_are_no_keys_are_refused() {
     }
     for arguments in [
         &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"][..],
-        &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp256k1"],
+        &[
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:secp256k1",
+        ],
         &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"],
         &["-algorithm", "X25519"],
     ] {
         let made = std::panic::catch_unwind(|| keys.make("other", arguments));
         assert!(made.is_err(), "{arguments:?}");
         let error = PublicKey::read(&keys.path("other.pub")).unwrap_err();
-        assert!(matches!(error, KeyError::Unsupported), "{arguments:?}: {error}");
+        assert!(
+            matches!(error, KeyError::Unsupported),
+            "{arguments:?}: {error}"
+        );
     }
-    assert!(matches!(PublicKey::from_base64("%"), Err(KeyError::Base64(_))));
+    assert!(matches!(
+        PublicKey::from_base64("%"),
+        Err(KeyError::Base64(_))
+    ));
 }
 
 #[test]
@@ -212,7 +240,10 @@ fn the_most_specific_scope_decides() {
         ("h.example/secret", None),
         ("h.example/secret/x", None),
         ("h.example/secrets", Some("docker h.example")),
-        ("h.example/secret/open:1", Some("docker h.example/secret/open:1")),
+        (
+            "h.example/secret/open:1",
+            Some("docker h.example/secret/open:1"),
+        ),
         ("h.example/secret/open:2", None),
         ("h.example:5000/app", None),
         ("a.b.example:5000/app", Some("docker *.b.example")),
@@ -229,7 +260,9 @@ fn the_most_specific_scope_decides() {
     let image: Reference = "h.example/app:1".parse().unwrap();
     let path = PathBuf::from("/media/usb/app.tar");
     let rules = policy.rules(&Origin::OciArchive { path }, &image);
-    assert!(matches!(rules.check_rejected(), Err(Distrust::Rejected { scope, .. }) if scope == "default"));
+    assert!(
+        matches!(rules.check_rejected(), Err(Distrust::Rejected { scope, .. }) if scope == "default")
+    );
 }
 
 #[test]
@@ -237,12 +270,18 @@ fn all_requirements_of_a_scope_must_be_fulfilled() {
     let keys = Keys::new();
     let (vendor, reviewer) = (keys.p256("vendor"), keys.p256("reviewer"));
     let requirement = |key: &PublicKey| signed_by(key)[0].clone();
-    let policy = policy(&json!({"default": [requirement(&vendor), requirement(&reviewer)]})).unwrap();
+    let policy =
+        policy(&json!({"default": [requirement(&vendor), requirement(&reviewer)]})).unwrap();
     let payload = payload("h.example/app", &manifest());
-    let (first, second) = (keys.sign("vendor", &payload), keys.sign("reviewer", &payload));
+    let (first, second) = (
+        keys.sign("vendor", &payload),
+        keys.sign("reviewer", &payload),
+    );
     assert!(verdict(&policy, "h.example/app:1", &[first.clone()]).is_err());
     assert!(verdict(&policy, "h.example/app:1", &[second.clone()]).is_err());
-    let Ok(Verdict::Signed { signed_by, .. }) = verdict(&policy, "h.example/app:1", &[second, first]) else {
+    let Ok(Verdict::Signed { signed_by, .. }) =
+        verdict(&policy, "h.example/app:1", &[second, first])
+    else {
         panic!("refused");
     };
     assert_eq!(signed_by.len(), 2);
@@ -269,7 +308,10 @@ fn a_signature_of_another_image_or_name_does_not_count() {
         (empty, "not made with the key"),
     ] {
         let refused = verdict(&policy, "h.example/app:1", &[signature]).unwrap_err();
-        assert!(matches!(refused, Distrust::NotAccepted { .. }), "{refused:?}");
+        assert!(
+            matches!(refused, Distrust::NotAccepted { .. }),
+            "{refused:?}"
+        );
         let text = refused.to_string();
         assert!(text.contains(expected) && text.contains(FILE), "{text}");
     }
@@ -288,10 +330,17 @@ fn the_signature_of_the_index_counts_as_that_of_the_manifest() {
     let image: Reference = "h.example/app:1".parse().unwrap();
     let index = Digest::sha256(b"the index");
     let signature = keys.sign("ours", &payload("h.example/app", &index));
-    let found = Found { signatures: vec![&signature], problems: &[] };
+    let found = Found {
+        signatures: vec![&signature],
+        problems: &[],
+    };
     let rules = policy.rules(&Origin::Docker, &image);
     let judge = |index| {
-        let subject = Subject { image: &image, manifest: &manifest(), index };
+        let subject = Subject {
+            image: &image,
+            manifest: &manifest(),
+            index,
+        };
         rules.judge(subject, &found)
     };
     assert!(judge(Some(&index)).is_ok());
@@ -305,8 +354,13 @@ fn reasons_of_thousands_of_signatures_are_summed_up() {
     let policy = policy(&json!({"default": signed_by(&key)})).unwrap();
     let signature = |n: u32| keys.sign("ours", &payload(&format!("h.example/a{n}"), &manifest()));
     let signatures: Vec<_> = (0..6).map(signature).collect();
-    let refused = verdict(&policy, "h.example/app:1", &signatures).unwrap_err().to_string();
-    assert!(refused.contains("3 other reasons") && refused.len() < 2000, "{refused}");
+    let refused = verdict(&policy, "h.example/app:1", &signatures)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("3 other reasons") && refused.len() < 2000,
+        "{refused}"
+    );
 }
 
 #[test]
@@ -322,34 +376,85 @@ fn what_a_policy_must_not_have_is_refused_with_file_and_place() {
         }
         json!({"default": [requirement]})
     };
-    let identity = |identity: Value| signed(&json!({"keyPath": key_path, "signedIdentity": identity}));
+    let identity =
+        |identity: Value| signed(&json!({"keyPath": key_path, "signedIdentity": identity}));
     for (json, expected) in [
         (json!({}), "missing field `default`"),
         (json!({"default": []}), "`default`: the list is empty"),
-        (json!({"default": accept, "extra": 1}), "unknown field `extra`"),
+        (
+            json!({"default": accept, "extra": 1}),
+            "unknown field `extra`",
+        ),
         (json!({"default": [{"type": "acceptAll"}]}), "default[0]"),
-        (json!({"default": [{"type": "reject", "why": "x"}]}), "unknown field `why`"),
-        (json!({"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}]}), "signedBy (GPG)"),
-        (json!({"default": accept, "transports": {"docekr": {}}}), "`docekr` is no transport"),
-        (json!({"default": accept, "transports": {"docker": {"busybox": accept}}}), "transports.docker.busybox"),
-        (json!({"default": accept, "transports": {"docker": {"": []}}}), "the list is empty"),
+        (
+            json!({"default": [{"type": "reject", "why": "x"}]}),
+            "unknown field `why`",
+        ),
+        (
+            json!({"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}]}),
+            "signedBy (GPG)",
+        ),
+        (
+            json!({"default": accept, "transports": {"docekr": {}}}),
+            "`docekr` is no transport",
+        ),
+        (
+            json!({"default": accept, "transports": {"docker": {"busybox": accept}}}),
+            "transports.docker.busybox",
+        ),
+        (
+            json!({"default": accept, "transports": {"docker": {"": []}}}),
+            "the list is empty",
+        ),
         (signed(&json!({})), "exactly one of keyPath"),
-        (signed(&json!({"keyPath": key_path, "keyData": ""})), "exactly one of keyPath"),
+        (
+            signed(&json!({"keyPath": key_path, "keyData": ""})),
+            "exactly one of keyPath",
+        ),
         (signed(&json!({"keyPaths": []})), "there are 0 keys"),
-        (signed(&json!({"keyPath": "relative.pub"})), "must be absolute"),
-        (signed(&json!({"keyPath": "/nonexistent/key.pub"})), "cannot read the key /nonexistent/key.pub"),
+        (
+            signed(&json!({"keyPath": "relative.pub"})),
+            "must be absolute",
+        ),
+        (
+            signed(&json!({"keyPath": "/nonexistent/key.pub"})),
+            "cannot read the key /nonexistent/key.pub",
+        ),
         (signed(&json!({"keyData": "bm90IGEga2V5"})), "no public key"),
-        (signed(&json!({"keyPath": key_path, "rekorPublicKeyPath": "/r"})), "rekorPublicKey… is not supported"),
+        (
+            signed(&json!({"keyPath": key_path, "rekorPublicKeyPath": "/r"})),
+            "rekorPublicKey… is not supported",
+        ),
         (signed(&json!({"fulcio": {}})), "certificates"),
-        (signed(&json!({"keyPath": key_path, "keyfile": "x"})), "unknown field `keyfile`"),
+        (
+            signed(&json!({"keyPath": key_path, "keyfile": "x"})),
+            "unknown field `keyfile`",
+        ),
         (identity(json!({"type": "matchAnything"})), "matchAnything"),
-        (identity(json!({"type": "matchExact", "more": 1})), "unknown field `more`"),
-        (identity(json!({"type": "exactReference", "dockerReference": "h.example/a"})), "tag or a digest"),
-        (identity(json!({"type": "exactRepository", "dockerRepository": "h.example/a:1"})), "must not have a tag"),
-        (identity(json!({"type": "remapIdentity", "prefix": "busybox", "signedPrefix": "h.example"})), "full form"),
+        (
+            identity(json!({"type": "matchExact", "more": 1})),
+            "unknown field `more`",
+        ),
+        (
+            identity(json!({"type": "exactReference", "dockerReference": "h.example/a"})),
+            "tag or a digest",
+        ),
+        (
+            identity(json!({"type": "exactRepository", "dockerRepository": "h.example/a:1"})),
+            "must not have a tag",
+        ),
+        (
+            identity(
+                json!({"type": "remapIdentity", "prefix": "busybox", "signedPrefix": "h.example"}),
+            ),
+            "full form",
+        ),
     ] {
         let refused = refusal(&json);
-        assert!(refused.contains(expected) && refused.contains(FILE), "{json}: {refused}");
+        assert!(
+            refused.contains(expected) && refused.contains(FILE),
+            "{json}: {refused}"
+        );
     }
 }
 
@@ -359,12 +464,19 @@ fn a_scope_or_field_given_twice_makes_a_policy_unusable() {
     let reject = r#"[{"type":"reject"}]"#;
     for text in [
         format!(r#"{{"default":{reject},"default":{accept}}}"#),
-        format!(r#"{{"default":{reject},"transports":{{"docker":{{"h.example":{reject},"h.example":{accept}}}}}}}"#),
-        format!(r#"{{"default":{reject},"transports":{{"docker":{{}},"docker":{{"":{accept}}}}}}}"#),
+        format!(
+            r#"{{"default":{reject},"transports":{{"docker":{{"h.example":{reject},"h.example":{accept}}}}}}}"#
+        ),
+        format!(
+            r#"{{"default":{reject},"transports":{{"docker":{{}},"docker":{{"":{accept}}}}}}}"#
+        ),
         r#"{"default":[{"type":"reject","type":"insecureAcceptAnything"}]}"#.to_owned(),
         format!("{{\"default\":{accept}}} trailing"),
     ] {
-        assert!(Policy::parse(Path::new(FILE), text.as_bytes()).is_err(), "{text}");
+        assert!(
+            Policy::parse(Path::new(FILE), text.as_bytes()).is_err(),
+            "{text}"
+        );
     }
 }
 
