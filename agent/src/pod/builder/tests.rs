@@ -36,6 +36,7 @@ fn image(layers: &std::path::Path) -> Image {
         layers: vec![layers.to_owned()],
         size_bytes: 0,
         created: None,
+        trust: None,
     }
 }
 
