@@ -12,8 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::layered::is_opaque;
-use crate::unpack::is_whiteout;
+use crate::unpack::{is_opaque, is_whiteout};
 
 /// A path that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]

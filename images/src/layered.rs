@@ -13,7 +13,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::unpack::is_whiteout;
+use crate::unpack::{is_opaque, is_whiteout};
 
 /// As many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -92,7 +92,7 @@ fn look_up(directory: &Merged, name: &[u8]) -> io::Result<Found> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let fd = open_directory(layer, name)?;
-                let opaque = is_opaque(&fd);
+                let opaque = is_opaque(fd.as_fd());
                 merged.push(fd);
                 if opaque {
                     break;
@@ -123,13 +123,6 @@ fn look_up(directory: &Merged, name: &[u8]) -> io::Result<Found> {
 fn open_directory(parent: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, path, flags, Mode::empty())?)
-}
-
-/// True when the directory hides those of the layers below.
-pub(crate) fn is_opaque(directory: impl AsFd) -> bool {
-    let mut value = [0; 2];
-    let len = rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value);
-    matches!(len, Ok(1)) && value[0] == b'y'
 }
 
 fn read_limited(fd: OwnedFd, max_bytes: u64) -> io::Result<Vec<u8>> {

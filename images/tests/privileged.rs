@@ -159,6 +159,58 @@ fn owners_devices_set_user_id_and_capabilities_are_kept() {
 }
 
 #[test]
+fn files_in_a_set_group_id_directory_keep_their_group() {
+    let (_dir, store) = store();
+    let tar = Tar::new()
+        .owned_by(0, 50)
+        .entry("staff", EntryType::Directory, 0o2775, "", b"")
+        .owned_by(0, 0)
+        .file("staff/first", b"")
+        .dir("other")
+        .file("staff/later", b"")
+        .symlink("staff/link", "first")
+        .dir("staff/dir")
+        .file("staff/dir/file", b"")
+        .file("staff/implied/file", b"")
+        .finish();
+    let image = load(&store, vec![tar]);
+    let stat = |name: &str| std::fs::symlink_metadata(image.layers[0].join(name)).unwrap();
+    assert_eq!(
+        (stat("staff").gid(), stat("staff").mode() & 0o7777),
+        (50, 0o2775)
+    );
+    for name in [
+        "first",
+        "later",
+        "link",
+        "dir",
+        "dir/file",
+        "implied",
+        "implied/file",
+    ] {
+        let stat = stat(&format!("staff/{name}"));
+        assert_eq!((stat.gid(), stat.mode() & 0o2000), (0, 0), "{name}");
+    }
+}
+
+#[test]
+fn a_very_large_owner_is_kept_and_a_larger_one_is_refused() {
+    let (_dir, store) = store();
+    let tar = Tar::new()
+        .owned_by(4_294_967_294, 4_000_000_000)
+        .file("f", b"");
+    let image = load(&store, vec![tar.finish()]);
+    let stat = std::fs::metadata(image.layers[0].join("f")).unwrap();
+    assert_eq!((stat.uid(), stat.gid()), (4_294_967_294, 4_000_000_000));
+    for owner in [u64::from(u32::MAX), 1 << 32] {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = Tar::new().owned_by(owner, 0).file("f", b"").finish();
+        TestImage::new(vec![tar]).write_layout(dir.path(), "host.example/app:2");
+        assert!(store.load(dir.path(), &LoadOptions::default()).is_err());
+    }
+}
+
+#[test]
 fn an_image_built_from_files_is_reproducible_and_belongs_to_root() {
     let build = || {
         let (dir, store) = store();

@@ -5,17 +5,20 @@
 //! byte 0x0a breaks), and trusts the size field of entries that have no data. Where the formats leave a choice, this
 //! follows Go's `archive/tar`, with which nearly all images are made and checked.
 //!
-//! Not supported, and refused: GNU sparse formats 0.0 and 0.1, multi-volume archives, global PAX records other than
-//! comments.
+//! Not supported, and refused: multi-volume archives, and global PAX records that would say something of all entries.
 
 mod fields;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
-use fields::{Records, corrupt, each_pax_record, lossy, number, unsigned, unsupported, until_nul};
+use fields::{
+    PaxRecords, PaxSparse, Records, corrupt, each_pax_record, number, unsigned, unsupported,
+    until_nul,
+};
 
 const BLOCK: usize = 512;
 /// The longest long name or set of PAX records (`maxSpecialFileSize` of Go's package).
@@ -138,30 +141,23 @@ impl<R: Read> TarStream<R> {
             let Some(header) = self.next_header()? else {
                 return Ok(None);
             };
-            let name = lossy(&header.path_bytes());
+            let name = header.path_bytes();
             let size = number(&header.as_old().size, &name)?;
             let size = u64::try_from(size).map_err(|_| corrupt(&name, "its size is negative"))?;
             match header.entry_type() {
                 EntryType::GNULongName => {
-                    pending.path = Some(until_nul(&self.read_records(size, &name)?));
+                    pending.gnu_path = Some(until_nul(&self.read_records(size, &name)?));
                 }
                 EntryType::GNULongLink => {
-                    pending.link = Some(until_nul(&self.read_records(size, &name)?));
+                    pending.gnu_link = Some(until_nul(&self.read_records(size, &name)?));
                 }
                 EntryType::XHeader => {
                     let records = self.read_records(size, &name)?;
-                    pending.parse_pax(&records, &name)?;
+                    pending.pax = PaxRecords::parse(&records, &name)?;
                 }
                 EntryType::XGlobalHeader => {
                     let records = self.read_records(size, &name)?;
-                    let mut keys = Vec::new();
-                    each_pax_record(&records, &name, |key, _| {
-                        keys.push(key.to_vec());
-                        Ok(())
-                    })?;
-                    if keys.iter().any(|key| key != b"comment") {
-                        return Err(unsupported(&name, "global PAX records"));
-                    }
+                    check_global_records(&records, &name)?;
                 }
                 _ => return self.entry(&header, size, pending).map(Some),
             }
@@ -169,88 +165,81 @@ impl<R: Read> TarStream<R> {
     }
 
     fn entry(&mut self, header: &Header, size: u64, records: Records) -> Result<Entry, TarError> {
-        let path = records
-            .path
+        let Records {
+            gnu_path,
+            gnu_link,
+            mut pax,
+        } = records;
+        let path = gnu_path
+            .or(pax.path.take())
             .unwrap_or_else(|| header.path_bytes().into_owned());
-        let name = lossy(&path);
-        let field = |bytes: &[u8]| number(bytes, &name);
-        let unsigned =
-            |bytes: &[u8], what| u64::try_from(field(bytes)?).map_err(|_| corrupt(&name, what));
+        let name = path.as_slice();
+        let field = |bytes: &[u8]| number(bytes, name);
+        let owner = |pax: Option<u64>, bytes: &[u8]| match pax {
+            Some(id) => Ok(id),
+            None => u64::try_from(field(bytes)?)
+                .map_err(|_| corrupt(name, "its owner or group is negative")),
+        };
         let old = header.as_old();
-        let size = records.size.unwrap_or(size);
-        let kind = match header.entry_type() {
-            // Before POSIX a directory was a file whose name ends in a slash.
-            EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Directory,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
-            EntryType::Link => Kind::HardLink,
-            EntryType::Symlink => Kind::Symlink,
-            EntryType::Char => Kind::CharDevice,
-            EntryType::Block => Kind::BlockDevice,
-            EntryType::Directory => Kind::Directory,
-            EntryType::Fifo => Kind::Fifo,
-            _ => return Err(unsupported(&name, "an unknown type of entry")),
+        let kind = kind(header, name)?;
+        let stored = match kind {
+            Kind::File => pax.size.unwrap_or(size),
+            // Go's package, too, holds that these have no content, whatever their size field says.
+            _ => 0,
         };
-        let device = match kind {
-            Kind::CharDevice | Kind::BlockDevice => {
-                let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
-                    (Some(h), _) => (&h.dev_major, &h.dev_minor),
-                    (_, Some(h)) => (&h.dev_major, &h.dev_minor),
-                    _ => return Err(corrupt(&name, "a device without numbers")),
-                };
-                let part = |bytes| {
-                    u32::try_from(field(bytes)?)
-                        .map_err(|_| corrupt(&name, "a device number is out of range"))
-                };
-                (part(major)?, part(minor)?)
-            }
-            _ => (0, 0),
-        };
-        let is_old_sparse = header.entry_type() == EntryType::GNUSparse;
-        let stored = if kind == Kind::File { size } else { 0 };
         let mut entry = Entry {
-            link: records
-                .link
-                .or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
+            link: gnu_link
+                .or(pax.link)
+                .or_else(|| header.link_name_bytes().map(Cow::into_owned))
                 .unwrap_or_default(),
-            kind,
             mode: (field(&old.mode)? & 0o7777) as u32,
-            uid: match records.uid {
-                Some(uid) => uid,
-                None => unsigned(&old.uid, "its owner is negative")?,
-            },
-            gid: match records.gid {
-                Some(gid) => gid,
-                None => unsigned(&old.gid, "its group is negative")?,
-            },
-            mtime: match records.mtime {
+            uid: owner(pax.uid, &old.uid)?,
+            gid: owner(pax.gid, &old.gid)?,
+            mtime: match pax.mtime {
                 Some(mtime) => mtime,
                 None => (field(&old.mtime)?, 0),
             },
-            device,
+            device: device(header, &kind, name)?,
+            kind,
             size: stored,
             sparse: None,
-            xattrs: records.xattrs,
-            path,
+            xattrs: pax.xattrs,
+            path: Vec::new(),
         };
-        let mut content = stored;
-        if is_old_sparse {
-            let (pieces, real_size) = self.old_sparse_map(header, &name)?;
+        if header.entry_type() == EntryType::GNUSparse {
+            let (pieces, real_size) = self.old_sparse_map(header, name)?;
             entry.size = real_size;
             entry.sparse = Some(pieces);
         }
-        self.content_left = content;
-        self.padding_left = content.next_multiple_of(BLOCK as u64) - content;
-        if let Some(real_size) = records.sparse_real_size {
-            if let Some(path) = records.sparse_name {
-                entry.path = path;
-            }
-            entry.sparse = Some(self.pax_sparse_map(&name)?);
-            entry.size = real_size;
-            content = self.content_left;
+        self.content_left = stored;
+        self.padding_left = stored.next_multiple_of(BLOCK as u64) - stored;
+        if let Some(sparse) = pax.sparse.take_if(|_| entry.kind == Kind::File) {
+            return self.pax_sparse_entry(entry, path, sparse);
         }
         if let Some(pieces) = &entry.sparse {
-            check_sparse(pieces, entry.size, content, &name)?;
+            check_sparse(pieces, entry.size, stored, name)?;
         }
+        entry.path = path;
+        Ok(entry)
+    }
+
+    fn pax_sparse_entry(
+        &mut self,
+        mut entry: Entry,
+        path: Vec<u8>,
+        sparse: PaxSparse,
+    ) -> Result<Entry, TarError> {
+        entry.path = sparse.name.unwrap_or(path);
+        entry.size = sparse.real_size;
+        let pieces = match sparse.map {
+            Some(pieces) if pieces.len() > SPARSE_PIECES_MAX => {
+                return Err(corrupt(&entry.path, "its sparse map has too many pieces"));
+            }
+            Some(pieces) => pieces,
+            None => self.pax_sparse_map(&entry.path)?,
+        };
+        check_sparse(&pieces, entry.size, self.content_left, &entry.path)?;
+        entry.sparse = Some(pieces);
         Ok(entry)
     }
 
@@ -287,35 +276,28 @@ impl<R: Read> TarStream<R> {
         if block.iter().all(|b| *b == 0) {
             self.ended = true;
             if self.fill_or_end(&mut block)? && block.iter().any(|b| *b != 0) {
-                return Err(corrupt("", "data follows a zero block"));
+                return Err(corrupt(b"", "data follows a zero block"));
             }
             return Ok(None);
         }
         let header = Header::from_byte_slice(&block).clone();
-        let name = lossy(&header.path_bytes());
+        let name = header.path_bytes();
         let is_first = self.position == BLOCK as u64;
         let stated = match number(&header.as_old().cksum, &name) {
             Err(_) if is_first => return Err(TarError::NotAnArchive),
             stated => stated?,
         };
-        let sum = |value: fn(u8) -> i64| -> i64 {
-            block
-                .iter()
-                .enumerate()
-                .map(|(i, b)| value(if (148..156).contains(&i) { b' ' } else { *b }))
-                .sum()
-        };
-        // Some old programs summed signed bytes.
-        if stated != sum(i64::from) && stated != sum(|b| i64::from(b.cast_signed())) {
+        if !is_checksum(&block, stated) {
             return match is_first {
                 true => Err(TarError::NotAnArchive),
                 false => Err(corrupt(&name, "its checksum is wrong")),
             };
         }
+        drop(name);
         Ok(Some(header))
     }
 
-    fn read_records(&mut self, size: u64, name: &str) -> Result<Vec<u8>, TarError> {
+    fn read_records(&mut self, size: u64, name: &[u8]) -> Result<Vec<u8>, TarError> {
         if size > RECORDS_MAX_BYTES {
             return Err(corrupt(name, "a name or set of PAX records exceeds 1 MiB"));
         }
@@ -328,7 +310,7 @@ impl<R: Read> TarStream<R> {
     fn old_sparse_map(
         &mut self,
         header: &Header,
-        name: &str,
+        name: &[u8],
     ) -> Result<(Vec<(u64, u64)>, u64), TarError> {
         let gnu = header
             .as_gnu()
@@ -360,7 +342,7 @@ impl<R: Read> TarStream<R> {
     }
 
     /// GNU sparse format 1.0: decimal numbers, one a line, at the start of the content, filled up to a block.
-    fn pax_sparse_map(&mut self, name: &str) -> Result<Vec<(u64, u64)>, TarError> {
+    fn pax_sparse_map(&mut self, name: &[u8]) -> Result<Vec<(u64, u64)>, TarError> {
         let bad = || corrupt(name, "its sparse map is malformed");
         let start = self.content_left;
         let mut next = || -> Result<u64, TarError> {
@@ -449,12 +431,70 @@ impl<R: Read> Read for TarStream<R> {
     }
 }
 
+/// True when the block's bytes, those of the checksum itself taken as blanks, sum up to `stated`. Some old programs
+/// summed signed bytes.
+fn is_checksum(block: &[u8; BLOCK], stated: i64) -> bool {
+    let mut blank = *block;
+    blank[148..156].fill(b' ');
+    let sum: u32 = blank.iter().map(|b| u32::from(*b)).sum();
+    let signed_sum: i32 = blank.iter().map(|b| i32::from(b.cast_signed())).sum();
+    stated == i64::from(sum) || stated == i64::from(signed_sum)
+}
+
+fn kind(header: &Header, name: &[u8]) -> Result<Kind, TarError> {
+    // Before POSIX a directory was a file, of type zero, whose name ends in a slash.
+    let is_old_type = header.as_old().linkflag == [0];
+    Ok(match header.entry_type() {
+        EntryType::Regular if is_old_type && name.ends_with(b"/") => Kind::Directory,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
+        EntryType::Link => Kind::HardLink,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Char => Kind::CharDevice,
+        EntryType::Block => Kind::BlockDevice,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Fifo => Kind::Fifo,
+        _ => return Err(unsupported(name, "an unknown type of entry")),
+    })
+}
+
+fn device(header: &Header, kind: &Kind, name: &[u8]) -> Result<(u32, u32), TarError> {
+    if !matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
+        return Ok((0, 0));
+    }
+    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+        (Some(h), _) => (&h.dev_major, &h.dev_minor),
+        (_, Some(h)) => (&h.dev_major, &h.dev_minor),
+        _ => return Err(corrupt(name, "a device without numbers")),
+    };
+    let part = |bytes| {
+        u32::try_from(number(bytes, name)?)
+            .map_err(|_| corrupt(name, "a device number is out of range"))
+    };
+    Ok((part(major)?, part(minor)?))
+}
+
+/// Global records may say only what is not kept of single entries either: `git archive`, for one, writes a comment.
+fn check_global_records(records: &[u8], name: &[u8]) -> Result<(), TarError> {
+    each_pax_record(records, name, |key, _| {
+        let is_kept = matches!(
+            key,
+            b"path" | b"linkpath" | b"size" | b"uid" | b"gid" | b"mtime"
+        ) || [&b"GNU.sparse."[..], b"SCHILY.xattr.", b"LIBARCHIVE.xattr."]
+            .iter()
+            .any(|prefix| key.starts_with(prefix));
+        match is_kept {
+            true => Err(unsupported(name, "global PAX records")),
+            false => Ok(()),
+        }
+    })
+}
+
 /// Pieces must be in order, within the file, and fill the stored content exactly.
 fn check_sparse(
     pieces: &[(u64, u64)],
     size: u64,
     content: u64,
-    name: &str,
+    name: &[u8],
 ) -> Result<(), TarError> {
     let (mut end, mut sum) = (0_u64, 0_u64);
     for (offset, len) in pieces {

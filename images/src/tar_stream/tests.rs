@@ -74,7 +74,10 @@ fn reads_names_attributes_and_content() {
         &name,
     );
     push(&mut archive, &header("short", EntryType::Directory, 5), b"");
-    push(&mut archive, &header("old/", EntryType::Regular, 0), b"");
+    let mut old = header("old/", EntryType::Regular, 0);
+    old.as_old_mut().linkflag = [0];
+    old.set_cksum();
+    push(&mut archive, &old, b"");
     archive.extend([0; 1024]);
     archive.extend(b"after the end");
     let all = read_all(&archive).unwrap();
@@ -139,6 +142,182 @@ fn reads_sparse_files_of_both_gnu_formats() {
         assert_eq!(content, expected.1.as_bytes());
         assert_eq!(entry.size, 8192);
         assert_eq!(entry.sparse, Some(vec![(4096, 3)]));
+    }
+}
+
+/// One file with these PAX records before it.
+fn with_records(records: &[(&str, &[u8])], content: &[u8]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    let records = pax(records);
+    let kind = EntryType::XHeader;
+    push(
+        &mut archive,
+        &header("x", kind, records.len() as u64),
+        &records,
+    );
+    let file = header("f", EntryType::Regular, content.len() as u64);
+    push(&mut archive, &file, content);
+    archive
+}
+
+#[test]
+fn reads_sparse_files_of_the_early_pax_formats() {
+    let version_0: &[(&str, &[u8])] = &[
+        ("GNU.sparse.size", b"8192"),
+        ("GNU.sparse.numblocks", b"2"),
+        ("GNU.sparse.offset", b"0"),
+        ("GNU.sparse.numbytes", b"2"),
+        ("GNU.sparse.offset", b"4096"),
+        ("GNU.sparse.numbytes", b"1"),
+    ];
+    let version_1: &[(&str, &[u8])] = &[
+        ("GNU.sparse.name", b"f"),
+        ("GNU.sparse.size", b"8192"),
+        ("GNU.sparse.numblocks", b"2"),
+        ("GNU.sparse.map", b"0,2,4096,1"),
+    ];
+    for records in [version_0, version_1] {
+        let all = read_all(&with_records(records, b"abc")).unwrap();
+        let (entry, content) = &all[0];
+        assert_eq!(entry.path, b"f");
+        assert_eq!((entry.size, content.as_slice()), (8192, &b"abc"[..]));
+        assert_eq!(entry.sparse, Some(vec![(0, 2), (4096, 1)]));
+    }
+    for (key, value) in [
+        ("GNU.sparse.map", &b"0,2,4096"[..]),
+        ("GNU.sparse.map", b"4096,1,0,2"),
+        ("GNU.sparse.map", b"0,2,4096,9"),
+        ("GNU.sparse.numblocks", b"3"),
+        ("GNU.sparse.size", b"10"),
+        ("GNU.sparse.offset", b"1"),
+        ("GNU.sparse.major", b"2"),
+    ] {
+        let mut bad = version_1.to_vec();
+        bad.retain(|(k, _)| *k != key);
+        bad.push((key, value));
+        assert!(read_all(&with_records(&bad, b"abc")).is_err(), "{key}");
+    }
+}
+
+#[test]
+fn attributes_of_libarchive_are_decoded() {
+    let archive = with_records(
+        &[
+            ("LIBARCHIVE.xattr.user.a%20b", b"AQID/w=="),
+            ("LIBARCHIVE.xattr.user.bare", b"AQID/w"),
+            ("SCHILY.xattr.user.both", b"plain"),
+            ("LIBARCHIVE.xattr.user.both", b"AQID"),
+        ],
+        b"",
+    );
+    let xattrs = &read_all(&archive).unwrap()[0].0.xattrs;
+    assert_eq!(xattrs[&b"user.a b"[..]], [1, 2, 3, 0xff]);
+    assert_eq!(xattrs[&b"user.bare"[..]], [1, 2, 3, 0xff]);
+    assert_eq!(xattrs[&b"user.both"[..]], b"plain");
+    for (key, value) in [
+        ("user.a", &b"A"[..]),
+        ("user.a", b"*"),
+        ("user.%2", b"AQID"),
+    ] {
+        let key = format!("LIBARCHIVE.xattr.{key}");
+        assert!(read_all(&with_records(&[(&key, value)], b"")).is_err());
+    }
+}
+
+#[test]
+fn an_empty_pax_value_takes_back_what_was_said() {
+    let archive = with_records(
+        &[
+            ("path", b"other"),
+            ("path", b""),
+            ("size", b""),
+            ("mtime", b""),
+            ("uid", b""),
+        ],
+        b"abc",
+    );
+    let (entry, content) = &read_all(&archive).unwrap()[0];
+    assert_eq!(
+        (entry.path.as_slice(), content.as_slice()),
+        (&b"f"[..], &b"abc"[..])
+    );
+    assert_eq!((entry.uid, entry.mtime), (7, (99, 0)));
+}
+
+#[test]
+fn the_size_in_pax_records_is_the_one_that_counts() {
+    // The header says nothing, so that a reader that trusts it takes the content for the next header.
+    let mut archive = Vec::new();
+    let records = pax(&[("size", b"512")]);
+    let size = records.len() as u64;
+    push(
+        &mut archive,
+        &header("x", EntryType::XHeader, size),
+        &records,
+    );
+    let hidden = *header("hidden", EntryType::Regular, 0).as_bytes();
+    push(&mut archive, &header("f", EntryType::Regular, 0), &hidden);
+    push(&mut archive, &header("last", EntryType::Regular, 0), b"");
+    let all = read_all(&archive).unwrap();
+    let names: Vec<_> = all.iter().map(|(entry, _)| entry.path.clone()).collect();
+    assert_eq!(names, [&b"f"[..], b"last"]);
+    assert_eq!(all[0].1, hidden);
+}
+
+#[test]
+fn of_two_names_gnus_wins_and_of_two_sets_of_records_the_last() {
+    let mut archive = Vec::new();
+    push(
+        &mut archive,
+        &header("l", EntryType::GNULongName, 4),
+        b"gnu\0",
+    );
+    for records in [
+        &[("path", &b"pax"[..]), ("uid", b"1")][..],
+        &[("path", b"pax")],
+    ] {
+        let records = pax(records);
+        let size = records.len() as u64;
+        push(
+            &mut archive,
+            &header("x", EntryType::XHeader, size),
+            &records,
+        );
+    }
+    push(&mut archive, &header("f", EntryType::Regular, 0), b"");
+    let entry = &read_all(&archive).unwrap()[0].0;
+    assert_eq!((entry.path.as_slice(), entry.uid), (&b"gnu"[..], 7));
+}
+
+#[test]
+fn a_file_whose_name_ends_in_a_slash_has_its_content() {
+    let mut archive = Vec::new();
+    push(&mut archive, &header("f/", EntryType::Regular, 3), b"abc");
+    let (entry, content) = &read_all(&archive).unwrap()[0];
+    assert_eq!(
+        (&entry.kind, content.as_slice()),
+        (&Kind::File, &b"abc"[..])
+    );
+}
+
+#[test]
+fn global_records_that_say_something_of_files_are_refused() {
+    for (key, refused) in [
+        ("comment", false),
+        ("atime", false),
+        ("path", true),
+        ("SCHILY.xattr.user.a", true),
+    ] {
+        let mut archive = Vec::new();
+        let records = pax(&[(key, b"1")]);
+        let size = records.len() as u64;
+        push(
+            &mut archive,
+            &header("g", EntryType::XGlobalHeader, size),
+            &records,
+        );
+        push(&mut archive, &header("f", EntryType::Regular, 0), b"");
+        assert_eq!(read_all(&archive).is_err(), refused, "{key}");
     }
 }
 
@@ -207,7 +386,7 @@ proptest! {
     fn numbers_in_base_256_and_octal_read_back(value in 0_u64..(1 << 62)) {
         let mut header = Header::new_gnu();
         header.set_size(value);
-        prop_assert_eq!(number(&header.as_old().size, "").unwrap(), value as i64);
+        prop_assert_eq!(number(&header.as_old().size, b"").unwrap(), value as i64);
     }
 
     /// Any damage to an archive gives entries or an error, and no endless loop or panic.

@@ -7,8 +7,9 @@
 //!
 //! A layer is hostile input, unpacked by root. Therefore:
 //! - Names lose leading slashes; one with `..`, too long or too deep is refused.
-//! - Each parent directory is resolved by the kernel with the layer's directory as the root
-//!   (openat2(2), `RESOLVE_IN_ROOT`), so that a symbolic link in the layer leads at most to another place in it.
+//! - Each directory on the way is opened from the one above it and kept open, and no link is followed. Only where the
+//!   layer has a link in place of a directory, the kernel resolves the path with the layer's directory as the root
+//!   (openat2(2), `RESOLVE_IN_ROOT`), so that the link leads at most to another place in the layer.
 //!   The last component is never followed.
 //! - Hard links are made only to what the same layer holds.
 //! - An entry replaces what an earlier one of the same name made, except that directories merge.
@@ -18,7 +19,13 @@
 //!
 //! Whiteouts of the image format (`.wh.name`, `.wh..wh..opq`) become those of overlayfs: a character device 0/0, and
 //! the attribute `trusted.overlay.opaque`. They concern the layers below only, wherever in the tar they stand.
+//!
+//! In a user namespace (an ordinary user's `unshare`, rootless podman's `podman unshare`): owners are mapped, devices are
+//! left out with a warning, `trusted` attributes too since nobody could see them, and opaque directories get
+//! `user.overlay.opaque`, which overlayfs reads when mounted with `userxattr`.
 
+mod caller;
+mod directories;
 mod metadata;
 mod pipeline;
 mod tree;
@@ -35,7 +42,7 @@ use crate::digest::{Algorithm, Digest, HashingReader};
 use crate::tar_stream::{Entry, Kind, TarError, TarStream};
 use tree::Tree;
 
-pub(crate) use tree::is_whiteout;
+pub(crate) use tree::{is_opaque, is_whiteout};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
@@ -179,7 +186,7 @@ fn unpack_entries<R: Read>(
     limits: &Limits,
 ) -> Result<(R, u64, bool), UnpackError> {
     let mut stream = TarStream::new(tar);
-    let mut tree = Tree::new(root);
+    let mut tree = Tree::new(root).map_err(|e| UnpackError::Target(e.into()))?;
     let mut entries = 0_u64;
     let mut file_bytes = 0_u64;
     while let Some(entry) = stream.next_entry()? {
@@ -200,6 +207,12 @@ fn unpack_entries<R: Read>(
             }
         }
         unpack_entry(&mut tree, &entry, &mut stream)?;
+    }
+    if tree.skipped_devices() > 0 {
+        tracing::warn!(
+            devices = tree.skipped_devices(),
+            "devices of the layer are left out: none can be made in a user namespace"
+        );
     }
     let root_is_opaque = tree.root_is_opaque();
     file_bytes = file_bytes.saturating_sub(tree.removed_bytes());

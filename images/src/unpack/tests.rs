@@ -115,6 +115,153 @@ fn files_links_modes_and_times_are_as_in_the_archive() {
 }
 
 #[test]
+fn a_directory_that_is_entered_again_keeps_its_time_and_mode() {
+    let layer = unpack(
+        Tar::new()
+            .entry("a", EntryType::Directory, 0o555, "", b"")
+            .file("a/first", b"")
+            .file("b/other", b"")
+            .file("a/later", b"")
+            .entry("a/sub", EntryType::Directory, 0o500, "", b"")
+            .file("b/again", b"")
+            .file("a/sub/deep", b"")
+            .symlink("link", "a/sub")
+            .file("link/through", b""),
+    );
+    layer.result.as_ref().unwrap();
+    for (name, mode) in [("a", 0o555), ("a/sub", 0o500)] {
+        let stat = std::fs::metadata(layer.path(name)).unwrap();
+        assert_eq!((stat.mode() & 0o7777, stat.mtime()), (mode, 1_000_000_000));
+        assert_eq!(stat.mtime_nsec(), 0);
+    }
+    // What no entry describes is the same each time, too.
+    assert_eq!(std::fs::metadata(layer.path("b")).unwrap().mtime(), 0);
+    assert_eq!(std::fs::metadata(layer.path("")).unwrap().mtime(), 0);
+    for name in ["a", "a/sub"] {
+        std::fs::set_permissions(layer.path(name), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
+fn times_are_exact_to_the_nanosecond() {
+    let time = [("mtime", &b"1234567890.123456789"[..])];
+    let layer = unpack(
+        Tar::new()
+            .pax(&time)
+            .dir("d")
+            .pax(&time)
+            .file("d/f", b"")
+            .pax(&time)
+            .symlink("d/s", "f")
+            .pax(&[("mtime", b"-1.5")])
+            .file("d/before", b""),
+    );
+    layer.result.as_ref().unwrap();
+    for name in ["d", "d/f", "d/s"] {
+        let stat = std::fs::symlink_metadata(layer.path(name)).unwrap();
+        let expected = (1_234_567_890, 123_456_789);
+        assert_eq!((stat.mtime(), stat.mtime_nsec()), expected, "{name}");
+    }
+    let before = std::fs::metadata(layer.path("d/before")).unwrap();
+    assert_eq!((before.mtime(), before.mtime_nsec()), (-2, 500_000_000));
+}
+
+#[test]
+fn holes_stay_holes() {
+    let layer = unpack(
+        Tar::new()
+            .pax(&[
+                ("GNU.sparse.major", b"1"),
+                ("GNU.sparse.minor", b"0"),
+                ("GNU.sparse.name", b"holes"),
+                ("GNU.sparse.realsize", b"10000000"),
+            ])
+            .file("GNUSparseFile.1/holes", &{
+                let mut content = b"2\n0\n3\n5000000\n3\n".to_vec();
+                content.resize(512, 0);
+                content.extend(b"abcxyz");
+                content
+            }),
+    );
+    layer.result.as_ref().unwrap();
+    let stat = std::fs::metadata(layer.path("holes")).unwrap();
+    assert_eq!(stat.len(), 10_000_000);
+    assert!(stat.blocks() * 512 < 1_000_000, "{} blocks", stat.blocks());
+    let content = std::fs::read(layer.path("holes")).unwrap();
+    assert_eq!(
+        (&content[..3], &content[5_000_000..5_000_003]),
+        (&b"abc"[..], &b"xyz"[..])
+    );
+    assert_eq!(content.iter().filter(|b| **b != 0).count(), 6);
+}
+
+#[test]
+fn names_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let name = b"\xff\xfe caf\xe9";
+    let layer = unpack(Tar::new().pax(&[("path", name)]).file("x", b"content"));
+    layer.result.as_ref().unwrap();
+    let path = layer.path("").join(std::ffi::OsStr::from_bytes(name));
+    assert_eq!(std::fs::read(path).unwrap(), b"content");
+}
+
+#[test]
+fn a_directory_given_twice_has_the_attributes_of_the_second_entry() {
+    let attribute = |name: &str| rustix::fs::getxattr(name, "user.a", &mut [0_u8; 8]);
+    let layer = unpack(
+        Tar::new()
+            .pax(&[("SCHILY.xattr.user.a", b"first")])
+            .dir("d")
+            .dir("d"),
+    );
+    layer.result.as_ref().unwrap();
+    assert!(attribute(layer.path("d").to_str().unwrap()).is_err());
+    let layer = unpack(
+        Tar::new()
+            .dir("d")
+            .pax(&[("SCHILY.xattr.user.a", b"second")])
+            .dir("d"),
+    );
+    assert_eq!(attribute(layer.path("d").to_str().unwrap()), Ok(6));
+}
+
+#[test]
+fn files_inherit_no_default_acl_from_the_archive() {
+    // user::rwx, user:7:rwx, group::r-x, mask::rwx, other::r-x (linux/posix_acl_xattr.h, version 2).
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    let nobody = u32::MAX;
+    for (tag, permissions, id) in [
+        (1_u16, 7_u16, nobody),
+        (2, 7, 7),
+        (4, 5, nobody),
+        (16, 7, nobody),
+        (32, 5, nobody),
+    ] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let layer = unpack(
+        Tar::new()
+            .pax(&[("SCHILY.xattr.system.posix_acl_default", &acl)])
+            .dir("d")
+            .file("d/first", b"")
+            .dir("other")
+            .file("d/later", b""),
+    );
+    layer.result.as_ref().unwrap();
+    let mut value = [0; 128];
+    let mut get = |name: &str, which: &str| {
+        let len = rustix::fs::getxattr(layer.path(name), which, &mut value)?;
+        Ok::<_, rustix::io::Errno>(value[..len].to_vec())
+    };
+    assert_eq!(get("d", "system.posix_acl_default"), Ok(acl));
+    for name in ["d/first", "d/later"] {
+        assert!(get(name, "system.posix_acl_access").is_err(), "{name}");
+    }
+}
+
+#[test]
 fn dot_dot_in_a_name_is_refused() {
     for name in ["../outside", "a/../../outside", "a/.."] {
         let layer = unpack(Tar::new().dir("a").file(name, b"evil"));

@@ -1,54 +1,46 @@
 //! Makes the files of one layer below a directory descriptor.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::metadata::{self, DirectoryMetadata};
-use super::{UnpackError, refused, shown};
+use super::caller::Caller;
+use super::directories::{Directories, open_directory, open_own_directory};
+use super::{UnpackError, metadata, refused, shown};
 use crate::tar_stream::{Entry, Kind, TarStream};
 
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+/// What overlayfs reads instead when it was mounted with `userxattr`, as in a user namespace it must be.
+const USER_OPAQUE_ATTRIBUTE: &str = "user.overlay.opaque";
 
 /// A layer's directory while it is being filled.
 pub(super) struct Tree {
-    root: OwnedFd,
-    /// The last parent directory that was opened, because entries of one directory come together.
-    last_parent: Option<(Vec<u8>, OwnedFd)>,
-    /// Modes and times of directories. They are set at the end: making files changes a directory's time, and a mode
-    /// may forbid making them.
-    directories: BTreeMap<Vec<u8>, DirectoryMetadata>,
+    directories: Directories,
+    caller: Caller,
     root_is_opaque: bool,
     /// Bytes of files that were replaced.
     removed_bytes: u64,
+    skipped_devices: u64,
     buffer: Vec<u8>,
 }
 
-/// What was found, and removed, where an entry goes.
-#[derive(PartialEq, Eq)]
-enum Before {
-    Nothing,
-    Directory,
-    Whiteout,
-}
-
 impl Tree {
-    pub(super) fn new(root: OwnedFd) -> Self {
-        Self {
-            root,
-            last_parent: None,
-            directories: BTreeMap::new(),
+    pub(super) fn new(root: OwnedFd) -> Result<Self, Errno> {
+        let caller = Caller::of_this_process();
+        Ok(Self {
+            directories: Directories::new(root, caller)?,
+            caller,
             root_is_opaque: false,
             removed_bytes: 0,
+            skipped_devices: 0,
             buffer: vec![0; COPY_BUFFER_BYTES],
-        }
+        })
     }
 
     pub(super) fn root_is_opaque(&self) -> bool {
@@ -60,11 +52,13 @@ impl Tree {
         self.removed_bytes
     }
 
+    /// Devices that were not made because the kernel allows none in a user namespace.
+    pub(super) fn skipped_devices(&self) -> u64 {
+        self.skipped_devices
+    }
+
     pub(super) fn set_root(&mut self, entry: &Entry) -> Result<(), UnpackError> {
-        metadata::set_owner_and_xattrs(self.root.as_fd(), entry)?;
-        self.directories
-            .insert(Vec::new(), DirectoryMetadata::of(entry));
-        Ok(())
+        self.directories.describe_root(entry)
     }
 
     pub(super) fn directory(
@@ -73,20 +67,26 @@ impl Tree {
         name: &[u8],
         entry: &Entry,
     ) -> Result<(), UnpackError> {
-        let before = self.make_way(parent, name, entry, true)?;
-        let parent_fd = self.parent(parent, &entry.path)?;
-        if before != Before::Directory {
-            rustix::fs::mkdirat(parent_fd, name, Mode::RWXU)
-                .map_err(failed(entry, "create the directory"))?;
+        self.directories.enter(parent, &entry.path)?;
+        let create = |parent: BorrowedFd<'_>| rustix::fs::mkdirat(parent, name, Mode::RWXU);
+        let failed = || failed(entry, "create the directory");
+        let mut was_whiteout = false;
+        let is_new = match create(self.directories.current()) {
+            Ok(()) => true,
+            Err(Errno::EXIST) if self.is_directory(name).map_err(failed())? => false,
+            Err(Errno::EXIST) => {
+                was_whiteout = self.make_way(name, entry)?;
+                create(self.directories.current()).map_err(failed())?;
+                true
+            }
+            Err(e) => return Err(failed()(e)),
+        };
+        let (fd, _) = open_own_directory(self.directories.current(), name)
+            .map_err(super::tree::failed(entry, "open the directory"))?;
+        if was_whiteout {
+            self.set_opaque(fd.as_fd(), &entry.path)?;
         }
-        let fd = open_directory(parent_fd, name).map_err(failed(entry, "open the directory"))?;
-        metadata::set_owner_and_xattrs(fd.as_fd(), entry)?;
-        if before == Before::Whiteout {
-            set_opaque(fd.as_fd(), &entry.path)?;
-        }
-        self.directories
-            .insert(joined(parent, name), DirectoryMetadata::of(entry));
-        Ok(())
+        self.directories.push(name, fd, entry, is_new)
     }
 
     pub(super) fn file(
@@ -96,28 +96,35 @@ impl Tree {
         entry: &Entry,
         content: &mut TarStream<impl Read>,
     ) -> Result<(), UnpackError> {
-        self.make_way(parent, name, entry, false)?;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let fd = rustix::fs::openat(
-            self.parent(parent, &entry.path)?,
-            name,
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::RUSR | Mode::WUSR,
-        )
-        .map_err(failed(entry, "create the file"))?;
+        self.directories.enter(parent, &entry.path)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Nobody else sees the layer yet, so that a file may have its mode from the start.
+        let mode = metadata::mode(entry);
+        let created_mode = self.caller.creates_with(mode).then_some(mode);
+        let fd = self.make(name, entry, "create the file", |parent| {
+            let mode = created_mode.unwrap_or(Mode::RUSR | Mode::WUSR);
+            rustix::fs::openat(parent, name, flags, mode)
+        })?;
         let mut file = File::from(fd);
+        let buffer = &mut self.buffer;
         match &entry.sparse {
-            None => write_whole(&mut file, content, &mut buffer),
-            Some(pieces) => write_sparse(&mut file, content, pieces, entry.size),
+            None => write_all(&mut file, content, buffer),
+            Some(pieces) => write_sparse(&mut file, content, buffer, pieces, entry.size),
         }
         .map_err(|source| UnpackError::Entry {
             path: shown(&entry.path),
             action: "write the file",
             source,
         })?;
-        self.buffer = buffer;
-        metadata::set_owner_and_xattrs(file.as_fd(), entry)?;
-        metadata::set_mode_and_time(file.as_fd(), entry)
+        let foreign_group = self.directories.foreign_group();
+        metadata::set_all(
+            file.as_fd(),
+            entry,
+            &self.caller,
+            created_mode,
+            foreign_group,
+        )
     }
 
     pub(super) fn hard_link(
@@ -133,23 +140,29 @@ impl Tree {
         if (target_parent, *target_name) == (parent, name) {
             return Err(refused(&entry.path, "it is a hard link to itself"));
         }
-        let target_fd = self
-            .resolve(&target_parent.join(&b'/'))
-            .map_err(failed(entry, "find the target of the hard link"))?;
-        let stat = rustix::fs::statat(&target_fd, *target_name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(failed(entry, "find the target of the hard link"))?;
+        let not_found = || failed(entry, "find the target of the hard link");
+        self.directories.enter(parent, &entry.path)?;
+        let resolved = match self.directories.is_current(target_parent) {
+            true => None,
+            false => Some(
+                self.directories
+                    .resolve(target_parent)
+                    .map_err(not_found())?,
+            ),
+        };
+        let target_fd = match &resolved {
+            Some(fd) => fd.as_fd(),
+            None => self.directories.current(),
+        };
+        let stat = rustix::fs::statat(target_fd, *target_name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(not_found())?;
         if is_whiteout(&stat) {
             return Err(refused(&entry.path, "its hard link names a removed file"));
         }
-        self.make_way(parent, name, entry, false)?;
-        rustix::fs::linkat(
-            &target_fd,
-            *target_name,
-            self.parent(parent, &entry.path)?,
-            name,
-            AtFlags::empty(),
-        )
-        .map_err(failed(entry, "make the hard link"))
+        self.make(name, entry, "make the hard link", |parent| {
+            let target_fd = resolved.as_ref().map_or(parent, |fd| fd.as_fd());
+            rustix::fs::linkat(target_fd, *target_name, parent, name, AtFlags::empty())
+        })
     }
 
     pub(super) fn symlink(
@@ -164,11 +177,11 @@ impl Tree {
                 "its symbolic link has no valid target",
             ));
         }
-        self.make_way(parent, name, entry, false)?;
-        let parent_fd = self.parent(parent, &entry.path)?;
-        rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), parent_fd, name)
-            .map_err(failed(entry, "make the symbolic link"))?;
-        metadata::set_all_by_name(parent_fd, name, entry)
+        self.directories.enter(parent, &entry.path)?;
+        self.make(name, entry, "make the symbolic link", |parent| {
+            rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), parent, name)
+        })?;
+        self.set_all_by_name(name, entry)
     }
 
     pub(super) fn special(
@@ -188,17 +201,19 @@ impl Tree {
                 "a character device 0/0 is a whiteout of overlayfs, which an image must write as `.wh.`",
             ));
         }
-        self.make_way(parent, name, entry, false)?;
-        let parent_fd = self.parent(parent, &entry.path)?;
-        rustix::fs::mknodat(
-            parent_fd,
+        if self.caller.in_user_namespace && file_type != FileType::Fifo {
+            self.skipped_devices += 1;
+            return Ok(());
+        }
+        self.directories.enter(parent, &entry.path)?;
+        let number = rustix::fs::makedev(device.0, device.1);
+        self.make(
             name,
-            file_type,
-            Mode::RUSR | Mode::WUSR,
-            rustix::fs::makedev(device.0, device.1),
-        )
-        .map_err(failed(entry, "make the device or pipe (this needs root)"))?;
-        metadata::set_all_by_name(parent_fd, name, entry)
+            entry,
+            "make the device or pipe (this needs root)",
+            |parent| rustix::fs::mknodat(parent, name, file_type, Mode::RUSR | Mode::WUSR, number),
+        )?;
+        self.set_all_by_name(name, entry)
     }
 
     /// Hides `name` of the layers below. If this layer has it already, only a directory needs hiding below it.
@@ -208,18 +223,22 @@ impl Tree {
         name: &[u8],
         path: &[u8],
     ) -> Result<(), UnpackError> {
-        let parent_fd = self.parent(parent, path)?;
-        match rustix::fs::statat(parent_fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+        self.directories.enter(parent, path)?;
+        let parent_fd = self.directories.current();
+        match make_whiteout(parent_fd, name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => {
+                if !self
+                    .is_directory(name)
+                    .map_err(failed_at(path, "look at the file to hide"))?
+                {
+                    return Ok(());
+                }
                 let fd = open_directory(parent_fd, name)
                     .map_err(failed_at(path, "open the directory"))?;
-                set_opaque(fd.as_fd(), path)
+                self.set_opaque(fd.as_fd(), path)
             }
-            Ok(_) => Ok(()),
-            Err(Errno::NOENT) => {
-                make_whiteout(parent_fd, name).map_err(failed_at(path, "make the whiteout"))
-            }
-            Err(e) => Err(failed_at(path, "look at the file to hide")(e)),
+            Err(e) => Err(failed_at(path, "make the whiteout")(e)),
         }
     }
 
@@ -233,148 +252,87 @@ impl Tree {
             self.root_is_opaque = true;
             return Ok(());
         }
-        let fd = self.parent(directory, path)?;
-        set_opaque(fd, path)
+        self.directories.enter(directory, path)?;
+        self.set_opaque(self.directories.current(), path)
     }
 
-    /// Sets modes and times of directories, children first.
+    /// Sets what is left to set on directories.
     pub(super) fn finish(self) -> Result<(), UnpackError> {
-        for (path, metadata) in self.directories.iter().rev() {
-            let fd = rustix::fs::openat2(
-                &self.root,
-                if path.is_empty() {
-                    b"."
-                } else {
-                    path.as_slice()
-                },
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-                resolve_flags(),
-            );
-            match fd {
-                Ok(fd) => metadata.apply(fd.as_fd(), path)?,
-                // A later entry put something else there.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(e) => return Err(failed_at(path, "open the directory")(e)),
-            }
-        }
-        Ok(())
+        self.directories.finish()
     }
 
-    /// Opens the directory that `components` name, and makes those that are missing.
-    fn parent(
+    /// Makes something in the current directory; what an earlier entry made there is removed.
+    fn make<T>(
         &mut self,
-        components: &[&[u8]],
-        entry: &[u8],
-    ) -> Result<BorrowedFd<'_>, UnpackError> {
-        let path = components.join(&b'/');
-        let is_cached = matches!(&self.last_parent, Some((cached, _)) if *cached == path);
-        if !is_cached {
-            let fd = match self.resolve(&path) {
-                Ok(fd) => fd,
-                Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(components, entry)?,
-                Err(e) => return Err(failed_at(entry, "open the parent directory")(e)),
-            };
-            self.last_parent = Some((path, fd));
-        }
-        match &self.last_parent {
-            Some((_, fd)) => Ok(fd.as_fd()),
-            None => Ok(self.root.as_fd()),
-        }
-    }
-
-    fn make_parents(&self, components: &[&[u8]], entry: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let failed = || failed_at(entry, "make the parent directory");
-        let mut fd = self.resolve(b"").map_err(failed())?;
-        for depth in 1..=components.len() {
-            let name = components[depth - 1];
-            let path = components[..depth].join(&b'/');
-            fd = match self.resolve(&path) {
-                Ok(next) => next,
-                Err(Errno::NOENT | Errno::NOTDIR) => {
-                    let was_whiteout = remove_whiteout(fd.as_fd(), name).map_err(failed())?;
-                    match rustix::fs::mkdirat(&fd, name, Mode::from_raw_mode(0o755)) {
-                        Ok(()) => {}
-                        Err(Errno::EXIST) => {
-                            return Err(refused(entry, "its parent is not a directory"));
-                        }
-                        Err(e) => return Err(failed()(e)),
-                    }
-                    let next = open_directory(fd.as_fd(), name).map_err(failed())?;
-                    rustix::fs::fchmod(&next, Mode::from_raw_mode(0o755)).map_err(failed())?;
-                    if was_whiteout {
-                        set_opaque(next.as_fd(), entry)?;
-                    }
-                    next
-                }
-                Err(e) => return Err(failed()(e)),
-            };
-        }
-        Ok(fd)
-    }
-
-    /// Opens a directory of the layer; links in its path lead to places in the layer.
-    fn resolve(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        rustix::fs::openat2(
-            &self.root,
-            if path.is_empty() { b"." } else { path },
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve_flags(),
-        )
-    }
-
-    /// Removes what an earlier entry made at this name, unless both are directories.
-    fn make_way(
-        &mut self,
-        parent: &[&[u8]],
         name: &[u8],
         entry: &Entry,
-        keep_directory: bool,
-    ) -> Result<Before, UnpackError> {
-        let parent_fd = self.parent(parent, &entry.path)?;
-        let stat = match rustix::fs::statat(parent_fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(Before::Nothing),
-            Err(e) => return Err(failed(entry, "look at what is there")(e)),
-        };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            rustix::fs::unlinkat(parent_fd, name, AtFlags::empty())
-                .map_err(failed(entry, "replace what is there"))?;
-            self.removed_bytes += freed_bytes(&stat);
-            // A removed link may have been on the way to the cached directory.
-            self.last_parent = None;
-            return Ok(if is_whiteout(&stat) {
-                Before::Whiteout
-            } else {
-                Before::Nothing
-            });
+        action: &'static str,
+        make: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<T, UnpackError> {
+        match make(self.directories.current()) {
+            Err(Errno::EXIST) => {
+                self.make_way(name, entry)?;
+                make(self.directories.current())
+            }
+            made => made,
         }
-        if keep_directory {
-            return Ok(Before::Directory);
+        .map_err(failed(entry, action))
+    }
+
+    /// Removes what an earlier entry made in the current directory. True when that was a whiteout.
+    fn make_way(&mut self, name: &[u8], entry: &Entry) -> Result<bool, UnpackError> {
+        let parent = self.directories.current();
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed(entry, "look at what is there"))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let freed =
+                remove_tree(parent, name).map_err(failed(entry, "replace the directory"))?;
+            self.removed_bytes += freed;
+            self.directories.removed_one();
+            return Ok(false);
         }
-        let freed = remove_tree(parent_fd, name).map_err(failed(entry, "replace the directory"))?;
-        self.removed_bytes += freed;
-        self.last_parent = None;
-        let path = joined(parent, name);
-        self.directories.retain(|d, _| {
-            !(d.starts_with(&path) && matches!(d.get(path.len()), None | Some(b'/')))
-        });
-        Ok(Before::Nothing)
+        rustix::fs::unlinkat(parent, name, AtFlags::empty())
+            .map_err(failed(entry, "replace what is there"))?;
+        self.removed_bytes += freed_bytes(&stat);
+        Ok(is_whiteout(&stat))
+    }
+
+    fn is_directory(&self, name: &[u8]) -> Result<bool, Errno> {
+        let stat = rustix::fs::statat(self.directories.current(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
+    fn set_all_by_name(&self, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+        let directories = &self.directories;
+        let (parent, foreign_group) = (directories.current(), directories.foreign_group());
+        metadata::set_all_by_name(parent, name, entry, &self.caller, foreign_group)
+    }
+
+    fn set_opaque(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<(), UnpackError> {
+        set_opaque(directory, &self.caller).map_err(failed_at(
+            path,
+            "mark the directory opaque (this needs root)",
+        ))
     }
 }
 
-fn resolve_flags() -> ResolveFlags {
-    ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV
+pub(super) fn set_opaque(directory: BorrowedFd<'_>, caller: &Caller) -> Result<(), Errno> {
+    let attribute = match caller.in_user_namespace {
+        true => USER_OPAQUE_ATTRIBUTE,
+        false => OPAQUE_ATTRIBUTE,
+    };
+    rustix::fs::fsetxattr(directory, attribute, b"y", rustix::fs::XattrFlags::empty())
 }
 
-fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(
-        parent,
-        name,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+/// True when the directory hides what the layers below have in it.
+pub(crate) fn is_opaque(directory: impl AsFd) -> bool {
+    [OPAQUE_ATTRIBUTE, USER_OPAQUE_ATTRIBUTE]
+        .iter()
+        .any(|attribute| {
+            let mut value = [0; 2];
+            let len = rustix::fs::fgetxattr(&directory, *attribute, &mut value);
+            matches!(len, Ok(1)) && value[0] == b'y'
+        })
 }
 
 /// Removes a directory and gives the bytes of files that this freed. Depth is bounded by the check of names, and so is
@@ -426,7 +384,7 @@ fn make_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     )
 }
 
-fn remove_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
+pub(super) fn remove_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if is_whiteout(&stat) => {
             rustix::fs::unlinkat(parent, name, AtFlags::empty()).map(|()| true)
@@ -436,24 +394,8 @@ fn remove_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
     }
 }
 
-fn set_opaque(directory: BorrowedFd<'_>, path: &[u8]) -> Result<(), UnpackError> {
-    rustix::fs::fsetxattr(
-        directory,
-        OPAQUE_ATTRIBUTE,
-        b"y",
-        rustix::fs::XattrFlags::empty(),
-    )
-    .map_err(failed_at(
-        path,
-        "mark the directory opaque (this needs root)",
-    ))
-}
-
-fn write_whole(
-    file: &mut File,
-    content: &mut TarStream<impl Read>,
-    buffer: &mut [u8],
-) -> io::Result<()> {
+/// Copies what is left of the current entry.
+fn write_all(file: &mut File, content: &mut impl Read, buffer: &mut [u8]) -> io::Result<()> {
     loop {
         match content.read(buffer)? {
             0 => return Ok(()),
@@ -464,34 +406,25 @@ fn write_whole(
 
 fn write_sparse(
     file: &mut File,
-    content: &mut TarStream<impl Read>,
+    content: &mut impl Read,
+    buffer: &mut [u8],
     pieces: &[(u64, u64)],
     size: u64,
 ) -> io::Result<()> {
     for (offset, len) in pieces {
         file.seek(SeekFrom::Start(*offset))?;
-        io::copy(&mut content.by_ref().take(*len), file)?;
+        write_all(file, &mut content.by_ref().take(*len), buffer)?;
     }
     file.set_len(size)
-}
-
-fn joined(parent: &[&[u8]], name: &[u8]) -> Vec<u8> {
-    let mut path = parent.join(&b'/');
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend(name);
-    path
 }
 
 pub(super) fn failed(entry: &Entry, action: &'static str) -> impl FnOnce(Errno) -> UnpackError {
     failed_at(&entry.path, action)
 }
 
-fn failed_at(path: &[u8], action: &'static str) -> impl FnOnce(Errno) -> UnpackError {
-    let path = shown(path);
+pub(super) fn failed_at(path: &[u8], action: &'static str) -> impl FnOnce(Errno) -> UnpackError {
     move |errno| UnpackError::Entry {
-        path,
+        path: shown(path),
         action,
         source: errno.into(),
     }
