@@ -4,8 +4,8 @@
 //!            ┌─ here, and the policy is content ─► Ready
 //!  Unknown ──┤
 //!            └─► Pulling ──┬─► Ready
-//!                  ▲       └─► Failed (shown as ImagePullBackOff) ── 10 s, doubling to 300 s, new credentials ─┐
-//!                  └──────────────────────────────────────────────────────────────────────────────────────────┘
+//!                  ▲       └─► Failed (shown as ErrImagePull, then as ImagePullBackOff) ─┐
+//!                  └───────────── 10 s, doubling to 300 s; new credentials ──────────────┘
 //! ```
 //!
 //! A difference to the kubelet: with `imagePullPolicy: Always` and a registry that cannot be reached, an image that is
@@ -24,12 +24,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::context::Context;
+use super::status::Waiting;
 use crate::node::registries;
 
 /// The image that the agent makes of its own program.
 const DEMO_REPOSITORY: &str = "demo";
 /// Its registry, which does not exist.
 const DEMO_REGISTRY: &str = "podling.local";
+/// The reason of a pull that failed.
+const PULL_FAILED: &str = "ErrImagePull";
+/// The longest time that a pull's error is shown before the back-off: what the kubelet waits after a sync that failed.
+const ERROR_SHOWN_MAX: Duration = Duration::from_secs(10);
 
 /// When an image is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +85,38 @@ pub enum State {
         message: String,
         /// When it is tried again; none: only a new manifest helps.
         retry: Option<(Instant, Timestamp)>,
+        /// From when on a pull is shown as being in back-off rather than by its error.
+        back_off_from: Option<Instant>,
     },
+}
+
+impl State {
+    /// What a container of this image shows while the image fails to come: the error first, then, as the kubelet does,
+    /// that the next try is waited for. None of an image that is here or on its way.
+    #[must_use]
+    pub fn shown(&self, image: &str) -> Option<Waiting> {
+        let Self::Failed {
+            reason,
+            message,
+            back_off_from,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let backs_off = back_off_from.is_some_and(|from| Instant::now() >= from);
+        Some(if backs_off {
+            Waiting {
+                reason: "ImagePullBackOff".to_owned(),
+                message: format!("Back-off pulling image \"{image}\": {reason}: {message}"),
+            }
+        } else {
+            Waiting {
+                reason: (*reason).to_owned(),
+                message: message.clone(),
+            }
+        })
+    }
 }
 
 /// The end of a pull.
@@ -133,7 +169,7 @@ impl Images {
         self.keyring = keyring;
         self.failures.clear();
         self.states.retain(
-            |_, state| !matches!(state, State::Failed { reason, .. } if *reason == "ErrImagePull"),
+            |_, state| !matches!(state, State::Failed { reason, .. } if *reason == PULL_FAILED),
         );
     }
 
@@ -278,7 +314,7 @@ impl Images {
         );
         *failures = failures.saturating_add(1);
         tracing::warn!(image, error = message, retry_in = ?delay, "image not pulled");
-        self.fail(image, "ErrImagePull", message, Some(delay));
+        self.fail(image, PULL_FAILED, message, Some(delay));
     }
 
     fn fail(
@@ -288,10 +324,14 @@ impl Images {
         message: String,
         retry: Option<Duration>,
     ) {
+        let now = Instant::now();
+        let back_off_from = retry
+            .filter(|_| reason == PULL_FAILED)
+            .map(|delay| now + (delay / 2).min(ERROR_SHOWN_MAX));
         let retry = retry.map(|delay| {
             let at = Timestamp::now()
                 .saturating_add(jiff::SignedDuration::try_from(delay).unwrap_or_default());
-            (Instant::now() + delay, at.unwrap_or(Timestamp::MAX))
+            (now + delay, at.unwrap_or(Timestamp::MAX))
         });
         self.states.insert(
             image.to_owned(),
@@ -299,20 +339,23 @@ impl Images {
                 reason,
                 message,
                 retry,
+                back_off_from,
             },
         );
     }
 
-    /// When the first failed image is tried again.
+    /// When the first failed image after this time is tried again, or shows something else.
     #[must_use]
-    pub fn next_retry(&self) -> Option<Instant> {
-        self.states
-            .values()
-            .filter_map(|state| match state {
-                State::Failed { retry, .. } => retry.map(|(at, _)| at),
-                State::Pulling { .. } | State::Ready(_) => None,
-            })
-            .min()
+    pub fn next_change(&self, after: Instant) -> Option<Instant> {
+        let times = self.states.values().flat_map(|state| match state {
+            State::Failed {
+                retry,
+                back_off_from,
+                ..
+            } => [retry.map(|(at, _)| at), *back_off_from],
+            State::Pulling { .. } | State::Ready(_) => [None, None],
+        });
+        times.flatten().filter(|at| *at > after).min()
     }
 }
 
@@ -387,6 +430,35 @@ mod tests {
         ] {
             assert_eq!(Policy::of(written, image), expected, "{written:?} {image}");
         }
+    }
+
+    #[test]
+    fn a_pull_that_failed_shows_its_error_and_then_its_back_off() {
+        let failed = |reason, back_off_from| {
+            let state = State::Failed {
+                reason,
+                message: "no such host".to_owned(),
+                retry: None,
+                back_off_from,
+            };
+            state.shown("web:1").expect("it failed")
+        };
+        let now = Instant::now();
+        let error = failed(PULL_FAILED, Some(now + Duration::from_secs(3600)));
+        assert_eq!(
+            (&*error.reason, &*error.message),
+            ("ErrImagePull", "no such host")
+        );
+        let back_off = failed(PULL_FAILED, Some(now));
+        assert_eq!(back_off.reason, "ImagePullBackOff");
+        assert_eq!(
+            back_off.message,
+            "Back-off pulling image \"web:1\": ErrImagePull: no such host"
+        );
+        assert_eq!(
+            failed("ErrImageNeverPull", None).reason,
+            "ErrImageNeverPull"
+        );
     }
 
     #[test]

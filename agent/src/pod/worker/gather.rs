@@ -7,7 +7,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use podling_runtime::chain;
 
-use super::report::shown;
 use super::{Step, Worker};
 use crate::pod::builder::ImageState;
 use crate::pod::context::Context;
@@ -97,20 +96,15 @@ async fn image_states(
 }
 
 fn image_state(state: Option<&State>, name: &str) -> ImageState {
-    match state {
-        Some(State::Ready(image)) => ImageState::Ready(Box::new(image.as_ref().clone())),
-        Some(State::Failed {
-            reason,
-            message,
-            retry,
-        }) => {
-            let shown = shown(name, reason, message, retry.is_some());
-            ImageState::Waiting {
-                reason: shown.reason,
-                message: shown.message,
-            }
-        }
-        Some(State::Pulling { .. }) | None => ImageState::Waiting {
+    if let Some(State::Ready(image)) = state {
+        return ImageState::Ready(Box::new(image.as_ref().clone()));
+    }
+    match state.and_then(|state| state.shown(name)) {
+        Some(shown) => ImageState::Waiting {
+            reason: shown.reason,
+            message: shown.message,
+        },
+        None => ImageState::Waiting {
             reason: "ContainerCreating".to_owned(),
             message: format!("Pulling image \"{name}\""),
         },

@@ -382,7 +382,7 @@ impl Worker {
     fn alarm(&self) -> Option<Instant> {
         let ending = self.terminating.filter(|_| self.link.is_some());
         let others = [
-            self.images.next_retry(),
+            self.images.next_change(self.looked_at),
             self.measure_at,
             ending.map(|(_, deadline)| deadline),
         ];
