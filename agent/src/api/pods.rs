@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -155,12 +155,14 @@ pub(super) async fn delete(
     }
 }
 
-/// The pod as an API server shows it, with where it was written.
+/// The pod as an API server shows it, with where it was written. One that ends with the node is being deleted.
 pub(super) fn pod_of(store: &Store, object: &Object) -> Option<Pod> {
     let status = store.status(&object.key);
     let mut pod = object.to_pod(status.as_deref())?;
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(ORIGIN_ANNOTATION.to_owned(), object.origin.to_string());
+    let ending = store.ending(&object.uid).map(Time);
+    pod.metadata.deletion_timestamp = pod.metadata.deletion_timestamp.or(ending);
     if let Some(spec) = &mut pod.spec {
         spec.node_name = Some(store.node().to_owned());
     }

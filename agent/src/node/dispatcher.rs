@@ -229,8 +229,24 @@ impl Dispatcher {
         };
         self.ending = Some(order);
         self.waiting.push(done);
+        if mode == Shutdown::TerminatePods {
+            self.announce_ends();
+        }
         for entry in self.workers.values() {
             entry.news.send_modify(|news| news.order = order);
+        }
+    }
+
+    /// Has all pods that have not come to an end of their own shown as terminating, before their containers end.
+    fn announce_ends(&self) {
+        let store = &self.context.store;
+        for object in store.list(Kind::Pod) {
+            let is_over = store
+                .status(&object.key)
+                .is_some_and(|status| status::is_terminal(&status));
+            if !is_over {
+                store.set_ending(&object.key, &object.uid);
+            }
         }
     }
 

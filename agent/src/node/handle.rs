@@ -13,11 +13,17 @@ use crate::store::Store;
 pub struct Options {
     /// Follow changes of manifest files; otherwise they are read once.
     pub watch: bool,
+    /// What the UIDs of pods are made of, beside their names: pods of another word are other pods. None: the node's
+    /// name, so that an agent finds its pods again.
+    pub uid_seed: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { watch: true }
+        Self {
+            watch: true,
+            uid_seed: None,
+        }
     }
 }
 

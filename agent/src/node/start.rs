@@ -40,7 +40,9 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
     }
     let lock = lock(&config)?;
     let supervisor = Program::open(config.supervisor_path()?)?;
-    let store = Store::open(&config.store_path(), &config.node_name())?;
+    let node_name = config.node_name();
+    let uid_seed = options.uid_seed.as_deref().unwrap_or(&node_name);
+    let store = Store::open_seeded(&config.store_path(), &node_name, uid_seed)?;
     let images = ImageStore::open(&config.images_dir())?;
     let network = Network::open(NetworkConfig {
         bridge: config.network.bridge.clone(),
@@ -56,7 +58,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
     let context = Arc::new(Context {
         pulls: tokio::sync::Semaphore::new(config.parallel_pulls),
         host_ip: crate::network::host_address(),
-        node_name: config.node_name(),
+        node_name,
         capacity: Capacity::of_machine(),
         min_oom_score_adj: super::machine::min_oom_score_adj(),
         demo_image: tokio::sync::Mutex::new(()),

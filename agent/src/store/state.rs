@@ -4,6 +4,9 @@
 //! never held during I/O. A change is committed first and shown second, so that nothing runs that a power cut
 //! would forget.
 
+mod observed;
+mod steps;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -13,12 +16,12 @@ use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
 
 use super::disk::{Commit, Disk, DiskError, Entry};
-use super::object::{Body, Deletion, Desired, Key, Kind, Object, Origin, Writer};
+use super::object::{Deletion, Desired, Key, Kind, Object, Origin, Writer};
 use super::problem::Problem;
-use super::uid::uid;
 use super::watch::{Batch, Change, History, Watch, What};
-use super::wishes::{Wanted, Wishes};
-use super::{change, wishes};
+use super::wishes::{self, Wishes};
+use observed::keep_first_seen;
+use steps::{Step, new_object, update, withdraw};
 
 /// Versions are reserved on disk in blocks of this size, so that statuses, which only live in memory, can have
 /// growing versions over restarts at the price of one disk write for each block.
@@ -52,6 +55,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     node: String,
+    /// What UIDs are made of, beside kind, namespace and name.
+    uid_seed: String,
     /// Orders writers; None: this store lives in memory only.
     disk: Mutex<Option<Disk>>,
     state: RwLock<State>,
@@ -65,19 +70,14 @@ struct State {
     incarnations: BTreeMap<Key, u64>,
     wishes: Wishes,
     statuses: HashMap<Key, (String, Arc<PodStatus>)>,
+    /// Pods that end with the node, by UID.
+    endings: HashMap<String, Timestamp>,
     problems: BTreeMap<String, Vec<Problem>>,
     conflicts: Vec<Problem>,
     version: u64,
     /// Versions up to this one are reserved on disk.
     reserved: u64,
     history: History,
-}
-
-/// What to do with one key, decided before it is committed.
-#[derive(Debug)]
-enum Step {
-    Put { entry: Entry, shows: bool },
-    Remove { successor: Option<Entry> },
 }
 
 impl Store {
@@ -87,27 +87,36 @@ impl Store {
     /// # Errors
     /// When the file cannot be created, or is in use by another process.
     pub fn open(path: &Path, node: &str) -> Result<Store, StoreError> {
+        Self::open_seeded(path, node, node)
+    }
+
+    /// The same, for pods with UIDs made of another word than the node's name: they are no earlier node's pods.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_seeded(path: &Path, node: &str, uid_seed: &str) -> Result<Store, StoreError> {
         let (disk, loaded) = Disk::open(path)?;
         let mut state = State::new(loaded.version);
         state.reserved = loaded.version;
         state.incarnations = loaded.incarnations;
         state.wishes = Wishes::remembered(loaded.entries.values());
         state.entries = loaded.entries;
-        Ok(Self::with(node, Some(disk), state))
+        Ok(Self::with(node, uid_seed, Some(disk), state))
     }
 
     /// A store that forgets everything at the end of the process.
     pub fn in_memory(node: &str) -> Store {
         let mut state = State::new(0);
         state.reserved = u64::MAX;
-        Self::with(node, None, state)
+        Self::with(node, node, None, state)
     }
 
-    fn with(node: &str, disk: Option<Disk>, state: State) -> Store {
+    fn with(node: &str, uid_seed: &str, disk: Option<Disk>, state: State) -> Store {
         let (latest, _) = watch::channel(state.version);
         Store {
             shared: Arc::new(Shared {
                 node: node.to_owned(),
+                uid_seed: uid_seed.to_owned(),
                 disk: Mutex::new(disk),
                 state: RwLock::new(state),
                 latest,
@@ -189,7 +198,7 @@ impl Store {
             let mut wishes = state.wishes.clone();
             edit(&mut wishes);
             let (winners, conflicts) = wishes.winners(|key| state.holder(key));
-            let steps = state.plan(&winners, &self.shared.node);
+            let steps = state.plan(&winners, &self.shared.uid_seed);
             (wishes, steps, conflicts)
         };
         self.commit(&mut disk, steps)?;
@@ -261,69 +270,13 @@ impl Store {
             }
             let incarnation = state.incarnations.get(key).map_or(1, |count| count + 1);
             let successor = entry.successor.as_ref().map(|wanted| Entry {
-                object: Arc::new(new_object(&self.shared.node, wanted, incarnation)),
+                object: Arc::new(new_object(&self.shared.uid_seed, wanted, incarnation)),
                 successor: None,
             });
             Step::Remove { successor }
         };
         self.commit(&mut disk, vec![(key.clone(), step)])?;
         Ok(true)
-    }
-
-    /// The status of the pod `key`.
-    pub fn status(&self, key: &Key) -> Option<Arc<PodStatus>> {
-        let state = self.read();
-        state.statuses.get(key).map(|(_, status)| status.clone())
-    }
-
-    /// Sets the status of the pod `key` with this UID. False: there is no such pod (any more), or the status is
-    /// what it was.
-    pub fn set_status(&self, key: &Key, uid: &str, status: PodStatus) -> bool {
-        let mut disk = None;
-        loop {
-            let mut state = self.write();
-            let Some(entry) = state.entries.get(key) else {
-                return false;
-            };
-            let same = |(of, old): &(String, Arc<PodStatus>)| of == uid && **old == status;
-            if entry.object.uid != uid || state.statuses.get(key).is_some_and(same) {
-                return false;
-            }
-            if state.version < state.reserved {
-                let status = Arc::new(status);
-                state.statuses.insert(key.clone(), (uid.to_owned(), status));
-                state.record(key.clone(), What::Status);
-                let version = state.version;
-                drop(state);
-                self.shared.latest.send_replace(version);
-                return true;
-            }
-            drop(state);
-            // Once in a million changes. A disk that does not take it must not stop statuses.
-            if let Err(error) =
-                self.commit(disk.get_or_insert_with(|| self.lock_disk()), Vec::new())
-            {
-                tracing::warn!(%error, "cannot reserve resource versions");
-                self.write().reserved += VERSION_BLOCK;
-            }
-        }
-    }
-
-    /// What writers want and do not get, and whatever else [`Store::set_problems`] was told.
-    pub fn problems(&self) -> Vec<Problem> {
-        let state = self.read();
-        let told = state.problems.values().flatten();
-        told.chain(&state.conflicts).cloned().collect()
-    }
-
-    /// Replaces the problems of one source, which chooses a name of its own.
-    pub fn set_problems(&self, source: &str, problems: Vec<Problem>) {
-        let mut state = self.write();
-        let before = state.problems.remove(source).unwrap_or_default();
-        if !problems.is_empty() {
-            let problems = keep_first_seen(&before, problems);
-            state.problems.insert(source.to_owned(), problems);
-        }
     }
 
     /// Makes steps durable, then visible.
@@ -406,6 +359,7 @@ impl State {
             incarnations: BTreeMap::new(),
             wishes: Wishes::default(),
             statuses: HashMap::new(),
+            endings: HashMap::new(),
             problems: BTreeMap::new(),
             conflicts: Vec::new(),
             version,
@@ -428,7 +382,7 @@ impl State {
     fn plan(
         &self,
         winners: &BTreeMap<&Key, wishes::WantedRef<'_>>,
-        node: &str,
+        uid_seed: &str,
     ) -> Vec<(Key, Step)> {
         let mut steps = Vec::new();
         for (key, wanted) in winners {
@@ -438,7 +392,11 @@ impl State {
                     let incarnation = self.incarnations.get(key).copied().unwrap_or(0);
                     Some(Step::Put {
                         entry: Entry {
-                            object: Arc::new(new_object(node, &wanted.to_wanted(), incarnation)),
+                            object: Arc::new(new_object(
+                                uid_seed,
+                                &wanted.to_wanted(),
+                                incarnation,
+                            )),
                             successor: None,
                         },
                         shows: true,
@@ -460,7 +418,9 @@ impl State {
         match step {
             Step::Put { entry, shows } => self.put(key, entry, shows),
             Step::Remove { successor } => {
-                self.entries.remove(&key);
+                if let Some(gone) = self.entries.remove(&key) {
+                    self.endings.remove(&gone.object.uid);
+                }
                 self.statuses.remove(&key);
                 *self.incarnations.entry(key.clone()).or_default() += 1;
                 self.record(key.clone(), What::Removed);
@@ -491,126 +451,10 @@ impl State {
     }
 }
 
-fn new_object(node: &str, wanted: &Wanted, incarnation: u64) -> Object {
-    let desired = &wanted.desired;
-    Object {
-        key: desired.key.clone(),
-        uid: uid(node, &desired.key, incarnation),
-        resource_version: 0,
-        generation: 1,
-        writer: wanted.writer.clone(),
-        origin: desired.origin.clone(),
-        hash: desired.hash.clone(),
-        created: Timestamp::now(),
-        deletion: None,
-        body: desired.body.clone(),
-    }
-}
-
-/// The step from an object that is there to one that is wanted.
-fn update(entry: &Entry, wanted: Wanted) -> Option<Step> {
-    let object = &entry.object;
-    if object.deletion.is_some() {
-        let same = entry.successor.as_ref() == Some(&wanted);
-        return (!same).then(|| Step::Put {
-            entry: Entry {
-                object: object.clone(),
-                successor: Some(wanted),
-            },
-            shows: false,
-        });
-    }
-    let moved = object.origin != wanted.desired.origin || object.writer != wanted.writer;
-    let changed = object.hash != wanted.desired.hash;
-    if !moved && !changed {
-        return None;
-    }
-    let mut next = (**object).clone();
-    let replace = match (&object.body, &wanted.desired.body) {
-        _ if !changed => false,
-        (Body::Pod(old), Body::Pod(new)) => {
-            let verdict = change::between(old, new);
-            tracing::info!(object = %object.key, %verdict, "the pod changed");
-            verdict.is_replacement()
-        }
-        _ => false,
-    };
-    if replace {
-        next.deletion = Some(Deletion {
-            requested_at: Timestamp::now(),
-            grace_secs: None,
-        });
-        return Some(Step::Put {
-            entry: Entry {
-                object: Arc::new(next),
-                successor: Some(wanted),
-            },
-            shows: true,
-        });
-    }
-    next.writer = wanted.writer;
-    next.origin = wanted.desired.origin;
-    if changed {
-        next.hash = wanted.desired.hash;
-        next.generation += 1;
-        next.body = wanted.desired.body;
-    }
-    Some(Step::Put {
-        entry: Entry {
-            object: Arc::new(next),
-            successor: None,
-        },
-        shows: changed,
-    })
-}
-
-/// The step for an object that nobody wants.
-fn withdraw(key: &Key, entry: &Entry) -> Option<Step> {
-    let object = &entry.object;
-    match key.kind {
-        Kind::ConfigMap | Kind::Secret | Kind::Namespace => Some(Step::Remove { successor: None }),
-        Kind::Pod if object.deletion.is_some() => entry.successor.is_some().then(|| Step::Put {
-            entry: Entry {
-                object: object.clone(),
-                successor: None,
-            },
-            shows: false,
-        }),
-        Kind::Pod => {
-            let mut next = (**object).clone();
-            next.deletion = Some(Deletion {
-                requested_at: Timestamp::now(),
-                grace_secs: None,
-            });
-            Some(Step::Put {
-                entry: Entry {
-                    object: Arc::new(next),
-                    successor: None,
-                },
-                shows: true,
-            })
-        }
-    }
-}
-
 /// The shorter of two grace periods; None is the pod's own, which an explicit one overrides.
 fn shorter(before: Option<u64>, now: Option<u64>) -> Option<u64> {
     match (before, now) {
         (Some(before), Some(now)) => Some(before.min(now)),
         (before, now) => before.or(now),
     }
-}
-
-/// A problem that stays keeps the time when it was first seen.
-fn keep_first_seen(before: &[Problem], now: Vec<Problem>) -> Vec<Problem> {
-    let since = |problem: &Problem| {
-        let old = before.iter().find(|old| old.is_same(problem))?;
-        Some(old.since)
-    };
-    now.into_iter()
-        .map(|problem| Problem {
-            since: since(&problem).unwrap_or(problem.since),
-            ..problem
-        })
-        .collect()
 }

@@ -103,6 +103,38 @@ fn a_removed_pod_goes_when_it_has_ended() {
 }
 
 #[test]
+fn a_pod_that_ends_with_the_node_is_told_so_and_stays_wanted() {
+    let store = Store::in_memory("node");
+    put(&store, POD);
+    let pod = get(&store);
+    let mut watch = store.watch();
+    store.set_ending(&web(), "another");
+    assert_eq!(watch.try_next(), None);
+    store.set_ending(&web(), &pod.uid);
+    let since = store.ending(&pod.uid);
+    assert!(since.is_some() && watch.try_next().is_some());
+    store.set_ending(&web(), &pod.uid);
+    assert_eq!(store.ending(&pod.uid), since);
+    assert_eq!(get(&store).deletion, None);
+}
+
+#[test]
+fn pods_of_another_seed_are_other_pods() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let uids = ["node", "node", "run"].map(|seed| {
+        let path = dir.path().join("store.redb");
+        let store = Store::open_seeded(&path, "node", seed).expect("a store");
+        put(&store, POD);
+        let uid = get(&store).uid.clone();
+        drop(store);
+        std::fs::remove_file(path).expect("the store's file");
+        uid
+    });
+    assert_eq!(uids[0], uids[1]);
+    assert_ne!(uids[1], uids[2]);
+}
+
+#[test]
 fn a_pod_is_replaced_after_its_end_unless_the_change_is_applied_in_place() {
     let store = Store::in_memory("node");
     put(&store, POD);

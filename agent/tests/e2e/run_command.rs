@@ -88,9 +88,13 @@ struct Running {
 
 impl Running {
     fn start(node: &Node, name: &str, manifest: &str) -> Self {
+        Self::start_with(node, name, &[manifest])
+    }
+
+    fn start_with(node: &Node, name: &str, args: &[&str]) -> Self {
         let log = node.path(format!("{name}.log"));
         let file = std::fs::File::create(&log).unwrap();
-        let mut command = node.podling_command(&["run", "--plain", manifest]);
+        let mut command = node.podling_command(&[&["run", "--plain"], args].concat());
         command
             .env_remove("PODLING_RUN_DIR")
             .env_remove("PODLING_LOG_DIR")
@@ -160,6 +164,11 @@ fn run_shows_pods_that_it_stops_as_terminating_and_a_second_ctrl_c_kills_them() 
     run.signal(Signal::SIGINT);
     run.until(&node, "I hear nothing");
     run.until(&node, "pod deaf: Terminating");
+    // The same in another terminal.
+    let mut get = node.podling_command(&["get", "pods"]);
+    let seen = get.env_remove("PODLING_RUN_DIR").output().unwrap();
+    let seen = String::from_utf8(seen.stdout).unwrap();
+    assert!(seen.contains("Terminating"), "{seen}");
     run.signal(Signal::SIGINT);
     run.until(&node, "pod deaf: gone");
     assert_eq!(run.end(), Some(0));
@@ -183,6 +192,34 @@ fn a_run_that_was_killed_is_cleared_up_by_the_next() {
     next.until(&node, "run that was killed");
     next.until(&node, "everything has been stopped");
     assert_eq!(next.end(), Some(0));
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_run_does_not_show_what_pods_of_earlier_runs_left_in_the_same_log_directory() {
+    let node = Node::new();
+    let logs = node.path("kept-logs").display().to_string();
+    let manifest = node.path("once.yaml");
+    for said in ["first", "second"] {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: once}}\nspec:\n  restartPolicy: Never\n  containers:\n  - {{name: main, image: localhost/busybox, command: [echo, 'the {said} says this']}}\n"
+        );
+        std::fs::write(&manifest, text).unwrap();
+        node.load_busybox();
+        let args = ["--log-dir", &logs, manifest.to_str().unwrap()];
+        let run = Running::start_with(&node, said, &args);
+        run.until(&node, "everything has been stopped");
+        let log = run.log.clone();
+        assert_eq!(run.end(), Some(0));
+        let text = std::fs::read_to_string(log).unwrap();
+        assert!(
+            text.contains(&format!("once/main | the {said} says this")),
+            "{text}"
+        );
+        assert_eq!(text.matches("says this").count(), 1, "{text}");
+    }
+    // Both are kept.
+    assert_eq!(std::fs::read_dir(&logs).unwrap().count(), 2);
     nothing_is_left(&node);
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::agent::{self, LocalApi};
@@ -19,6 +18,7 @@ use super::log::{self, Tail};
 use super::{CommandError, Exit, status};
 use crate::api::{self, ProblemView};
 use crate::node::{Config, Node, NodeHandle, Options, Shutdown};
+use crate::store::Kind;
 use place::Place;
 use tail::LogTail;
 use view::{Live, Plain, View};
@@ -153,6 +153,7 @@ async fn in_place(
     config.network.pod_cidr.clone_from(&args.pod_cidr);
     let options = Options {
         watch: !args.no_watch,
+        uid_seed: Some(place.uid_seed()),
     };
     let node = Node::start(config, options)
         .await
@@ -160,7 +161,9 @@ async fn in_place(
     let started = async {
         let api = LocalApi::start(&node)?;
         let (lines, quiet) = (live.cloned(), args.quiet);
-        let logs = LogTail::start(&place.logs, move |line| match &lines {
+        let store = node.store().clone();
+        let is_ours = move |uid: &str| store.list(Kind::Pod).iter().any(|pod| pod.uid == uid);
+        let logs = LogTail::start(&place.logs, is_ours, move |line| match &lines {
             Some(tail) => tail.push(line),
             None if quiet => {}
             // A reader that has gone is found out by the next change of a pod.
@@ -283,8 +286,7 @@ async fn terminate(
     tokio::pin!(first, second);
     let mut killing = false;
     loop {
-        let pods = terminating(api::pods(node.store()), &over);
-        shown(view.show(&pods, &[]))?;
+        shown(view.show(&api::pods(node.store()), &[]))?;
         // The two ends are pinned and go on; the others are cancel-safe.
         tokio::select! {
             ended = &mut first => break ended?,
@@ -297,17 +299,6 @@ async fn terminate(
     }
     shown(view.say("everything has been stopped and removed"))?;
     shown(view.show(&over, &[]))
-}
-
-/// The pods as they are shown while the run ends: the store still wants them.
-fn terminating(mut pods: Vec<Pod>, over: &[Pod]) -> Vec<Pod> {
-    for pod in &mut pods {
-        if !over.iter().any(|p| p.metadata.uid == pod.metadata.uid) {
-            let since = pod.metadata.deletion_timestamp.take();
-            pod.metadata.deletion_timestamp = since.or(Some(Time(jiff::Timestamp::now())));
-        }
-    }
-    pods
 }
 
 async fn end(node: &NodeHandle) -> Result<(), CommandError> {
@@ -339,23 +330,6 @@ mod tests {
                 .expect("a pod")
         };
         phases.iter().map(pod).collect()
-    }
-
-    #[test]
-    fn pods_that_are_stopped_are_terminating_and_those_that_ended_stay_what_they_are() {
-        let mut all = pods(&["Running", "Succeeded"]);
-        for (pod, uid) in all.iter_mut().zip(["a", "b"]) {
-            pod.metadata.uid = Some(uid.to_owned());
-        }
-        let over = vec![all[1].clone()];
-        // Its containers have obeyed: it would look completed.
-        all[0].status = all[1].status.clone();
-        let shown = terminating(all, &over);
-        let marked: Vec<bool> = shown
-            .iter()
-            .map(|p| p.metadata.deletion_timestamp.is_some())
-            .collect();
-        assert_eq!(marked, [true, false]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::super::CommandError;
 use super::super::dirs::{DirectoryArgs, RUN_LINK, RUN_LOGS, RUNS_DIR};
 use super::Stop;
@@ -113,6 +115,11 @@ impl Place {
         config.cgroup_parent.clone_from(&self.cgroup_parent);
     }
 
+    /// Makes this run's pods others than those of all runs before, whose logs may be in the same directory.
+    pub(super) fn uid_seed(&self) -> String {
+        format!("{} {}", self.data.display(), Timestamp::now())
+    }
+
     /// Removes what was made.
     pub(super) fn remove(&self) -> Result<(), CommandError> {
         remove_dir(&self.data)?;
@@ -180,11 +187,13 @@ async fn reclaim(directories: &DirectoryArgs, stop: &mut Stop) -> Result<(), Com
                 _lock: lock,
             };
             place.apply(&mut config);
+            let once = Options {
+                watch: false,
+                ..Options::default()
+            };
             let failed =
                 |e| CommandError::new("cannot end the pods of a run that was killed").because(e);
-            let node = Node::start(config, Options { watch: false })
-                .await
-                .map_err(failed)?;
+            let node = Node::start(config, once).await.map_err(failed)?;
             let gently = node.shutdown(Shutdown::TerminatePods);
             let at_once = async {
                 tokio::select! {

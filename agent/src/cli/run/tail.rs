@@ -21,9 +21,11 @@ pub(super) struct LogTail {
 }
 
 impl LogTail {
-    /// Follows all below `dir`, which exists. `each` gets lines with `pod/container | ` in front.
+    /// Follows those pods below `dir`, which exists, whose UIDs `is_ours` knows: others may have left their logs there.
+    /// `each` gets lines with `pod/container | ` in front.
     pub(super) fn start(
         dir: &Path,
+        is_ours: impl Fn(&str) -> bool + Send + 'static,
         mut each: impl FnMut(&str) + Send + 'static,
     ) -> io::Result<Self> {
         let watch = Watch::new(dir)?;
@@ -34,7 +36,7 @@ impl LogTail {
             loop {
                 // Seen before the last look, so that what was said before the end is not lost.
                 let last = stopped.load(Ordering::Acquire);
-                look(&dir, &mut streams, &mut each);
+                look(&dir, &is_ours, &mut streams, &mut each);
                 if last {
                     return;
                 }
@@ -62,16 +64,24 @@ struct Stream {
     printer: Printer,
 }
 
-fn look(dir: &Path, streams: &mut BTreeMap<PathBuf, Stream>, each: &mut impl FnMut(&str)) {
+fn look(
+    dir: &Path,
+    is_ours: &impl Fn(&str) -> bool,
+    streams: &mut BTreeMap<PathBuf, Stream>,
+    each: &mut impl FnMut(&str),
+) {
     let mut here = BTreeSet::new();
     for pod in directories(dir) {
         let name = pod.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         // <namespace>_<name>_<uid>
         let mut parts = name.split('_');
-        let (namespace, name) = (
-            parts.next().unwrap_or_default(),
-            parts.next().unwrap_or_default(),
-        );
+        let mut part = || parts.next().unwrap_or_default();
+        let (namespace, name, uid) = (part(), part(), part());
+        // A pod of this run that is gone from the store is followed to its last line.
+        let is_followed = || streams.keys().any(|container| container.starts_with(&pod));
+        if !is_ours(uid) && !is_followed() {
+            continue;
+        }
         let label = if namespace == "default" {
             name.to_owned()
         } else {
@@ -137,8 +147,28 @@ mod tests {
         .expect("a log");
         let mut streams = BTreeMap::new();
         let mut lines = Vec::new();
-        look(dir.path(), &mut streams, &mut |l| lines.push(l.to_owned()));
-        look(dir.path(), &mut streams, &mut |l| lines.push(l.to_owned()));
+        for _ in 0..2 {
+            look(dir.path(), &|_| true, &mut streams, &mut |l| {
+                lines.push(l.to_owned());
+            });
+        }
         assert_eq!(lines, ["web/main | hello"]);
+    }
+
+    #[test]
+    fn logs_of_pods_that_are_not_of_this_run_are_not_shown() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for uid in ["earlier", "ours"] {
+            let container = dir.path().join(format!("default_web_{uid}/main"));
+            fs::create_dir_all(&container).expect("a directory");
+            let line = format!("2026-01-01T00:00:00Z stdout F {uid}\n");
+            fs::write(container.join("0.log"), line).expect("a log");
+        }
+        let mut streams = BTreeMap::new();
+        let mut lines = Vec::new();
+        look(dir.path(), &|uid| uid == "ours", &mut streams, &mut |l| {
+            lines.push(l.to_owned());
+        });
+        assert_eq!(lines, ["web/main | ours"]);
     }
 }

@@ -56,13 +56,11 @@ impl Worker {
                         .images
                         .insert(container.name.clone(), image_facts(name, image));
                 }
-                Some(State::Failed {
-                    reason,
-                    message,
-                    retry,
-                }) => {
-                    let shown = shown(name, reason, message, retry.is_some());
-                    facts.waiting.insert(container.name.clone(), shown);
+                Some(failed @ State::Failed { .. }) => {
+                    let shown = failed.shown(name);
+                    facts
+                        .waiting
+                        .extend(shown.map(|shown| (container.name.clone(), shown)));
                 }
                 Some(State::Pulling { .. }) | None => {}
             }
@@ -94,9 +92,10 @@ impl Worker {
                     .until(Some(trouble.retry_at)),
             );
         }
-        if let Some(deletion) = object.deletion {
+        let deleted = object.deletion.map(|deletion| deletion.requested_at);
+        if let Some(since) = deleted.or_else(|| self.context.store.ending(&self.uid)) {
             let message = "it is being ended";
-            waits.push(Wait::of_pod("Terminating", message).since(Some(deletion.requested_at)));
+            waits.push(Wait::of_pod("Terminating", message).since(Some(since)));
         }
         if let Some(failure) = &self.failure {
             waits.push(Wait::of_pod(&failure.reason, &failure.message));
@@ -121,14 +120,12 @@ impl Worker {
                     )
                     .since(Some(*since)),
                 ),
-                Some(State::Failed {
-                    reason,
-                    message,
-                    retry,
-                }) => {
-                    let shown = shown(name, reason, message, retry.is_some());
-                    let wait = Wait::of_container(&container.name, shown.reason, shown.message);
-                    waits.push(wait.until(retry.map(|(_, at)| at)));
+                Some(failed @ State::Failed { retry, .. }) => {
+                    let until = retry.map(|(_, at)| at);
+                    waits.extend(failed.shown(name).map(|shown| {
+                        Wait::of_container(&container.name, shown.reason, shown.message)
+                            .until(until)
+                    }));
                 }
                 Some(State::Ready(_)) | None => {}
             }
@@ -163,20 +160,6 @@ impl Worker {
     }
 }
 
-/// What a container shows while its image is missing: a pull that will be tried again is in back-off.
-pub(super) fn shown(image: &str, reason: &str, message: &str, retried: bool) -> Waiting {
-    match reason {
-        "ErrImagePull" if retried => Waiting {
-            reason: "ImagePullBackOff".to_owned(),
-            message: format!("Back-off pulling image \"{image}\": ErrImagePull: {message}"),
-        },
-        other => Waiting {
-            reason: other.to_owned(),
-            message: message.to_owned(),
-        },
-    }
-}
-
 fn image_facts(name: &str, image: &podling_images::Image) -> ImageFacts {
     let pinned = image.pinned_reference();
     ImageFacts {
@@ -186,25 +169,5 @@ fn image_facts(name: &str, image: &podling_images::Image) -> ImageFacts {
             || image.digest.to_string(),
             |reference| reference.to_string(),
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pull_that_is_tried_again_is_in_back_off() {
-        let back_off = shown("web:1", "ErrImagePull", "no such host", true);
-        assert_eq!(back_off.reason, "ImagePullBackOff");
-        assert!(back_off.message.contains("web:1") && back_off.message.contains("no such host"));
-        assert_eq!(
-            shown("web:1", "ErrImageNeverPull", "m", true).reason,
-            "ErrImageNeverPull"
-        );
-        assert_eq!(
-            shown("W", "InvalidImageName", "m", false).reason,
-            "InvalidImageName"
-        );
     }
 }
