@@ -3,6 +3,7 @@
 //! The same files and configuration give the same digest on every machine: owner root, time 0, entries in the given
 //! order, JSON with sorted keys.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::digest::{Algorithm, Digest};
 use crate::image::Image;
-use crate::manifest::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use crate::manifest::{self, Descriptor, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
@@ -93,10 +94,12 @@ impl ImageStore {
         session.hold(&[Held::Layer(diff_id.clone())])?;
         {
             let _lock = session.lock_layer(&diff_id)?;
-            if !session.has_layer(&diff_id) {
+            if session.has_layer(&diff_id) {
+                session.keep_blob(&path, &diff_id)?;
+            } else {
                 let algorithms = (Algorithm::Sha256, Algorithm::Sha256);
                 let tar = File::open(&path).map_err(layer_error(&path))?;
-                session.put_layer(&diff_id, |target| -> Result<_, BuildError> {
+                session.put_layer(&diff_id, Some(&path), |target| -> Result<_, BuildError> {
                     Ok(unpack_file(tar, target, algorithms, &Limits::default())?)
                 })?;
             }
@@ -127,15 +130,25 @@ impl ImageStore {
         let digest = Digest::sha256(&manifest);
         session.put_blob(&config_digest, &config)?;
         session.put_blob(&digest, &manifest)?;
-        session.commit(&Record::new(
-            reference,
-            digest,
-            None,
-            config_digest,
-            vec![diff_id],
-        ))?;
+        let parsed = manifest::Manifest {
+            config: descriptor(OCI_CONFIG, config_digest, config.len() as u64),
+            layers: vec![descriptor(OCI_LAYER, diff_id.clone(), size)],
+        };
+        let record = Record::new(reference, (digest, &parsed), None, vec![diff_id]);
+        session.commit(&[record])?;
         self.resolve(reference)?
             .ok_or_else(|| BuildError::Vanished(reference.clone()))
+    }
+}
+
+fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        platform: None,
+        annotations: HashMap::new(),
+        artifact_type: None,
     }
 }
 

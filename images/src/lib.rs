@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!  registry ──pull──┐
-//!  OCI layout ──────┤                    ┌─► blobs/   manifests and configs, by digest
-//!  OCI archive ─────┼─► manifest, config ┼─► layers/  unpacked directories, by diff ID: overlay lower layers
-//!  docker-archive ──┤     and layers     └─► images/  records: reference ─► manifest
-//!  host files ──────┘
+//!  OCI layout ──────┤                    ┌─► blobs/       all that came, by digest
+//!  OCI archive ─────┼─► manifest, config ┼─► layers/      unpacked directories, by diff ID: overlay lower layers
+//!  docker-archive ──┤     and layers     ├─► references/  records: reference ─► manifest
+//!  host files ──────┘                    └─► index.json   which makes the store an OCI layout
 //! ```
 //!
 //! Reading order: [`reference`] and [`digest`] (names), [`store`] (disk layout, locks, commit order), [`unpack`]
@@ -41,7 +41,7 @@ pub use build::{BuildError, FileSource, ImageFile};
 pub use bundle::BundleError;
 pub use changes::{Aspect, Change, ChangeKind, ChangesError, changes};
 pub use digest::Digest;
-pub use image::Image;
+pub use image::{Image, ImageLayer, LayerBlob};
 pub use load::{LoadError, LoadOptions};
 pub use manifest::ManifestError;
 pub use platform::Platform;

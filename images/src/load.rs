@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::bundle::{Bundle, BundleError};
 use crate::compression::Compression;
-use crate::digest::{Algorithm, Digest, HashingReader};
+use crate::digest::{Algorithm, Digest, Hasher};
 use crate::image::Image;
 use crate::manifest::{
     self, CONFIG_MAX_BYTES, Descriptor, Document, INDEX_ANNOTATION, INDEX_DEPTH_MAX,
@@ -25,19 +25,16 @@ use crate::manifest::{
 };
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError};
-use crate::store::{Held, ImageStore, Record, Session, StoreError};
+use crate::store::{Held, IMAGE_NAME, ImageStore, REF_NAME, Record, Session, StoreError};
 use crate::trust::{
     Distrust, EntryKind, Gathered, Origin, Policy, PublicKey, Rules, SignatureImage, Subject,
     Trust, Verdict, entry_kind,
 };
-use crate::unpack::{Limits, UnpackError, Unpacked, unpack_layer};
+use crate::unpack::{Limits, UnpackError, Wanted, pieces, unpack_stream};
 
 /// A decompressed copy of a compressed archive may hold this many layers of the largest size allowed.
 const ARCHIVE_LAYERS: u64 = 4;
-const NAME_ANNOTATIONS: [&str; 2] = [
-    "io.containerd.image.name",
-    "org.opencontainers.image.ref.name",
-];
+const NAME_ANNOTATIONS: [&str; 2] = [IMAGE_NAME, REF_NAME];
 
 /// How to load.
 #[derive(Debug, Clone, Default)]
@@ -196,9 +193,7 @@ impl ImageStore {
             });
         };
         // All images are here and whole before the first becomes visible.
-        for record in &records {
-            session.commit(record)?;
-        }
+        session.commit(&records)?;
         let mut images = Vec::new();
         for record in &records {
             let Some(mut image) = self.resolve(&record.reference)? else {
@@ -318,7 +313,7 @@ impl Load<'_> {
         for (digest, content) in signatures.images().iter().flat_map(|image| &image.blobs) {
             self.session.put_blob(digest, content)?;
         }
-        let record = Record::new(reference, digest, index, manifest.config.digest, diff_ids);
+        let record = Record::new(reference, (digest, &manifest), index, diff_ids);
         Ok(record.trusted(trust))
     }
 
@@ -508,11 +503,16 @@ impl Load<'_> {
         })
         .to_string();
         // Checks what the schema asks for, such as the number of layers.
-        manifest::parse_document(manifest.as_bytes()).map_err(self.unusable())?;
+        let parsed = manifest::parse_document(manifest.as_bytes()).map_err(self.unusable())?;
+        let Document::Manifest(parsed) = parsed else {
+            return Err(LoadError::UnknownFormat {
+                path: self.bundle.path().to_owned(),
+            });
+        };
         let digest = Digest::sha256(manifest.as_bytes());
         self.session.put_blob(&digest, manifest.as_bytes())?;
         self.session.put_blob(&config_digest, &config)?;
-        let record = Record::new(reference, digest, None, config_digest, diff_ids);
+        let record = Record::new(reference, (digest, &parsed), None, diff_ids);
         Ok(record.trusted(Trust {
             origin,
             verdict,
@@ -551,58 +551,83 @@ impl Load<'_> {
     ) -> Result<(Digest, u64, Compression), LoadError> {
         let (file, size) = self.bundle.file(name)?;
         let mut file = BufReader::with_capacity(128 * 1024, file);
-        let unreadable = |source| BundleError::Io {
-            action: "read",
-            path: self.bundle.path().join(name),
-            source,
-        };
-        let start = std::io::BufRead::fill_buf(&mut file).map_err(unreadable)?;
-        let compression = Compression::detect(start).map_err(unreadable)?;
-        let blob_algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
+        let start = std::io::BufRead::fill_buf(&mut file).map_err(self.unreadable(name))?;
+        let compression = Compression::detect(start).map_err(self.unreadable(name))?;
         let _lock = self.session.lock_layer(diff_id)?;
         if self.session.has_layer(diff_id) {
-            if let Some(expected) = expected {
-                return Ok((expected.clone(), size, compression));
-            }
-            // Nothing of it is used but its digest, which goes into the manifest.
-            let hashed = HashingReader::new(file, blob_algorithm).finish();
-            let (digest, size) = hashed.map_err(unreadable)?;
+            let (digest, size) = self.keep_blob(file, size, expected, name)?;
             return Ok((digest, size, compression));
         }
-        let unpacked = self.session.put_layer(diff_id, |target| {
-            self.unpack(file, size, target, expected, diff_id, name, blob_algorithm)
+        let mut blob = self.session.new_blob()?;
+        let path = blob.as_ref().map(|blob| blob.path().to_owned());
+        let unpacked = self.session.put_layer(diff_id, path.as_deref(), |target| {
+            let wanted = (wanted(expected), Wanted::Digest(diff_id));
+            let keep = |piece: &[u8]| blob.as_mut().map_or(Ok(()), |blob| blob.append(piece));
+            let limits = &self.options.limits;
+            unpack_stream(pieces(file), keep, size, target, wanted, limits)
+                .map_err(|source| self.unpack_error(source, diff_id, name))
         })?;
         Ok((unpacked.blob, unpacked.blob_bytes, compression))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, all of them needed")]
-    fn unpack(
+    /// Keeps the blob of a layer that is unpacked already, unless it is here. Gives its digest and size.
+    fn keep_blob(
         &self,
         file: impl Read + Send,
         size: u64,
-        target: &Path,
         expected: Option<&Digest>,
-        diff_id: &Digest,
         name: &str,
-        blob_algorithm: Algorithm,
-    ) -> Result<Unpacked, LoadError> {
-        let algorithms = (blob_algorithm, diff_id.algorithm());
-        let unpacked = unpack_layer(file, size, target, algorithms, &self.options.limits).map_err(
-            |source| LoadError::Layer {
+    ) -> Result<(Digest, u64), LoadError> {
+        if let Some(expected) = expected
+            && (!self.session.store().keeps_blobs() || self.session.has_blob(expected, size))
+        {
+            return Ok((expected.clone(), size));
+        }
+        let mut blob = self.session.new_blob()?;
+        let mut hasher = Hasher::new(expected.map_or(Algorithm::Sha256, Digest::algorithm));
+        let mut bytes = 0;
+        for piece in pieces(file) {
+            let piece = piece.map_err(self.unreadable(name))?;
+            hasher.update(&piece);
+            bytes += piece.len() as u64;
+            if let Some(blob) = &mut blob {
+                blob.append(&piece).map_err(|e| blob.failed(e))?;
+            }
+        }
+        let digest = hasher.finish();
+        if let Some(expected) = expected
+            && *expected != digest
+        {
+            return Err(self.mismatch(name, expected.clone(), digest));
+        }
+        if let Some(blob) = blob {
+            self.session.keep_blob(blob.path(), &digest)?;
+        }
+        Ok((digest, bytes))
+    }
+
+    fn unreadable(&self, name: &str) -> impl FnOnce(std::io::Error) -> BundleError + use<> {
+        let path = self.bundle.path().join(name);
+        move |source| BundleError::Io {
+            action: "read",
+            path,
+            source,
+        }
+    }
+
+    fn unpack_error(&self, source: UnpackError, diff_id: &Digest, name: &str) -> LoadError {
+        match source {
+            UnpackError::WrongDigest { expected, actual }
+            | UnpackError::WrongDiffId { expected, actual } => {
+                self.mismatch(name, expected, actual)
+            }
+            UnpackError::Source(source) => self.unreadable(name)(source).into(),
+            source => LoadError::Layer {
                 path: self.bundle.path().to_owned(),
                 layer: diff_id.clone(),
                 source,
             },
-        )?;
-        if let Some(expected) = expected
-            && *expected != unpacked.blob
-        {
-            return Err(self.mismatch(name, expected.clone(), unpacked.blob));
         }
-        if *diff_id != unpacked.diff_id {
-            return Err(self.mismatch(name, diff_id.clone(), unpacked.diff_id));
-        }
-        Ok(unpacked)
     }
 
     fn check_size(&self, name: &str, expected: u64, actual: u64) -> Result<(), LoadError> {
@@ -643,6 +668,11 @@ fn tell_apart(entries: Vec<Descriptor>) -> (Vec<Descriptor>, Vec<Digest>) {
         }
     }
     (images, signatures)
+}
+
+/// What is known of a blob: its digest, or nothing.
+fn wanted(expected: Option<&Digest>) -> Wanted<'_> {
+    expected.map_or(Wanted::Any(Algorithm::Sha256), Wanted::Digest)
 }
 
 fn blob_name(digest: &Digest) -> String {

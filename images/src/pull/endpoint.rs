@@ -1,14 +1,11 @@
-//! One repository at one registry or mirror: requests, tokens, downloads that resume.
+//! One repository at one registry or mirror: requests and tokens.
 
-use std::path::Path;
 use std::sync::RwLock;
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderValue, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode};
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 use super::auth::{self, Challenge, TokenAnswer};
 use super::{Credentials, PullError, PullOptions, client};
@@ -19,15 +16,13 @@ use crate::manifest::{
 use crate::reference::Reference;
 
 /// Tries in a row that bring nothing, before a request or download is given up.
-const TRIES_MAX: u32 = 5;
+pub(super) const TRIES_MAX: u32 = 5;
 /// The first wait between tries; it doubles up to the other.
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
 /// An error message longer than this is a web page.
 const MESSAGE_MAX_BYTES: u64 = 4096;
 const TOKEN_MAX_BYTES: u64 = 1 << 20;
-/// Between two reports of progress.
-const REPORT_BYTES: u64 = 256 * 1024;
 
 pub(super) struct Endpoint {
     http: reqwest::Client,
@@ -164,64 +159,8 @@ impl Endpoint {
         }
     }
 
-    /// Downloads a blob to a new file, and checks size and digest. A broken download goes on where it stopped.
-    pub(super) async fn download(
-        &self,
-        descriptor: &Descriptor,
-        path: &Path,
-        report: impl Fn(u64) + Sync,
-    ) -> Result<(), PullError> {
-        let written = |source| PullError::Write {
-            path: path.to_owned(),
-            source,
-        };
-        let file = tokio::fs::File::create_new(path).await.map_err(written)?;
-        let mut download = Download {
-            endpoint: self,
-            descriptor,
-            path,
-            file: tokio::io::BufWriter::with_capacity(256 * 1024, file),
-            hasher: Hasher::new(descriptor.digest.algorithm()),
-            bytes: 0,
-            reported: 0,
-        };
-        let mut failures = 0;
-        while download.bytes < descriptor.size || failures == 0 && descriptor.size == 0 {
-            let before = download.bytes;
-            match download.go_on(&report).await {
-                Ok(()) if download.bytes >= descriptor.size => break,
-                Ok(()) if failures + 1 >= TRIES_MAX => {
-                    return Err(self.protocol(format!(
-                        "layer {} ends after {} of {} bytes",
-                        descriptor.digest, download.bytes, descriptor.size
-                    )));
-                }
-                Err(e) if !e.is_transient() || failures + 1 >= TRIES_MAX => return Err(e),
-                Ok(()) | Err(_) => {}
-            }
-            failures = if download.bytes > before {
-                1
-            } else {
-                failures + 1
-            };
-            tokio::time::sleep(back_off(failures)).await;
-        }
-        download.file.flush().await.map_err(written)?;
-        report(download.bytes);
-        let actual = download.hasher.finish();
-        if actual == descriptor.digest {
-            return Ok(());
-        }
-        Err(PullError::Mismatch {
-            registry: self.registry.clone(),
-            what: "a layer",
-            expected: descriptor.digest.clone(),
-            actual,
-        })
-    }
-
     /// One GET, with a token where one is asked for.
-    async fn get(
+    pub(super) async fn get(
         &self,
         path: &str,
         accept: &str,
@@ -417,7 +356,7 @@ impl Endpoint {
         })
     }
 
-    fn connect(&self, error: reqwest::Error) -> PullError {
+    pub(super) fn connect(&self, error: reqwest::Error) -> PullError {
         PullError::Connect {
             registry: self.registry.clone(),
             scheme: self.scheme,
@@ -425,7 +364,7 @@ impl Endpoint {
         }
     }
 
-    fn protocol(&self, what: String) -> PullError {
+    pub(super) fn protocol(&self, what: String) -> PullError {
         PullError::Protocol {
             registry: self.registry.clone(),
             what,
@@ -441,89 +380,13 @@ impl Endpoint {
     }
 }
 
-/// A blob on its way to a file.
-struct Download<'a> {
-    endpoint: &'a Endpoint,
-    descriptor: &'a Descriptor,
-    path: &'a Path,
-    file: tokio::io::BufWriter<tokio::fs::File>,
-    hasher: Hasher,
-    bytes: u64,
-    reported: u64,
-}
-
-impl Download<'_> {
-    /// Asks for what is missing, and takes what comes.
-    async fn go_on(&mut self, report: &(impl Fn(u64) + Sync)) -> Result<(), PullError> {
-        let path = format!("blobs/{}", self.descriptor.digest);
-        let range_from = (self.bytes > 0).then_some(self.bytes);
-        let response = self.endpoint.get(&path, "*/*", range_from).await?;
-        if range_from.is_some() && !resumes_at(&response, self.bytes) {
-            self.start_over().await?;
-        }
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|e| self.endpoint.connect(e))?;
-            self.bytes += chunk.len() as u64;
-            if self.bytes > self.descriptor.size {
-                return Err(self.endpoint.protocol(format!(
-                    "layer {} is larger than the {} bytes of the manifest",
-                    self.descriptor.digest, self.descriptor.size
-                )));
-            }
-            self.hasher.update(&chunk);
-            let written = self.file.write_all(&chunk).await;
-            written.map_err(|e| self.write_error(e))?;
-            if self.bytes - self.reported >= REPORT_BYTES {
-                self.reported = self.bytes;
-                report(self.bytes);
-            }
-        }
-        Ok(())
-    }
-
-    /// The registry cannot resume: it sends all again.
-    async fn start_over(&mut self) -> Result<(), PullError> {
-        let rewound = async {
-            self.file.flush().await?;
-            self.file.get_mut().set_len(0).await?;
-            self.file.rewind().await
-        };
-        rewound.await.map_err(|e| self.write_error(e))?;
-        self.hasher = Hasher::new(self.descriptor.digest.algorithm());
-        (self.bytes, self.reported) = (0, 0);
-        Ok(())
-    }
-
-    fn write_error(&self, source: std::io::Error) -> PullError {
-        PullError::Write {
-            path: self.path.to_owned(),
-            source,
-        }
-    }
-}
-
-/// True when the response holds the rest from `offset` (RFC 9110, section 14.4).
-fn resumes_at(response: &Response, offset: u64) -> bool {
-    let range = response.headers().get(CONTENT_RANGE);
-    let start = range.and_then(|value| {
-        value
-            .to_str()
-            .ok()?
-            .strip_prefix("bytes ")?
-            .split('-')
-            .next()
-    });
-    response.status() == StatusCode::PARTIAL_CONTENT && start == Some(offset.to_string().as_str())
-}
-
 /// True when nobody listens there, or the name is unknown.
 fn is_refused(error: &PullError) -> bool {
     matches!(error, PullError::Connect { source, .. } if source.is_at_connect())
 }
 
 /// Doubles with each failure, with a jitter of up to a half so that nodes do not come back together.
-fn back_off(failures: u32) -> Duration {
+pub(super) fn back_off(failures: u32) -> Duration {
     let wait = BACK_OFF_MIN * 2_u32.saturating_pow(failures.saturating_sub(1));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let jitter = now.map_or(0, |now| now.subsec_nanos() % 500);

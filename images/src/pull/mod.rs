@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! mirrors, registry ─► manifest or index ─► manifest for the platform ─► verdict ─► configuration ─► layers, 3 at a time ─► record
-//!                                                        each layer: download ─► digest ─► unpack ─► diff ID ─► store
+//!                                          each layer: one stream of download, digest, unpacking, diff ID ─► store
 //! ```
-//! A layer is downloaded to a temporary file, and unpacked only when its digest is right. A download that breaks goes on
-//! where it stopped, if the registry can. Nothing is fetched that is in the store. Another pull of the same layer, in
-//! this process or another, is waited for.
+//! A layer is unpacked while it arrives, aside, and becomes visible when both its digests are right. A download that
+//! breaks goes on where it stopped, if the registry can, also after the process or the machine was started again.
+//! Nothing is fetched that is in the store. Another pull of the same layer, in this process or another, is waited for,
+//! and what it leaves unfinished is gone on with.
 //!
-//! Dropping the future stops the downloads; an unpacking that has begun ends on its own thread, and leaves nothing
-//! visible but a whole layer.
+//! Dropping the future stops the downloads; what had arrived stays for the next pull, and nothing of it is visible. A
+//! full disk ends the pull, and all that it wrote is removed.
 //!
 //! Deliberately absent: registries of schema 1, layers at foreign URLs (`urls` of a descriptor), and any HTTP without
 //! TLS except to registries that are configured so.
@@ -17,14 +18,17 @@
 mod auth;
 mod client;
 mod connect;
+mod download;
 mod endpoint;
 mod keyring;
+mod layer;
 mod signatures;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -39,7 +43,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
 use crate::trust::{Distrust, Origin, Policy};
-use crate::unpack::{Limits, UnpackError, unpack_file};
+use crate::unpack::{Limits, UnpackError};
 pub use connect::{ConnectError, ConnectKind};
 use endpoint::Endpoint;
 pub use keyring::{Keyring, KeyringError};
@@ -261,14 +265,18 @@ pub enum PullError {
         #[source]
         source: UnpackError,
     },
-    /// A file of the download cannot be written.
-    #[error("cannot write the download to {path}")]
-    Write {
-        /// The temporary file.
-        path: PathBuf,
-        /// Why not.
+    /// The disk is full.
+    #[error(
+        "there is not enough space in {dir} for {reference}; nothing of it was kept: remove images or other files, and pull it again"
+    )]
+    NoSpace {
+        /// The image.
+        reference: Box<Reference>,
+        /// The store.
+        dir: PathBuf,
+        /// What found no space.
         #[source]
-        source: std::io::Error,
+        source: Box<PullError>,
     },
     /// The runtime is shutting down.
     #[error("the pull was cancelled")]
@@ -284,6 +292,16 @@ impl PullError {
         match self {
             Self::Connect { .. } | Self::Cancelled => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500..),
+            _ => false,
+        }
+    }
+
+    /// True when the store's file system has no space left.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Store(e) => e.is_out_of_space(),
+            Self::Layer { source, .. } => source.is_out_of_space(),
             _ => false,
         }
     }
@@ -309,12 +327,13 @@ impl ImageStore {
             platform,
             session: Arc::new(session),
             endpoint: Arc::new(endpoint),
+            is_full: Arc::default(),
         };
-        let record = pull.run(document).await?;
+        let record = pull.run(document).await.map_err(|e| pull.no_space(e))?;
         let store = self.clone();
         let session = Arc::clone(&pull.session);
         let resolved = blocking(move || {
-            session.commit(&record)?;
+            session.commit(std::slice::from_ref(&record))?;
             Ok(store.resolve(&record.reference)?)
         });
         let image = resolved.await?;
@@ -371,6 +390,8 @@ struct Pull<'a> {
     platform: Platform,
     session: Arc<Session>,
     endpoint: Arc<Endpoint>,
+    /// Some layer found no space left on the disk.
+    is_full: Arc<AtomicBool>,
 }
 
 impl Pull<'_> {
@@ -410,14 +431,7 @@ impl Pull<'_> {
             .buffer_unordered(PARALLEL_LAYERS)
             .try_collect::<()>()
             .await?;
-        Ok(Record::new(
-            self.reference,
-            digest,
-            index,
-            manifest.config.digest,
-            config.diff_ids,
-        )
-        .trusted(trust))
+        Ok(Record::new(self.reference, (digest, &manifest), index, config.diff_ids).trusted(trust))
     }
 
     /// Follows indexes down to the manifest. Gives its digest and that of the first index.
@@ -457,80 +471,21 @@ impl Pull<'_> {
         blocking(move || Ok(session.put_blob(&digest, &content)?)).await
     }
 
-    /// Brings one layer into the store, unless it is there.
-    async fn layer(&self, layer: &Descriptor, diff_id: &Digest) -> Result<(), PullError> {
-        let session = Arc::clone(&self.session);
-        let wanted = diff_id.clone();
-        // May wait for another pull that is making this layer.
-        let lock = blocking(move || {
-            let lock = session.lock_layer(&wanted)?;
-            Ok((!session.has_layer(&wanted)).then_some(lock))
-        });
-        if let Some(lock) = lock.await? {
-            let path = self.session.temporary();
-            let report = |bytes| {
-                self.report(|| Progress::Downloading {
-                    layer: layer.digest.clone(),
-                    bytes,
-                    total_bytes: layer.size,
-                });
-            };
-            self.endpoint.download(layer, &path, report).await?;
-            self.report(|| Progress::Unpacking {
-                layer: layer.digest.clone(),
-            });
-            self.unpack(layer, diff_id, path, lock).await?;
-        }
-        self.report(|| Progress::Done {
-            layer: layer.digest.clone(),
-        });
-        Ok(())
-    }
-
-    /// Unpacks a blob that was verified, under the layer's lock.
-    async fn unpack(
-        &self,
-        layer: &Descriptor,
-        diff_id: &Digest,
-        path: PathBuf,
-        lock: std::fs::File,
-    ) -> Result<(), PullError> {
-        let session = Arc::clone(&self.session);
-        let reference = Box::new(self.reference.clone());
-        let registry = self.endpoint.registry().to_owned();
-        let limits = self.options.limits.clone();
-        let (layer, diff_id) = (layer.clone(), diff_id.clone());
-        blocking(move || {
-            let _lock = lock;
-            session.put_layer(&diff_id, |target| {
-                let file = open(&path)?;
-                let algorithms = (layer.digest.algorithm(), diff_id.algorithm());
-                let unpacked =
-                    unpack_file(file, target, algorithms, &limits).map_err(|source| {
-                        PullError::Layer {
-                            reference,
-                            layer: layer.digest,
-                            source,
-                        }
-                    })?;
-                if unpacked.diff_id != diff_id {
-                    return Err(PullError::Mismatch {
-                        registry,
-                        what: "a layer",
-                        expected: diff_id.clone(),
-                        actual: unpacked.diff_id,
-                    });
-                }
-                Ok(unpacked)
-            })?;
-            std::fs::remove_file(&path).map_err(|source| PullError::Write { path, source })
-        })
-        .await
-    }
-
     fn report(&self, progress: impl FnOnce() -> Progress) {
         if let Some(listener) = &self.options.progress {
             listener(progress());
+        }
+    }
+
+    /// Says what it means that the disk is full.
+    fn no_space(&self, error: PullError) -> PullError {
+        if !error.is_out_of_space() {
+            return error;
+        }
+        PullError::NoSpace {
+            reference: Box::new(self.reference.clone()),
+            dir: self.session.store().dir().to_owned(),
+            source: Box::new(error),
         }
     }
 
@@ -538,13 +493,6 @@ impl Pull<'_> {
         let reference = Box::new(self.reference.clone());
         move |source| PullError::Manifest { reference, source }
     }
-}
-
-fn open(path: &Path) -> Result<std::fs::File, PullError> {
-    std::fs::File::open(path).map_err(|source| PullError::Write {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// Runs what blocks on a thread for that.

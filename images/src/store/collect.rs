@@ -1,6 +1,6 @@
-//! Frees what nobody needs, and checks what is there.
+//! Frees what nobody needs.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -8,35 +8,24 @@ use rustix::fs::FlockOperation;
 
 use super::disk::{self, failed};
 use super::record::{self, Record};
-use super::{Held, ImageStore, Session, StoreError};
+use super::{Held, ImageStore, Session, StoreError, ingest, replaced};
 use crate::digest::Digest;
-use crate::reference::Reference;
 
 /// What [`ImageStore::gc`] freed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Unpacked layers.
     pub layers: u64,
-    /// Manifests and configurations.
+    /// Manifests, configurations and compressed layers.
     pub blobs: u64,
-    /// Their bytes.
+    /// Their bytes, and those of downloads that nobody went on with.
     pub freed_bytes: u64,
-}
-
-/// Something [`ImageStore::verify`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The file or directory.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub what: String,
-    /// The images that need it.
-    pub images: Vec<Reference>,
 }
 
 impl ImageStore {
     /// Frees what no name needs, except the layer directories in `in_use` (from [`Image::layers`](crate::Image)), by
-    /// whatever path they are named.
+    /// whatever path they are named. Frees compressed layers, too, if they are not kept, and downloads that nobody went
+    /// on with for a week.
     pub fn gc(&self, in_use: &HashSet<PathBuf>) -> Result<Collected, StoreError> {
         let session = Session::begin(self)?;
         let in_use = identities(in_use)?;
@@ -45,7 +34,13 @@ impl ImageStore {
         {
             let _lock = self.lock_exclusive()?;
             let mut needed: BTreeSet<Held> = self.living_leases()?;
-            needed.extend(record::read_all(self.dir())?.iter().flat_map(Record::held));
+            let records = record::read_all(self.dir())?;
+            let held = |record: &Record| record.held(self.keeps_blobs());
+            needed.extend(records.iter().flat_map(held));
+            let is_used = |diff_id: &Digest| {
+                let fs = disk::layer_path(self.dir(), diff_id).join("fs");
+                Ok(identity(&fs)?.is_some_and(|id| in_use.contains(&id)))
+            };
             for digest in self.digests("blobs")? {
                 if !needed.contains(&Held::Blob(digest.clone())) {
                     trash.push(disk::blob_path(self.dir(), &digest));
@@ -53,77 +48,25 @@ impl ImageStore {
                 }
             }
             for diff_id in self.digests("layers")? {
-                let path = disk::layer_path(self.dir(), &diff_id);
-                let is_used = identity(&path.join("fs"))?.is_some_and(|id| in_use.contains(&id));
-                if !needed.contains(&Held::Layer(diff_id)) && !is_used {
-                    trash.push(path);
+                if !needed.contains(&Held::Layer(diff_id.clone())) && !is_used(&diff_id)? {
+                    trash.push(disk::layer_path(self.dir(), &diff_id));
                     collected.layers += 1;
                 }
             }
+            trash.extend(replaced::unused(self.dir(), is_used)?);
             for path in &mut trash {
                 let away = session.temporary();
-                std::fs::rename(&*path, &away).map_err(failed("move away", path))?;
+                disk::move_away(path, &away)?;
                 *path = away;
             }
             self.remove_idle_locks()?;
         }
+        collected.freed_bytes += self.remove_partial_downloads(ingest::PARTIAL_MAX_AGE)?;
         for path in trash {
             collected.freed_bytes += file_bytes(&path)?;
             disk::remove(&path)?;
         }
         Ok(collected)
-    }
-
-    /// Checks that all that the records name is here, that blobs have their digests, and that the files of each layer
-    /// have the size that was unpacked (which finds what a power cut left empty).
-    pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
-        let mut needed: BTreeMap<Held, Vec<Reference>> = BTreeMap::new();
-        for record in record::read_all(self.dir())? {
-            for held in record.held() {
-                needed
-                    .entry(held)
-                    .or_default()
-                    .push(record.reference.clone());
-            }
-        }
-        let mut problems = Vec::new();
-        for (held, images) in needed {
-            let (path, found) = match &held {
-                Held::Blob(digest) => (
-                    disk::blob_path(self.dir(), digest),
-                    disk::read_blob(self.dir(), digest).map(drop),
-                ),
-                Held::Layer(diff_id) => (
-                    disk::layer_path(self.dir(), diff_id),
-                    self.check_layer(diff_id),
-                ),
-            };
-            if let Err(error) = found {
-                let cause = std::error::Error::source(&error);
-                let what = match cause {
-                    Some(cause) => format!("{error}: {cause}"),
-                    None => error.to_string(),
-                };
-                problems.push(Problem { path, what, images });
-            }
-        }
-        Ok(problems)
-    }
-
-    fn check_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
-        let info = disk::read_layer(self.dir(), diff_id)?;
-        let fs = disk::layer_path(self.dir(), diff_id).join("fs");
-        let found = file_bytes(&fs)?;
-        if found == info.file_bytes {
-            return Ok(());
-        }
-        Err(StoreError::Damaged {
-            path: fs,
-            what: format!(
-                "its files hold {found} bytes instead of {}",
-                info.file_bytes
-            ),
-        })
     }
 
     fn digests(&self, kind: &str) -> Result<Vec<Digest>, StoreError> {
@@ -168,7 +111,7 @@ fn identities(paths: &HashSet<PathBuf>) -> Result<HashSet<(u64, u64)>, StoreErro
 }
 
 /// The sum of all regular files' sizes; each hard-linked file counts once.
-fn file_bytes(path: &Path) -> Result<u64, StoreError> {
+pub(super) fn file_bytes(path: &Path) -> Result<u64, StoreError> {
     let mut seen = HashSet::new();
     let mut sum = 0;
     let mut todo = vec![path.to_owned()];

@@ -3,61 +3,85 @@
 //! # Layout
 //! ```text
 //! <dir>/                                mode 0700: layers hold set-user-ID files of strangers
-//!   lock                                flock: see below
+//!   oci-layout, index.json              an OCI image layout: see layout.rs
+//!   blobs/<algorithm>/<hex>             manifests, indexes, configurations and compressed layers, as they came
 //!   references/<sha256 of name>.json    a record: the name, and digests of manifest, configuration and layers
-//!   blobs/<algorithm>/<hex>             manifests, indexes and configurations, as they came
 //!   layers/<algorithm>/<hex>/           an unpacked layer, by diff ID
 //!     fs/                               what overlayfs stacks
 //!     layer.json                        its size
-//!   locks/<hex>                         flock: one process at a time unpacks this layer
+//!   replaced/<algorithm>-<hex>.<n>/     a damaged layer that a running container may still have below it
+//!   ingest/<algorithm>-<hex>            a blob that has not arrived wholly: see ingest.rs
+//!   locks/<name>                        flock: one process at a time unpacks this layer or receives this blob
+//!   lock                                flock: see below
 //!   tmp/<session>/                      what is not finished; `lease` lists what the session relies on
 //! ```
-//! Compressed layers are not kept: they are verified, unpacked and dropped.
+//! The records are the truth; `index.json` is derived from them. Compressed layers may be dropped once they are
+//! unpacked ([`ImageStore::with_kept_blobs`]): then their digests stay in the record, and whoever needs such a layer
+//! again (to heal, save or push) needs its registry. Stores of before, which kept none and whose records have only diff
+//! IDs, go on working.
 //!
 //! # Commit order
-//! Everything is made below `tmp` and renamed in place when it is whole and on disk:
-//! 1. a blob: write, hash, fsync, rename, fsync of the directory;
-//! 2. a layer: unpack, compare the digests, syncfs, rename, fsync of the directory;
-//! 3. the record, last: write, fsync, rename, fsync of the directory.
+//! Everything is made under another name and renamed in place when it is whole and on disk:
+//! 1. a small blob: write, fsync, rename, fsync of the directory;
+//! 2. a layer: receive its blob (in `ingest`) and unpack it (in `tmp`), compare both digests, one syncfs for the two;
+//!    then rename the blob, fsync of the directory, rename the layer, fsync of the directory;
+//! 3. the record, last: write, fsync, rename, fsync of the directory;
+//! 4. `index.json`, in the same way.
 //!
 //! So whatever has its final name is whole, and a record names only what is here. A crash at any point leaves at most
-//! a dead session in `tmp` (removed by the next [`ImageStore::open`]) and blobs and layers that no record names
-//! (removed by [`ImageStore::gc`]).
+//! a dead session in `tmp` and an `index.json` of before (both mended by the next [`ImageStore::open`]), blobs and layers
+//! that no record names (removed by [`ImageStore::gc`]), and a partial blob in `ingest`, which the next pull goes on with.
+//! The tests replay every prefix of these steps, with all that a power cut may lose.
+//!
+//! A layer that is found damaged is exchanged for a whole one in one step (renameat2(2), `RENAME_EXCHANGE`): see
+//! replaced.rs. When the disk is full, the partial blob is removed with all else that the pull wrote.
 //!
 //! # Locks
 //! - `tmp/<session>/lease` is locked by the session as long as it lives. A session first writes what it relies on into
 //!   its lease, then looks what is there: what a living lease names is never collected.
-//! - `lock` is held shared while a session begins, writes its lease or commits its record, and exclusive while dead
-//!   sessions are removed and while `gc` decides. It is never held over a download or an unpacking.
-//! - `locks/<hex>` is held while a layer is made, so that a second pull of the same layer waits and finds it done.
-//!   A session holds one of these at a time and takes no other lock under it, except `lock` for a moment.
+//! - `lock` is held shared while a session begins or writes its lease, and exclusive while records and `index.json`
+//!   change, while dead sessions are removed and while `gc` decides. It is never held over a download or an unpacking.
+//! - `locks/<diff ID>` is held while a layer is made, so that a second pull of the same layer waits and finds it done;
+//!   `locks/blob-<digest>` while a blob is received. They are taken in this order, one of each for a layer, and no other
+//!   lock is taken under them, except `lock` for a moment.
 //!
 //! Readers take no lock: records are replaced atomically. What a reader resolved stays until `gc` is called without it
 //! in the set of layers in use; who starts containers must keep that set.
 
 mod collect;
 mod disk;
+mod ingest;
+#[cfg(test)]
+mod journal;
+mod layout;
 mod record;
+mod replaced;
 mod session;
 mod trust;
+mod verify;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::digest::{Digest, DigestError};
-use crate::image::Image;
+use crate::image::{Image, ImageLayer};
 use crate::reference::Reference;
 
-pub use collect::{Collected, Problem};
+pub use collect::Collected;
+pub(crate) use ingest::Ingest;
+pub(crate) use layout::{IMAGE_NAME, REF_NAME};
 pub(crate) use record::Record;
 pub(crate) use session::{Held, Session};
 pub use trust::JudgeError;
+pub use verify::Problem;
 
 /// The images of one node. Methods block, except [`pull`](Self::pull); use `spawn_blocking` for long ones.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
     dir: Arc<PathBuf>,
+    keep_blobs: bool,
 }
 
 /// What [`ImageStore::remove`] did.
@@ -96,22 +120,73 @@ pub enum StoreError {
     Digest(#[from] DigestError),
 }
 
+impl StoreError {
+    /// True when the file system has no space left.
+    pub fn is_out_of_space(&self) -> bool {
+        let full = [
+            std::io::ErrorKind::StorageFull,
+            std::io::ErrorKind::QuotaExceeded,
+        ];
+        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+    }
+}
+
 impl ImageStore {
-    /// Opens or creates the store in `dir`, and removes what dead processes left unfinished.
+    /// Opens or creates the store in `dir`, and mends what dead processes left unfinished.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = std::path::absolute(dir).map_err(disk::failed("find", dir))?;
         disk::create_private_dir(&dir)?;
-        for child in ["references", "blobs", "layers", "locks", "tmp"] {
+        for child in [
+            "references",
+            "blobs/sha256",
+            "layers/sha256",
+            "replaced",
+            "ingest",
+            "locks",
+            "tmp",
+        ] {
             disk::create_dir(&dir.join(child))?;
         }
-        let store = Self { dir: Arc::new(dir) };
-        store.remove_dead_sessions()?;
+        let store = Self {
+            dir: Arc::new(dir),
+            keep_blobs: true,
+        };
+        store.repair()?;
         Ok(store)
+    }
+
+    /// Keeps compressed layers after they are unpacked, or not; they are kept if nothing is said. Without them the
+    /// store takes about a third less of the disk, and needs the registry to heal, save or push. [`gc`](Self::gc)
+    /// removes those that were kept before.
+    #[must_use]
+    pub fn with_kept_blobs(mut self, keep: bool) -> Self {
+        self.keep_blobs = keep;
+        self
+    }
+
+    /// Whether compressed layers are kept.
+    pub fn keeps_blobs(&self) -> bool {
+        self.keep_blobs
+    }
+
+    /// Opens a blob as it came, for reading: manifest, index, configuration or, if it is kept, a compressed layer. None
+    /// if it is not here. Its content is not compared with its digest.
+    pub fn open_blob(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
+        disk::open_if_there(&disk::blob_path(&self.dir, digest))
+    }
+
+    /// Reads a manifest, index or configuration, and compares its digest.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        disk::read_blob(&self.dir, digest)
     }
 
     /// The directory of the store.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    pub(crate) fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        disk::remove(&disk::blob_path(&self.dir, digest))
     }
 
     /// The image of this name, if it is here. With a digest, the image is found under any name of its repository.
@@ -141,7 +216,7 @@ impl ImageStore {
     /// Removes a name; a name that is not there is no error. A digest removes all names of that image in the
     /// repository.
     pub fn remove(&self, reference: &Reference) -> Result<Removed, StoreError> {
-        let _lock = self.lock_shared()?;
+        let _lock = self.lock_exclusive()?;
         let records = record::read_all(&self.dir)?;
         let (gone, kept): (Vec<_>, Vec<_>) = records
             .into_iter()
@@ -149,6 +224,7 @@ impl ImageStore {
         for record in &gone {
             record::remove(&self.dir, &record.reference)?;
         }
+        layout::update(&self.dir)?;
         let unreferenced = gone
             .first()
             .map(|record| record.manifest.clone())
@@ -165,12 +241,12 @@ impl ImageStore {
         let Some(record) = self.find_record(image)? else {
             return Ok(None);
         };
-        session.hold(&record.held())?;
+        session.hold(&record.held(true))?;
         // It may have been removed and collected before it was held.
         if self.find_record(image)?.as_ref() != Some(&record) {
             return Ok(None);
         }
-        session.commit(&record.renamed(name))?;
+        session.commit(&[record.renamed(name)])?;
         self.resolve(name)
     }
 
@@ -206,18 +282,27 @@ impl ImageStore {
                 what: e.to_string(),
             })?;
         let mut layers = Vec::new();
+        let mut parts = Vec::new();
         let mut size_bytes = 0;
-        for (i, diff_id) in record.layers.iter().enumerate() {
+        for (i, part) in record.layers.iter().enumerate() {
+            let layer = disk::read_layer(&self.dir, &part.diff_id)?;
+            let directory = disk::layer_path(&self.dir, &part.diff_id).join("fs");
+            parts.push(ImageLayer {
+                diff_id: part.diff_id.clone(),
+                blob: part.blob.clone(),
+                directory: directory.clone(),
+                file_bytes: layer.file_bytes,
+            });
             // Overlayfs refuses a directory that is given twice. Of the same layer twice only the upper one shows.
-            if record.layers[i + 1..].contains(diff_id) {
+            let is_again = |above: &record::RecordLayer| above.diff_id == part.diff_id;
+            if record.layers[i + 1..].iter().any(is_again) {
                 continue;
             }
-            let layer = disk::read_layer(&self.dir, diff_id)?;
             size_bytes += layer.file_bytes;
             if layer.root_is_opaque {
                 layers.clear();
             }
-            layers.push(disk::layer_path(&self.dir, diff_id).join("fs"));
+            layers.push(directory);
         }
         let references = records
             .iter()
@@ -227,10 +312,12 @@ impl ImageStore {
         Ok(Image {
             references,
             digest: record.manifest.clone(),
+            index: record.index.clone(),
             config_digest: record.config.clone(),
             created: config.created().as_ref().and_then(|text| text.parse().ok()),
             config,
             layers,
+            parts,
             size_bytes,
             trust: record.trust.clone(),
         })

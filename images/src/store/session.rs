@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::FlockOperation;
 
 use super::disk::{self, LayerInfo, failed};
-use super::{ImageStore, Record, StoreError};
+use super::{ImageStore, Record, StoreError, layout, replaced};
 use crate::digest::Digest;
 use crate::unpack::Unpacked;
 
 /// Something that must stay in the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Held {
-    /// A manifest, index or configuration.
+    /// A manifest, index, configuration or compressed layer.
     Blob(Digest),
     /// An unpacked layer, by diff ID.
     Layer(Digest),
@@ -38,6 +38,28 @@ impl Held {
             ("layer", digest) => Some(Self::Layer(digest.parse().ok()?)),
             _ => None,
         }
+    }
+}
+
+/// A blob that is being written.
+#[derive(Debug)]
+pub(crate) struct NewBlob {
+    path: PathBuf,
+    file: File,
+}
+
+impl NewBlob {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn append(&mut self, piece: &[u8]) -> std::io::Result<()> {
+        disk::append(&mut self.file, &self.path, piece)
+    }
+
+    /// The error of [`append`](Self::append).
+    pub(crate) fn failed(&self, error: std::io::Error) -> StoreError {
+        failed("write", &self.path)(error)
     }
 }
 
@@ -75,6 +97,11 @@ impl Session {
         }
     }
 
+    /// The store that it adds to.
+    pub(crate) fn store(&self) -> &ImageStore {
+        &self.store
+    }
+
     /// Protects these from the collector, whether they are here yet or not, until the session ends.
     pub(crate) fn hold(&self, items: &[Held]) -> Result<(), StoreError> {
         let _lock = self.store.lock_shared()?;
@@ -106,31 +133,32 @@ impl Session {
         disk::read_layer(self.store.dir(), diff_id).is_ok()
     }
 
-    /// Waits until no other session makes this layer. Then look again whether it is here.
-    pub(crate) fn lock_layer(&self, diff_id: &Digest) -> Result<File, StoreError> {
-        let path = self.store.dir().join("locks").join(diff_id.hex());
-        loop {
-            let file = disk::lock(&path, FlockOperation::LockExclusive)?;
-            // The collector may have removed the file while we waited: then another file has the name.
-            let same = match (rustix::fs::fstat(&file), rustix::fs::stat(&path)) {
-                (Ok(held), Ok(named)) => (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino),
-                _ => false,
-            };
-            if same {
-                return Ok(file);
-            }
-        }
+    /// True when the blob is here, of this size; its content is not looked at. Hold it first.
+    pub(crate) fn has_blob(&self, digest: &Digest, size: u64) -> bool {
+        let found = std::fs::metadata(disk::blob_path(self.store.dir(), digest));
+        found.is_ok_and(|found| found.len() == size)
     }
 
-    /// Adds a layer, under its lock: `unpack` fills a directory and compares the digests.
+    /// Waits until no other session makes this layer. Then look again whether it is here.
+    pub(crate) fn lock_layer(&self, diff_id: &Digest) -> Result<File, StoreError> {
+        disk::lock_name(
+            self.store.dir(),
+            diff_id.hex(),
+            FlockOperation::LockExclusive,
+        )
+    }
+
+    /// Adds a layer, under its lock: `unpack` fills a directory and compares the digests, and writes the blob to
+    /// `blob` if there is one, which is then kept.
     pub(crate) fn put_layer<E: From<StoreError>>(
         &self,
         diff_id: &Digest,
+        blob: Option<&Path>,
         unpack: impl FnOnce(&Path) -> Result<Unpacked, E>,
     ) -> Result<Unpacked, E> {
         let temporary = self.temporary();
         let fs = temporary.join("fs");
-        disk::create_dir(&fs)?;
+        disk::create_temporary_dir(&fs)?;
         // The root directory of a container, unless the layer says otherwise; whatever our umask is.
         std::fs::set_permissions(&fs, Permissions::from_mode(0o755))
             .map_err(failed("set the mode of", &fs))?;
@@ -142,20 +170,59 @@ impl Session {
         let info_path = temporary.join("layer.json");
         let text = serde_json::to_vec(&info).map_err(|e| failed("write", &info_path)(e.into()))?;
         std::fs::write(&info_path, text).map_err(failed("write", &info_path))?;
-        File::open(&temporary)
-            .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
-            .map_err(failed("sync", &temporary))?;
-        let path = disk::layer_path(self.store.dir(), diff_id);
-        // Only a damaged one can be there: a whole one was found by `has_layer`.
-        disk::remove(&path)?;
-        disk::rename(&temporary, &path)?;
+        // The blob, too.
+        disk::sync_all(&temporary)?;
+        if let Some(blob) = blob {
+            self.keep_synced(blob, &unpacked.blob)?;
+        }
+        self.place_layer(&temporary, diff_id)?;
         Ok(unpacked)
     }
 
-    /// Makes the image visible. All it needs must be here, held by this session.
-    pub(crate) fn commit(&self, record: &Record) -> Result<(), StoreError> {
-        let _lock = self.store.lock_shared()?;
-        record.write(self.store.dir(), &self.temporary())
+    /// Keeps a compressed layer that was written to `path` and compared with its digest.
+    pub(crate) fn keep_blob(&self, path: &Path, digest: &Digest) -> Result<(), StoreError> {
+        let file = File::open(path).map_err(failed("open", path))?;
+        disk::sync_file(&file, path)?;
+        self.keep_synced(path, digest)
+    }
+
+    fn keep_synced(&self, path: &Path, digest: &Digest) -> Result<(), StoreError> {
+        if !self.store.keeps_blobs() {
+            return disk::remove(path);
+        }
+        self.hold(&[Held::Blob(digest.clone())])?;
+        disk::rename(path, &disk::blob_path(self.store.dir(), digest))
+    }
+
+    /// A file of this session for a blob that is to be kept; none if blobs are not kept.
+    pub(crate) fn new_blob(&self) -> Result<Option<NewBlob>, StoreError> {
+        if !self.store.keeps_blobs() {
+            return Ok(None);
+        }
+        let path = self.temporary();
+        let file = disk::open_to_append(&path)?;
+        Ok(Some(NewBlob { path, file }))
+    }
+
+    /// Gives a whole layer its name. A damaged one that has it may be the lower layer of a running container, which
+    /// must keep it: it is moved away in the same step, and stays until the collector finds it unused.
+    fn place_layer(&self, whole: &Path, diff_id: &Digest) -> Result<(), StoreError> {
+        let path = disk::layer_path(self.store.dir(), diff_id);
+        if !path.exists() {
+            return disk::rename(whole, &path);
+        }
+        let away = replaced::path(self.store.dir(), diff_id)?;
+        disk::rename(whole, &away)?;
+        disk::exchange(&away, &path)
+    }
+
+    /// Makes the images visible. All they need must be here, held by this session.
+    pub(crate) fn commit(&self, records: &[Record]) -> Result<(), StoreError> {
+        let _lock = self.store.lock_exclusive()?;
+        for record in records {
+            record.write(self.store.dir(), &self.temporary())?;
+        }
+        layout::update(self.store.dir())
     }
 }
 
@@ -176,10 +243,11 @@ impl ImageStore {
         disk::lock(&self.dir().join("lock"), FlockOperation::LockExclusive)
     }
 
-    /// What died with the process that made it.
-    pub(super) fn remove_dead_sessions(&self) -> Result<(), StoreError> {
+    /// What died with the process that made it is removed, and `index.json` made what the records say.
+    pub(super) fn repair(&self) -> Result<(), StoreError> {
         let _lock = self.lock_exclusive()?;
-        self.living_leases().map(drop)
+        self.living_leases()?;
+        layout::repair(self.dir())
     }
 
     /// What living sessions hold. Removes dead ones on the way; `lock` must be held exclusively.

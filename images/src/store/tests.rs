@@ -380,7 +380,7 @@ fn layers_in_use_are_not_collected() {
     fixture.store.remove(&reference("app:1")).unwrap();
     let in_use = HashSet::from([loaded.layers[0].clone()]);
     let collected = fixture.store.gc(&in_use).unwrap();
-    assert_eq!((collected.layers, collected.blobs), (1, 2));
+    assert_eq!((collected.layers, collected.blobs), (1, 4));
     assert!(loaded.layers[0].exists());
     assert!(!loaded.layers[1].exists());
     let other_path = fixture.path("other-path");
@@ -399,7 +399,7 @@ fn what_a_living_session_holds_is_not_collected() {
     let session = Session::begin(&fixture.store).unwrap();
     session.hold(&[Held::Blob(loaded.digest.clone())]).unwrap();
     let again = ImageStore::open(fixture.store.dir()).unwrap();
-    assert_eq!(again.gc(&HashSet::new()).unwrap().blobs, 1);
+    assert_eq!(again.gc(&HashSet::new()).unwrap().blobs, 3);
     drop(session);
     assert_eq!(again.gc(&HashSet::new()).unwrap().blobs, 1);
     assert_eq!(fixture.temporary_files(), 0);
@@ -486,4 +486,167 @@ fn a_layer_that_an_image_has_twice_is_stacked_once() {
     assert!(loaded.layers[1].join("a").exists());
     let root = std::fs::metadata(&loaded.layers[0]).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&root) & 0o777, 0o755);
+}
+
+fn index(fixture: &Fixture) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(fixture.path("images/index.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn the_store_is_an_oci_layout_with_all_blobs() {
+    let fixture = Fixture::new();
+    let test = image(b"hello");
+    assert_eq!(index(&fixture)["manifests"], json!([]));
+    let loaded = fixture.load_layout(&test, "host.example/app:1");
+    for blob in test.all_blobs() {
+        assert!(
+            fixture
+                .store
+                .open_blob(&Digest::sha256(blob))
+                .unwrap()
+                .is_some()
+        );
+    }
+    let sizes: Vec<_> = loaded
+        .parts
+        .iter()
+        .map(|part| part.blob.as_ref().unwrap().size_bytes)
+        .collect();
+    assert_eq!(
+        sizes,
+        [test.blobs[0].len() as u64, test.blobs[1].len() as u64]
+    );
+    let entries = &index(&fixture)["manifests"];
+    assert_eq!(entries[0]["digest"], loaded.digest.to_string());
+    assert_eq!(
+        entries[0]["annotations"]["org.opencontainers.image.ref.name"],
+        "host.example/app:1"
+    );
+    // So it loads into another store.
+    let other = ImageStore::open(&fixture.path("other")).unwrap();
+    let again = other.load(fixture.store.dir(), &LoadOptions::default());
+    assert_eq!(again.unwrap()[0].digest, loaded.digest);
+    fixture
+        .store
+        .remove(&reference("host.example/app:1"))
+        .unwrap();
+    assert_eq!(index(&fixture)["manifests"], json!([]));
+}
+
+#[test]
+fn the_index_is_mended_when_the_store_is_opened() {
+    let fixture = Fixture::new();
+    fixture.load_layout(&image(b"x"), "app:1");
+    let right = index(&fixture);
+    std::fs::write(fixture.path("images/index.json"), "{").unwrap();
+    std::fs::write(fixture.path("images/index.json.new"), "{").unwrap();
+    std::fs::remove_file(fixture.path("images/oci-layout")).unwrap();
+    ImageStore::open(fixture.store.dir()).unwrap();
+    assert_eq!(index(&fixture), right);
+    assert!(fixture.path("images/oci-layout").exists());
+    assert!(!fixture.path("images/index.json.new").exists());
+}
+
+#[test]
+fn compressed_layers_are_dropped_when_they_are_not_to_be_kept() {
+    let fixture = Fixture::new();
+    let test = image(b"x");
+    fixture.load_layout(&test, "app:1");
+    let store = fixture.store.clone().with_kept_blobs(false);
+    assert_eq!(store.gc(&HashSet::new()).unwrap().blobs, 2);
+    assert_eq!(store.verify().unwrap(), []);
+    test.write_layout(&fixture.path("layout"), "app:2");
+    let loaded = store.load(&fixture.path("layout"), &LoadOptions::default());
+    let blob = loaded.unwrap()[0].parts[1].blob.clone().unwrap();
+    assert_eq!(blob.digest, Digest::sha256(&test.blobs[1]));
+    assert!(store.open_blob(&blob.digest).unwrap().is_none());
+    // And come back with the next load.
+    fixture.load_layout(&test, "app:3");
+    assert!(store.open_blob(&blob.digest).unwrap().is_some());
+}
+
+/// A store as it was before layers were kept.
+#[test]
+fn records_with_only_diff_ids_are_read() {
+    let fixture = Fixture::new();
+    let test = image(b"x");
+    let loaded = fixture.load_layout(&test, "app:1");
+    let path = Record::path(fixture.store.dir(), &reference("app:1"));
+    let diff_ids: Vec<_> = loaded.parts.iter().map(|p| p.diff_id.to_string()).collect();
+    let old = json!({
+        "version": 1,
+        "reference": "docker.io/library/app:1",
+        "manifest": loaded.digest.to_string(),
+        "config": loaded.config_digest.to_string(),
+        "layers": diff_ids,
+    });
+    std::fs::write(&path, old.to_string()).unwrap();
+    for blob in &test.blobs {
+        fixture.store.remove_blob(&Digest::sha256(blob)).unwrap();
+    }
+    let store = ImageStore::open(fixture.store.dir()).unwrap();
+    let found = store.resolve(&reference("app:1")).unwrap().unwrap();
+    assert_eq!(found.parts, loaded.parts);
+    assert_eq!(store.verify().unwrap(), []);
+    assert_eq!(store.gc(&HashSet::new()).unwrap(), Collected::default());
+    std::fs::write(
+        &path,
+        old.to_string().replace("\"version\":1", "\"version\":9"),
+    )
+    .unwrap();
+    let error = store.resolve(&reference("app:1")).unwrap_err();
+    assert!(error.to_string().contains("version 9"), "{error}");
+}
+
+#[test]
+fn a_damaged_layer_is_replaced_and_kept_for_who_uses_it() {
+    let fixture = Fixture::new();
+    let test = image(b"hello");
+    let loaded = fixture.load_layout(&test, "app:1");
+    let layer = loaded.layers[1].parent().unwrap().to_owned();
+    // As an overlay mount does, this holds on to the directory.
+    let held = std::fs::File::open(&loaded.layers[1]).unwrap();
+    std::fs::remove_file(layer.join("layer.json")).unwrap();
+    fixture.load_layout(&test, "app:1");
+    let seen = rustix::fs::openat(
+        &held,
+        "content",
+        rustix::fs::OFlags::RDONLY,
+        rustix::fs::Mode::empty(),
+    );
+    assert!(seen.is_ok());
+    let replaced = || disk::names(&fixture.path("images/replaced")).unwrap().len();
+    assert_eq!(replaced(), 1);
+    let in_use = HashSet::from([loaded.layers[1].clone()]);
+    fixture.store.gc(&in_use).unwrap();
+    assert_eq!(replaced(), 1);
+    fixture.store.gc(&HashSet::new()).unwrap();
+    assert_eq!(replaced(), 0);
+    assert_eq!(fixture.store.verify().unwrap(), []);
+}
+
+#[test]
+fn old_partial_downloads_are_collected_and_those_going_on_are_not() {
+    let fixture = Fixture::new();
+    let digest = Digest::sha256(b"whole");
+    let session = Session::begin(&fixture.store).unwrap();
+    let mut ingest = session.receive(&digest, 5).unwrap();
+    ingest.keep(b"who").unwrap();
+    let remove = |age| {
+        let age = std::time::Duration::from_secs(age);
+        fixture.store.remove_partial_downloads(age).unwrap()
+    };
+    assert_eq!(remove(0), 0);
+    drop(ingest);
+    assert_eq!(remove(3600), 0);
+    let ingest = session.receive(&digest, 5).unwrap();
+    assert_eq!(ingest.before(), 3);
+    drop(ingest);
+    // Longer than it can be: of another blob, or damaged.
+    assert_eq!(session.receive(&digest, 2).unwrap().before(), 0);
+    assert_eq!(remove(0), 0);
+    assert_eq!(
+        disk::names(&fixture.path("images/ingest")).unwrap().len(),
+        0
+    );
 }

@@ -1,9 +1,10 @@
 //! Turns a layer tar into a directory that overlayfs can stack.
 //!
 //! ```text
-//! blob ─► hash ─► decompress ─► limit ═╪═► hash (diff ID) ─► entries ─► files below one directory descriptor
-//!            one thread               ╪     the caller's thread
+//! blob ─► hash, keep ═╪═► decompress ─► limit ═╪═► entries ─► files below one directory descriptor
+//!                                              ╪═► hash (diff ID)
 //! ```
+//! Each `╪` is another thread: see `pipeline.rs`.
 //!
 //! A layer is hostile input, unpacked by root. Therefore:
 //! - Names lose leading slashes; one with `..`, too long or too deep is refused.
@@ -38,10 +39,11 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Algorithm, Digest, HashingReader};
+use crate::digest::{Algorithm, Digest};
 use crate::tar_stream::{Entry, Kind, TarError, TarStream};
 use tree::Tree;
 
+pub(crate) use pipeline::{COMPRESSED_WAITING, Keep, PIECE_BYTES, Pieces, pieces};
 pub(crate) use tree::{is_opaque, is_whiteout};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -99,9 +101,60 @@ pub struct Unpacked {
     pub root_is_opaque: bool,
 }
 
+/// What is known of a digest before the content is here.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// Any content is right; its digest is computed so.
+    Any(Algorithm),
+    /// Only content of this digest is right.
+    Digest(&'a Digest),
+}
+
+impl Wanted<'_> {
+    fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Any(algorithm) => algorithm,
+            Self::Digest(digest) => digest.algorithm(),
+        }
+    }
+
+    /// If it is wrong: what was expected, and what it is.
+    fn check(self, actual: &Digest) -> Result<(), (Digest, Digest)> {
+        match self {
+            Self::Digest(expected) if expected != actual => Err((expected.clone(), actual.clone())),
+            Self::Digest(_) | Self::Any(_) => Ok(()),
+        }
+    }
+}
+
 /// A layer that cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
+    /// The blob's source failed.
+    #[error("cannot read the layer")]
+    Source(#[source] io::Error),
+    /// The blob cannot be written to the store while it is unpacked.
+    #[error("cannot write the layer's blob")]
+    Keep(#[source] io::Error),
+    /// The blob has another digest than it should.
+    #[error("the layer has the digest {actual} instead of {expected}")]
+    WrongDigest {
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// The decompressed layer has another digest than it should.
+    #[error("the decompressed layer has the digest {actual} instead of {expected}")]
+    WrongDiffId {
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread to unpack with")]
+    Thread(#[source] io::Error),
     /// The stream is no archive, or is corrupt, or too large.
     #[error(transparent)]
     Tar(#[from] TarError),
@@ -140,6 +193,26 @@ pub enum UnpackError {
     },
 }
 
+impl UnpackError {
+    /// True when the content makes no sense, so that it may have been damaged on its way.
+    fn is_corruption(&self) -> bool {
+        matches!(self, Self::Tar(_) | Self::Decompress(_))
+    }
+
+    /// True when the store's file system has no space left for the layer.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Keep(e) | Self::Target(e) | Self::Entry { source: e, .. } => {
+                matches!(
+                    e.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Unpacks the layer `blob` of `blob_size` bytes into the empty directory `target`.
 ///
 /// The caller compares the digests, and throws the directory away on any error. Ownership, devices and the opaque
@@ -151,32 +224,42 @@ pub fn unpack_layer(
     algorithms: (Algorithm, Algorithm),
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
+    let wanted = (Wanted::Any(algorithms.0), Wanted::Any(algorithms.1));
+    unpack_stream(pieces(blob), |_| Ok(()), blob_size, target, wanted, limits)
+}
+
+/// Unpacks a layer while its blob of `blob_size` bytes arrives, and compares both digests (of the blob, and of the
+/// decompressed content). `keep` sees each piece of the blob in order.
+pub(crate) fn unpack_stream(
+    source: impl Pieces,
+    keep: impl Keep,
+    blob_size: u64,
+    target: &Path,
+    wanted: (Wanted<'_>, Wanted<'_>),
+    limits: &Limits,
+) -> Result<Unpacked, UnpackError> {
     let root = rustix::fs::open(
         target,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
     .map_err(|e| UnpackError::Target(e.into()))?;
-    let allowed = limits.decompressed_bytes(blob_size);
+    let bytes = limits.decompressed_bytes(blob_size);
     let message = format!(
-        "the layer of {blob_size} bytes holds more than {allowed} bytes: raise the limit if you trust it"
+        "the layer of {blob_size} bytes holds more than {bytes} bytes: raise the limit if you trust it"
     );
+    let allowed = pipeline::Allowed { bytes, message };
     let consume = |plain| {
-        let plain = HashingReader::new(plain, algorithms.1);
-        let (stream, file_bytes, root_is_opaque) = unpack_entries(plain, root, limits)?;
-        // The digest covers what follows the end of the archive, too.
-        let (diff_id, _) = stream.finish()?;
-        Ok::<_, UnpackError>((diff_id, file_bytes, root_is_opaque))
+        let (_, file_bytes, root_is_opaque) = unpack_entries(plain, root, limits)?;
+        Ok((file_bytes, root_is_opaque))
     };
-    let (content, blob, blob_bytes) =
-        pipeline::decompressed(blob, algorithms.0, allowed, message, consume)?;
-    let (diff_id, file_bytes, root_is_opaque) = content;
+    let (content, passed) = pipeline::run(source, keep, wanted, allowed, consume)?;
     Ok(Unpacked {
-        blob,
-        blob_bytes,
-        diff_id,
-        file_bytes,
-        root_is_opaque,
+        blob: passed.blob,
+        blob_bytes: passed.blob_bytes,
+        diff_id: passed.diff_id,
+        file_bytes: content.0,
+        root_is_opaque: content.1,
     })
 }
 

@@ -31,9 +31,11 @@ fn image(layers: &std::path::Path) -> Image {
     Image {
         references: vec!["localhost/i:latest".parse::<Reference>().unwrap()],
         digest: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
+        index: None,
         config_digest: format!("sha256:{}", "b".repeat(64)).parse().unwrap(),
         config: serde_json::from_value(config).unwrap(),
         layers: vec![layers.to_owned()],
+        parts: Vec::new(),
         size_bytes: 0,
         created: None,
         trust: None,

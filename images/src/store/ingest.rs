@@ -1,0 +1,126 @@
+//! Blobs on their way into the store: what arrived survives the process and a reboot, and is gone on with.
+//!
+//! A partial blob is only bytes that were once received: nothing of it is believed until the whole has its digest. Its
+//! name is locked by who appends to it, so that two pulls share one download.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+
+use super::disk::{self, failed};
+use super::{ImageStore, Session, StoreError};
+use crate::digest::Digest;
+use crate::unpack::{Pieces, pieces};
+
+/// A partial blob that nobody went on with for so long is given up: its tag has moved on.
+pub(super) const PARTIAL_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A blob that is being received, and locked for this session.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    path: PathBuf,
+    file: File,
+    /// Bytes that were there before; they come by again, to be hashed.
+    before: u64,
+    /// Bytes of those that came by.
+    repeated: u64,
+    _lock: File,
+}
+
+/// The lock file's name below `locks`.
+fn lock_name(digest: &Digest) -> String {
+    format!("blob-{}-{}", digest.algorithm().name(), digest.hex())
+}
+
+impl Session {
+    /// Waits until no other session receives this blob, and opens what is there of its `size` bytes.
+    pub(crate) fn receive(&self, digest: &Digest, size: u64) -> Result<Ingest, StoreError> {
+        let dir = self.store().dir();
+        let lock = disk::lock_name(dir, &lock_name(digest), FlockOperation::LockExclusive)?;
+        let path = disk::ingest_path(dir, digest);
+        let file = disk::open_to_append(&path)?;
+        let mut before = file.metadata().map_err(failed("look at", &path))?.len();
+        if before > size {
+            disk::truncate(&file, &path, 0)?;
+            before = 0;
+        }
+        Ok(Ingest {
+            path,
+            file,
+            before,
+            repeated: 0,
+            _lock: lock,
+        })
+    }
+}
+
+impl Ingest {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many bytes are here from an earlier time.
+    pub(crate) fn before(&self) -> u64 {
+        self.before
+    }
+
+    /// What is here from an earlier time.
+    pub(crate) fn pieces_before(&self) -> Result<impl Pieces + use<>, StoreError> {
+        let mut file = File::open(&self.path).map_err(failed("open", &self.path))?;
+        file.seek(SeekFrom::Start(0))
+            .map_err(failed("read", &self.path))?;
+        Ok(pieces(file.take(self.before)))
+    }
+
+    /// Takes the blob's pieces in order, and writes those that are new.
+    pub(crate) fn keep(&mut self, piece: &[u8]) -> io::Result<()> {
+        let len = piece.len() as u64;
+        if self.repeated + len <= self.before {
+            self.repeated += len;
+            return Ok(());
+        }
+        disk::append(&mut self.file, &self.path, piece)
+    }
+
+    /// Forgets what is here: it was wrong, or there is no space for it.
+    pub(crate) fn discard(self) -> Result<(), StoreError> {
+        disk::remove(&self.path)
+    }
+}
+
+impl ImageStore {
+    /// Removes partial downloads that nobody has gone on with for `min_age`, and that no pull is going on with now.
+    /// Gives the bytes freed.
+    pub fn remove_partial_downloads(&self, min_age: Duration) -> Result<u64, StoreError> {
+        let _lock = self.lock_exclusive()?;
+        let dir = self.dir().join("ingest");
+        let mut freed = 0;
+        for name in disk::names(&dir)? {
+            let path = dir.join(&name);
+            let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+                continue;
+            };
+            let age = metadata
+                .modified()
+                .ok()
+                .and_then(|time| time.elapsed().ok());
+            if age.is_none_or(|age| age < min_age) {
+                continue;
+            }
+            let lock = format!("blob-{name}");
+            match disk::lock_name(self.dir(), &lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(_held) => {
+                    disk::remove(&path)?;
+                    freed += metadata.len();
+                }
+                Err(StoreError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(freed)
+    }
+}
