@@ -45,7 +45,7 @@ fn a_killed_load_leaves_a_whole_store() {
         .collect();
     write_layout(&dir.path().join("layout"), &named);
     let store_dir = dir.path().join("images");
-    for round in 0..25 {
+    for round in 0..100 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "a_killed_load_leaves_a_whole_store"])
             .env(CHILD, dir.path())
@@ -53,7 +53,7 @@ fn a_killed_load_leaves_a_whole_store() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(7 * round));
+        std::thread::sleep(instant(round));
         child.kill().unwrap();
         child.wait().unwrap();
         let store = ImageStore::open(&store_dir).unwrap();
@@ -77,6 +77,8 @@ fn a_killed_load_leaves_a_whole_store() {
         "layers/sha256",
         "blobs/sha256",
         "references",
+        "replaced",
+        "ingest",
         "tmp",
         "locks",
     ] {
@@ -86,6 +88,12 @@ fn a_killed_load_leaves_a_whole_store() {
             "{kind}"
         );
     }
+}
+
+/// Of a hundred, most hit the first load and the rest what comes after; spread by a golden ratio.
+fn instant(round: u64) -> Duration {
+    let spread = (round * 0x9e37_79b9) % 1000;
+    Duration::from_micros(spread * spread / 10 + 1000)
 }
 
 /// Loads and removes until it is killed. The parent is watched so that it does not outlive it.

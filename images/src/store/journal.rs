@@ -1,5 +1,4 @@
 //! Records what changes the store's directory, for the crash test.
-#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

@@ -325,4 +325,8 @@ impl ImageStore {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod tests;

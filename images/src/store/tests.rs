@@ -9,27 +9,27 @@ use crate::test_archive::{
     Tar, TestImage, descriptor, gzip, pack, write_blob, write_index, write_layout,
 };
 
-fn reference(text: &str) -> Reference {
+pub(super) fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-struct Fixture {
+pub(super) struct Fixture {
     dir: tempfile::TempDir,
-    store: ImageStore,
+    pub(super) store: ImageStore,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = ImageStore::open(&dir.path().join("images")).unwrap();
         Self { dir, store }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn load_layout(&self, image: &TestImage, name: &str) -> Image {
+    pub(super) fn load_layout(&self, image: &TestImage, name: &str) -> Image {
         let layout = self.path("layout");
         drop(std::fs::remove_dir_all(&layout));
         image.write_layout(&layout, name);
@@ -61,7 +61,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
-fn image(content: &[u8]) -> TestImage {
+pub(super) fn image(content: &[u8]) -> TestImage {
     TestImage::new(vec![
         Tar::new()
             .dir("etc")
