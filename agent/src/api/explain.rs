@@ -236,6 +236,9 @@ fn next_of(word: &str) -> Option<String> {
         "ImagePullBackOff" | "ErrImagePull" => {
             "the pull is tried again after a back-off of up to 5 minutes"
         }
+        "SignatureValidationFailed" => {
+            "it is judged again after a back-off of up to 5 minutes: another policy or a new signature counts then"
+        }
         "CreateContainerConfigError" => "it starts as soon as what is missing is there",
         _ => return None,
     };
@@ -261,6 +264,10 @@ fn remedy_of(pod: &Pod, container: &ContainerStatus, word: &str) -> Option<Strin
         }
         "ErrImageNeverPull" => {
             "imagePullPolicy is Never: add the image with `podling images load` or `podling images pull`".to_owned()
+        }
+        "SignatureValidationFailed" => {
+            "have the image signed with a key of the node's signature policy, or change the policy (`images.signaturePolicy`)"
+                .to_owned()
         }
         "InvalidImageName" => "correct `image:` in the manifest".to_owned(),
         "StartError" | "RunContainerError" => "check `command:` in the manifest against what the image has".to_owned(),

@@ -49,6 +49,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// How single registries are spoken to.
     pub registries: Vec<RegistryConfig>,
+    /// Which images may come, and how they are kept.
+    pub images: ImagesConfig,
     /// Platform of the images to take out of multi-platform indexes, such as `linux/arm64`; by default the machine's.
     pub platform: Option<String>,
     /// Container log files.
@@ -139,6 +141,15 @@ impl Default for DnsConfig {
     }
 }
 
+/// Which images may come, and how they are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ImagesConfig {
+    /// Which images may come and run, in the format of containers-policy.json(5); by default
+    /// `/etc/podling/policy.json`, and without that file all.
+    pub signature_policy: Option<PathBuf>,
+}
+
 /// How one registry is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -222,6 +233,7 @@ impl Default for Config {
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
             registries: Vec::new(),
+            images: ImagesConfig::default(),
             platform: None,
             logs: LogConfig::default(),
             back_off: BackOffConfig::default(),
@@ -315,6 +327,7 @@ impl Config {
             .into_iter()
             .chain(&mut self.manifests)
             .chain(&mut self.log_dir)
+            .chain(&mut self.images.signature_policy)
             .chain(&mut self.supervisor)
         {
             *path = here.join(&path);
@@ -521,6 +534,7 @@ mod tests {
         config.platform = None;
         config.supervisor = None;
         config.log_dir = None;
+        config.images.signature_policy = None;
         config.manifests.clear();
         assert_eq!(config, default);
     }

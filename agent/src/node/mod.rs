@@ -17,6 +17,7 @@ mod machine;
 pub mod registries;
 mod sources;
 mod start;
+pub mod trust;
 pub mod why;
 
 pub use config::Config;

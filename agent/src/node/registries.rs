@@ -42,6 +42,7 @@ pub fn remedy(error: &PullError) -> Option<String> {
         PullError::NotFound { .. } => {
             Some("check name and tag; a private image needs credentials".to_owned())
         }
+        PullError::Distrust(distrust) => Some(super::trust::remedy(distrust)),
         PullError::Status { status: 429, .. } => Some(
             "the registry limits how much is pulled: wait, give credentials, or name a mirror in the configuration"
                 .to_owned(),

@@ -8,6 +8,9 @@
 //!                  └───────────── 10 s, doubling to 300 s; new credentials ──────────────┘
 //! ```
 //!
+//! An image must be allowed by the signature policy of the node, whether it comes or is here; one that is here and not
+//! allowed is as good as none, unless the pod runs already.
+//!
 //! A difference to the kubelet: with `imagePullPolicy: Always` and a registry that cannot be reached, an image that is
 //! here is used, with a line in the log. A node without network must start what it last knew.
 
@@ -18,17 +21,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use oci_spec::image::ConfigBuilder;
-use podling_images::{FileSource, Image, ImageFile, ImageStore, Keyring, PullOptions, Reference};
+use podling_images::{
+    FileSource, Image, ImageFile, ImageStore, Keyring, Policy as SignaturePolicy, PullError,
+    PullOptions, Reference,
+};
 use podling_runtime::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::context::Context;
 use super::status::Waiting;
-use crate::node::registries;
+use crate::node::{registries, trust};
 
 /// The image that the agent makes of its own program.
 const DEMO_REPOSITORY: &str = "demo";
+/// What is tried again after a back-off.
+const PULL_FAILURES: [&str; 2] = [PULL_FAILED, trust::NOT_ALLOWED];
 /// Its registry, which does not exist.
 const DEMO_REGISTRY: &str = "podling.local";
 /// The reason of a pull that failed.
@@ -79,7 +87,7 @@ pub enum State {
     Ready(Arc<Image>),
     /// It is not, and why.
     Failed {
-        /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`.
+        /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, `SignatureValidationFailed`.
         reason: &'static str,
         /// For people.
         message: String,
@@ -125,7 +133,17 @@ pub struct Pulled {
     image: String,
     /// What was tried.
     keyring: Keyring,
-    result: Result<Arc<Image>, String>,
+    result: Result<Arc<Image>, Failure>,
+}
+
+/// Why an image does not come: the word for the container's state, and the text.
+type Failure = (&'static str, String);
+
+/// What is here of an image.
+struct Here {
+    image: Image,
+    /// Why it may not be used.
+    refusal: Option<String>,
 }
 
 /// The images of one pod, by what the manifest calls them.
@@ -169,7 +187,7 @@ impl Images {
         self.keyring = keyring;
         self.failures.clear();
         self.states.retain(
-            |_, state| !matches!(state, State::Failed { reason, .. } if *reason == PULL_FAILED),
+            |_, state| !matches!(state, State::Failed { reason, .. } if PULL_FAILURES.contains(reason)),
         );
     }
 
@@ -201,18 +219,27 @@ impl Images {
                 return;
             }
         };
-        let here = match self.find(&reference).await {
+        let is_demo = is_demo(&reference);
+        let here = match self.find(&reference, adopt || is_demo).await {
             Ok(here) => here,
             Err(message) => {
-                self.back_off(image, message);
+                self.back_off(image, (PULL_FAILED, message));
                 return;
             }
         };
-        let is_demo = is_demo(&reference);
         match here {
-            Some(found) if adopt || is_demo || policy != Policy::Always => {
+            Some(Here {
+                image: found,
+                refusal: None,
+            }) if adopt || is_demo || policy != Policy::Always => {
                 self.states
                     .insert(image.to_owned(), State::Ready(Arc::new(found)));
+            }
+            Some(Here {
+                refusal: Some(refusal),
+                ..
+            }) if policy == Policy::Never => {
+                self.back_off(image, not_allowed(image, &refusal));
             }
             None if policy == Policy::Never && !is_demo => {
                 let message =
@@ -225,9 +252,10 @@ impl Images {
         }
     }
 
-    /// Looks on this machine.
-    async fn find(&self, reference: &Reference) -> Result<Option<Image>, String> {
+    /// Looks on this machine; unless `any` will do, judges what is there by the signature policy.
+    async fn find(&self, reference: &Reference, any: bool) -> Result<Option<Here>, String> {
         let store = self.context.images.clone();
+        let context = Arc::clone(&self.context);
         let reference = reference.clone();
         let _alone = match is_demo(&reference) {
             true => Some(self.context.demo_image.lock().await),
@@ -235,15 +263,21 @@ impl Images {
         };
         blocking(move || {
             let found = store.resolve(&reference).map_err(|error| chain(&error))?;
-            match found {
-                None if is_demo(&reference) => build_demo(&store, &reference).map(Some),
-                found => Ok(found),
-            }
+            let image = match found {
+                None if is_demo(&reference) => build_demo(&store, &reference)?,
+                Some(found) => found,
+                None => return Ok(None),
+            };
+            let refusal = match any {
+                true => None,
+                false => refusal(&store, &reference, &image, trust::policy(&context.config)),
+            };
+            Ok(Some(Here { image, refusal }))
         })
         .await
     }
 
-    fn pull(&mut self, image: &str, reference: Reference, here: Option<Image>) {
+    fn pull(&mut self, image: &str, reference: Reference, here: Option<Here>) {
         tracing::info!(image, "pulling image");
         let since = Timestamp::now();
         self.states
@@ -251,34 +285,22 @@ impl Images {
         let context = Arc::clone(&self.context);
         let done = self.done.clone();
         let image = image.to_owned();
-        let options = PullOptions {
-            keyring: self.keyring.clone(),
-            registries: registries::settings(&context.config),
-            platform: context.config.platform(),
-            ..PullOptions::default()
-        };
+        let keyring = self.keyring.clone();
         tokio::spawn(async move {
-            let pulled = match context.pulls.acquire().await {
-                Ok(_permit) => context.images.pull(&reference, &options).await,
-                Err(_) => return,
+            let Ok(_permit) = context.pulls.acquire().await else {
+                return;
             };
-            let result = match (pulled, here) {
-                (Ok(pulled), _) => Ok(Arc::new(pulled)),
-                (Err(error), Some(here)) if error.is_transient() => {
-                    tracing::warn!(
-                        image,
-                        error = chain(&error),
-                        "registry not reached; using the image that is here"
-                    );
-                    Ok(Arc::new(here))
-                }
-                (Err(error), _) => Err(match registries::remedy(&error) {
-                    Some(remedy) => format!("{} ({remedy})", chain(&error)),
-                    None => chain(&error),
-                }),
+            let result = match trust::policy(&context.config) {
+                Ok(policy) => pull(&context, &image, &reference, &keyring, policy, here).await,
+                Err(error) => match here {
+                    Some(Here {
+                        image: here,
+                        refusal: None,
+                    }) => Ok(Arc::new(here)),
+                    _ => Err(not_allowed(&image, &chain(&error))),
+                },
             };
             // The worker may have ended meanwhile.
-            let keyring = options.keyring;
             done.send(Pulled {
                 image,
                 keyring,
@@ -301,11 +323,11 @@ impl Images {
             Err(_) if pulled.keyring != self.keyring => {
                 self.states.remove(&pulled.image);
             }
-            Err(message) => self.back_off(&pulled.image, message),
+            Err(failure) => self.back_off(&pulled.image, failure),
         }
     }
 
-    fn back_off(&mut self, image: &str, message: String) {
+    fn back_off(&mut self, image: &str, (reason, message): Failure) {
         let failures = self.failures.entry(image.to_owned()).or_default();
         let delay = delay(
             *failures,
@@ -314,7 +336,7 @@ impl Images {
         );
         *failures = failures.saturating_add(1);
         tracing::warn!(image, error = message, retry_in = ?delay, "image not pulled");
-        self.fail(image, PULL_FAILED, message, Some(delay));
+        self.fail(image, reason, message, Some(delay));
     }
 
     fn fail(
@@ -356,6 +378,84 @@ impl Images {
             State::Pulling { .. } | State::Ready(_) => [None, None],
         });
         times.flatten().filter(|at| *at > after).min()
+    }
+}
+
+/// One pull, judged by the policy. An image that is here and allowed stands in for a registry that cannot be reached.
+async fn pull(
+    context: &Context,
+    image: &str,
+    reference: &Reference,
+    keyring: &Keyring,
+    policy: Option<Arc<SignaturePolicy>>,
+    here: Option<Here>,
+) -> Result<Arc<Image>, Failure> {
+    let options = PullOptions {
+        keyring: keyring.clone(),
+        registries: registries::settings(&context.config),
+        platform: context.config.platform(),
+        policy,
+        ..PullOptions::default()
+    };
+    let error = match context.images.pull(reference, &options).await {
+        Ok(pulled) => return Ok(Arc::new(pulled)),
+        Err(error) => error,
+    };
+    let text = match registries::remedy(&error) {
+        Some(remedy) => format!("{} ({remedy})", chain(&error)),
+        None => chain(&error),
+    };
+    match here {
+        Some(Here {
+            image: here,
+            refusal: None,
+        }) if error.is_transient() => {
+            let error = chain(&error);
+            tracing::warn!(
+                image,
+                error,
+                "registry not reached; using the image that is here"
+            );
+            Ok(Arc::new(here))
+        }
+        _ if matches!(error, PullError::Distrust(_)) => Err(not_allowed(image, &text)),
+        Some(Here {
+            refusal: Some(refusal),
+            ..
+        }) => Err(not_allowed(
+            image,
+            &format!("{refusal}; pulled again: {text}"),
+        )),
+        _ => Err((PULL_FAILED, text)),
+    }
+}
+
+/// As the kubelet words it.
+fn not_allowed(image: &str, reason: &str) -> Failure {
+    let message =
+        format!("image pull failed for {image} because the signature validation failed: {reason}");
+    (trust::NOT_ALLOWED, message)
+}
+
+/// Why an image that is here may not be used; none if it may.
+fn refusal(
+    store: &ImageStore,
+    reference: &Reference,
+    image: &Image,
+    policy: Result<Option<Arc<SignaturePolicy>>, podling_images::PolicyError>,
+) -> Option<String> {
+    match policy {
+        Ok(None) => None,
+        Ok(Some(policy)) => store
+            .judge(reference, &policy)
+            .err()
+            .map(|error| chain(&error)),
+        Err(error) if trust::was_allowed(image) => {
+            let error = chain(&error);
+            tracing::warn!(%reference, error, "using an image that an earlier signature policy allowed");
+            None
+        }
+        Err(error) => Some(chain(&error)),
     }
 }
 

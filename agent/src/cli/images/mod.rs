@@ -1,6 +1,7 @@
 //! `podling images`: works on the image store itself, with or without a running agent.
 
 mod pull;
+mod trust;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -56,8 +57,10 @@ Examples:
   docker save app:v3 | gzip > app.tar.gz && podling images load app.tar.gz
   skopeo copy docker://registry.example/app:v3 oci-archive:app.tar:app:v3 && podling images load app.tar
   podling images load --name localhost/app:dev ./layout      an OCI layout directory, named here
+  podling images load --require-signature --key cosign.pub /media/usb/app.tar      only if its signature is right
 
-Each layer is compared with its digest before it is used.")]
+Each layer is compared with its digest before it is used. Signatures are looked for in the layout (`cosign save`, or the
+tag sha256-….sig) and beside PATH (PATH.sig and PATH.payload); an image without the one that is asked for is not unpacked.")]
     Load {
         /// A directory or a tar file, perhaps compressed
         #[arg(value_name = "PATH", required = true)]
@@ -65,6 +68,8 @@ Each layer is compared with its digest before it is used.")]
         /// Name the image this, instead of as the file says
         #[arg(long, value_name = "IMAGE")]
         name: Option<String>,
+        #[command(flatten)]
+        signatures: trust::SignatureArgs,
     },
     /// Print what is known of an image, as JSON
     #[command(after_help = "\
@@ -117,7 +122,11 @@ pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, C
     match args.command {
         ImagesCommand::List { json } => list(&store, json),
         ImagesCommand::Pull(args) => pull::pull(&store, &args),
-        ImagesCommand::Load { paths, name } => load(&store, &paths, name.as_deref()),
+        ImagesCommand::Load {
+            paths,
+            name,
+            signatures,
+        } => load(&store, &paths, name.as_deref(), &signatures),
         ImagesCommand::Inspect { image } => inspect(&store, &image),
         ImagesCommand::Rm { images } => remove(&store, &images, directories),
         ImagesCommand::Verify => verify(&store),
@@ -184,6 +193,7 @@ fn view(image: &Image) -> Value {
         "sizeBytes": image.size_bytes,
         "created": image.created.map(|t| t.to_string()),
         "layers": image.layers,
+        "trust": trust::view(image.trust.as_ref()),
         "config": image.config,
     })
 }
@@ -193,15 +203,25 @@ pub(super) fn parse(name: &str) -> Result<Reference, CommandError> {
         .map_err(|e| CommandError::usage(format!("`{name}` does not name an image")).because(e))
 }
 
-fn load(store: &ImageStore, paths: &[PathBuf], name: Option<&str>) -> Result<Exit, CommandError> {
+fn load(
+    store: &ImageStore,
+    paths: &[PathBuf],
+    name: Option<&str>,
+    signatures: &trust::SignatureArgs,
+) -> Result<Exit, CommandError> {
     let options = LoadOptions {
         reference: name.map(parse).transpose()?,
-        ..LoadOptions::default()
+        ..signatures.options()?
     };
     for path in paths {
-        let images = store
-            .load(path, &options)
-            .map_err(|e| CommandError::new(format!("cannot load {}", path.display())).because(e))?;
+        let images = store.load(path, &options).map_err(|e| {
+            let remedy = trust::remedy(&e);
+            let failed = CommandError::new(format!("cannot load {}", path.display())).because(e);
+            match remedy {
+                Some(remedy) => failed.hint(remedy),
+                None => failed,
+            }
+        })?;
         for image in images {
             for reference in &image.references {
                 println!("loaded {reference} ({})", size(image.size_bytes));

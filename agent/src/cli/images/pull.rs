@@ -100,6 +100,7 @@ fn options(args: &PullArgs) -> Result<PullOptions, CommandError> {
     }
     let config = agent::load(args.config.as_deref())?;
     Ok(PullOptions {
+        policy: super::trust::policy(&config)?,
         docker_config: args.auth_file.clone(),
         registries: registries::settings(&config),
         platform: platform.transpose()?.or(config.platform()),

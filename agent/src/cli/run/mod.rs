@@ -143,10 +143,13 @@ async fn in_place(
     live: Option<&Tail>,
     stop: &mut Stop,
 ) -> Result<Exit, CommandError> {
+    let given = agent::load(args.config.as_deref())?;
     let mut config = Config {
         manifests: args.paths.clone(),
-        // Of the machine's configuration only this: how its registries are spoken to is no choice of a run.
-        registries: agent::load(args.config.as_deref())?.registries,
+        // Of the machine's configuration only this: neither how its registries are spoken to nor which images may run is a
+        // choice of a run.
+        registries: given.registries,
+        images: given.images,
         ..Config::default()
     };
     place.apply(&mut config);
