@@ -509,6 +509,8 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
+mod signature_tests;
+#[cfg(test)]
 mod test_server;
 #[cfg(test)]
 mod tests;

@@ -60,4 +60,10 @@ fn read_bounded(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+use crate::test_archive;
+#[cfg(test)]
+mod load_tests;
+#[cfg(test)]
+pub(crate) mod test_keys;
+#[cfg(test)]
 mod tests;

@@ -1,85 +1,20 @@
 //! Policies, and verdicts on signatures that `openssl` made.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::test_keys::{self, Keys, signed_by};
 use super::*;
 use crate::digest::Digest;
 use crate::reference::Reference;
 
 const FILE: &str = "/etc/podling/policy.json";
 
-/// Keys in a directory, made by `openssl`.
-struct Keys {
-    dir: tempfile::TempDir,
-}
-
-impl Keys {
-    fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Makes `name` and `name.pub`.
-    fn make(&self, name: &str, arguments: &[&str]) -> PublicKey {
-        let (private, public) = (self.path(name), self.path(&format!("{name}.pub")));
-        let openssl = |arguments: &[&str]| {
-            let status = Command::new("openssl").args(arguments).output().unwrap();
-            let errors = String::from_utf8_lossy(&status.stderr).into_owned();
-            assert!(status.status.success(), "openssl {arguments:?}: {errors}");
-        };
-        let (private, public_text) = (private.to_str().unwrap(), public.to_str().unwrap());
-        openssl(&[&["genpkey", "-out", private], arguments].concat());
-        openssl(&["pkey", "-in", private, "-pubout", "-out", public_text]);
-        PublicKey::read(&public).unwrap()
-    }
-
-    fn p256(&self, name: &str) -> PublicKey {
-        self.make(
-            name,
-            &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
-        )
-    }
-
-    fn sign(&self, name: &str, payload: &[u8]) -> Signature {
-        self.sign_with(name, payload, &["-sha256"])
-    }
-
-    fn sign_with(&self, name: &str, payload: &[u8], hash: &[&str]) -> Signature {
-        let file = self.path("payload");
-        std::fs::write(&file, payload).unwrap();
-        let mut command = Command::new("openssl");
-        if hash.is_empty() {
-            command
-                .args(["pkeyutl", "-sign", "-rawin", "-inkey"])
-                .arg(self.path(name));
-            command.arg("-in").arg(&file);
-        } else {
-            command
-                .arg("dgst")
-                .args(hash)
-                .arg("-sign")
-                .arg(self.path(name))
-                .arg(&file);
-        }
-        let output = command.output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        use base64::Engine;
-        Signature {
-            payload: payload.to_vec(),
-            base64: base64::engine::general_purpose::STANDARD.encode(output.stdout),
-        }
+fn sign(keys: &Keys, key: &str, payload: &[u8]) -> Signature {
+    Signature {
+        payload: payload.to_vec(),
+        base64: keys.sign(key, payload),
     }
 }
 
@@ -88,16 +23,7 @@ fn manifest() -> Digest {
 }
 
 fn payload(identity: &str, digest: &Digest) -> Vec<u8> {
-    json!({
-        "critical": {
-            "type": "cosign container image signature",
-            "identity": {"docker-reference": identity},
-            "image": {"docker-manifest-digest": digest.to_string()},
-        },
-        "optional": null,
-    })
-    .to_string()
-    .into_bytes()
+    test_keys::payload(identity, &digest.to_string())
 }
 
 fn policy(json: &Value) -> Result<Policy, PolicyError> {
@@ -126,14 +52,6 @@ fn verdict(policy: &Policy, image: &str, signatures: &[Signature]) -> Result<Ver
     policy.rules(&Origin::Docker, &image).judge(subject, &found)
 }
 
-fn signed_by(key: &PublicKey) -> Value {
-    json!([{
-        "type": "sigstoreSigned",
-        "keyPath": key.file().unwrap(),
-        "signedIdentity": {"type": "matchRepository"},
-    }])
-}
-
 #[test]
 fn each_kind_of_key_that_cosign_uses_verifies() {
     let keys = Keys::new();
@@ -148,9 +66,13 @@ fn each_kind_of_key_that_cosign_uses_verifies() {
         ("rsa", &rsa, &["-sha256"]),
         ("ed25519", &["-algorithm", "ED25519"], &[]),
     ] {
-        let key = keys.make(name, arguments);
-        let signature = keys.sign_with(name, &payload, hash);
-        let policy = policy(&json!({"default": signed_by(&key)})).unwrap();
+        let path = keys.make(name, arguments);
+        let key = PublicKey::read(&path).unwrap();
+        let signature = Signature {
+            payload: payload.clone(),
+            base64: keys.sign_with(name, &payload, hash),
+        };
+        let policy = policy(&json!({"default": signed_by(&path)})).unwrap();
         let verdict = verdict(&policy, "h.example/app:1", &[signature.clone()]).unwrap();
         let Verdict::Signed { signed_by, scope } = verdict else {
             panic!("{verdict:?}");
@@ -203,8 +125,7 @@ fn keys_that_are_no_keys_are_refused() {
         &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"],
         &["-algorithm", "X25519"],
     ] {
-        let made = std::panic::catch_unwind(|| keys.make("other", arguments));
-        assert!(made.is_err(), "{arguments:?}");
+        keys.make("other", arguments);
         let error = PublicKey::read(&keys.path("other.pub")).unwrap_err();
         assert!(
             matches!(error, KeyError::Unsupported),
@@ -269,13 +190,13 @@ fn the_most_specific_scope_decides() {
 fn all_requirements_of_a_scope_must_be_fulfilled() {
     let keys = Keys::new();
     let (vendor, reviewer) = (keys.p256("vendor"), keys.p256("reviewer"));
-    let requirement = |key: &PublicKey| signed_by(key)[0].clone();
+    let requirement = |key: &Path| signed_by(key)[0].clone();
     let policy =
         policy(&json!({"default": [requirement(&vendor), requirement(&reviewer)]})).unwrap();
     let payload = payload("h.example/app", &manifest());
     let (first, second) = (
-        keys.sign("vendor", &payload),
-        keys.sign("reviewer", &payload),
+        sign(&keys, "vendor", &payload),
+        sign(&keys, "reviewer", &payload),
     );
     assert!(verdict(&policy, "h.example/app:1", &[first.clone()]).is_err());
     assert!(verdict(&policy, "h.example/app:1", &[second.clone()]).is_err());
@@ -295,15 +216,18 @@ fn a_signature_of_another_image_or_name_does_not_count() {
     let right = payload("h.example/app", &manifest());
     let other_image = payload("h.example/app", &Digest::sha256(b"another"));
     let other_name = payload("h.example/other", &manifest());
-    let mut no_base64 = keys.sign("ours", &right);
+    let mut no_base64 = sign(&keys, "ours", &right);
     no_base64.base64 = "%%%".to_owned();
-    let mut empty = keys.sign("ours", &right);
+    let mut empty = sign(&keys, "ours", &right);
     empty.base64.clear();
     for (signature, expected) in [
-        (keys.sign("theirs", &right), "not made with the key"),
-        (keys.sign("ours", &other_image), "another image"),
-        (keys.sign("ours", &other_name), "h.example/other"),
-        (keys.sign("ours", b"{}"), "not that of an image's signature"),
+        (sign(&keys, "theirs", &right), "not made with the key"),
+        (sign(&keys, "ours", &other_image), "another image"),
+        (sign(&keys, "ours", &other_name), "h.example/other"),
+        (
+            sign(&keys, "ours", b"{}"),
+            "not that of an image's signature",
+        ),
         (no_base64, "not base64"),
         (empty, "not made with the key"),
     ] {
@@ -317,8 +241,8 @@ fn a_signature_of_another_image_or_name_does_not_count() {
     }
     let refused = verdict(&policy, "h.example/app:1", &[]).unwrap_err();
     assert!(matches!(refused, Distrust::Unsigned { .. }));
-    let good = keys.sign("ours", &right);
-    let bad = keys.sign("theirs", &right);
+    let good = sign(&keys, "ours", &right);
+    let bad = sign(&keys, "theirs", &right);
     assert!(verdict(&policy, "h.example/app:1", &[bad, good]).is_ok());
 }
 
@@ -329,7 +253,7 @@ fn the_signature_of_the_index_counts_as_that_of_the_manifest() {
     let policy = policy(&json!({"default": signed_by(&key)})).unwrap();
     let image: Reference = "h.example/app:1".parse().unwrap();
     let index = Digest::sha256(b"the index");
-    let signature = keys.sign("ours", &payload("h.example/app", &index));
+    let signature = sign(&keys, "ours", &payload("h.example/app", &index));
     let found = Found {
         signatures: vec![&signature],
         problems: &[],
@@ -352,7 +276,13 @@ fn reasons_of_thousands_of_signatures_are_summed_up() {
     let keys = Keys::new();
     let key = keys.p256("ours");
     let policy = policy(&json!({"default": signed_by(&key)})).unwrap();
-    let signature = |n: u32| keys.sign("ours", &payload(&format!("h.example/a{n}"), &manifest()));
+    let signature = |n: u32| {
+        sign(
+            &keys,
+            "ours",
+            &payload(&format!("h.example/a{n}"), &manifest()),
+        )
+    };
     let signatures: Vec<_> = (0..6).map(signature).collect();
     let refused = verdict(&policy, "h.example/app:1", &signatures)
         .unwrap_err()
@@ -367,7 +297,7 @@ fn reasons_of_thousands_of_signatures_are_summed_up() {
 fn what_a_policy_must_not_have_is_refused_with_file_and_place() {
     let keys = Keys::new();
     let key = keys.p256("key");
-    let key_path = key.file().unwrap().to_str().unwrap();
+    let key_path = key.to_str().unwrap();
     let accept = json!([{"type": "insecureAcceptAnything"}]);
     let signed = |more: &Value| {
         let mut requirement = json!({"type": "sigstoreSigned"});
