@@ -289,7 +289,8 @@ fn cve_2016_9962_a_child_stopped_on_its_way_gives_nothing_away() {
     let tmp = bundle.rootfs().join("tmp");
     until("the attacker is up", || tmp.join("up").exists());
     until("a child was caught", || {
-        let output = bundle.exec(&["true"]);
+        // Long enough that the attacker finds it even when it came too late, and goes on to the next.
+        let output = bundle.exec(&["sleep", "1"]);
         assert!(output.status.success(), "{}", stderr(&output));
         tmp.join("report").exists()
     });

@@ -301,14 +301,17 @@ fn ps_prints_numbers_and_what_ps_says() {
     );
     let table = bundle.ok(&["ps", &bundle.id]);
     assert!(table.starts_with("PID"), "{table}");
-    let own = bundle.ok(&["ps", &bundle.id, "-ef"]);
+    let mut own = String::new();
+    until("the second process is there", || {
+        own = bundle.ok(&["ps", &bundle.id, "-ef"]);
+        own.contains("sleep 1000")
+    });
     let lines: Vec<&str> = own.lines().collect();
     assert!(
         lines[0].contains("PID") && lines[0].contains("CMD"),
         "{own}"
     );
     assert!(lines.len() >= 3 && lines.len() < 6, "{own}");
-    assert!(own.contains("sleep 1000"), "{own}");
 }
 
 #[test]

@@ -12,10 +12,11 @@ use podling_vm_tests::payload::Payload;
 use podling_vm_tests::workspace;
 
 /// Tests that are not for the guest: it has none of the engines that call the runtime, and not the documents.
-const ELSEWHERE: [&str; 4] = [
+const ELSEWHERE: [&str; 5] = [
     "callers_buildah",
     "callers_containerd",
     "callers_podman",
+    "callers_podman_rootless",
     "conformance_table",
 ];
 

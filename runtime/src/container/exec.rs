@@ -2,6 +2,8 @@
 //!
 //! Where the container has a user namespace of its own, only that gives rights in the others, and a process becomes a
 //! member of a pid namespace at its birth: the [forerunner](super::forerunner) enters all of them and makes the process.
+//! So it does where the caller could not come back from the container's pid namespace. Such a caller, in rootless
+//! podman's user namespace, has no rights either in what the container shares with the host: that is not entered.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,7 +17,7 @@ use super::child::Child;
 use super::error::{At, Error, Failure, Result, Step};
 use super::init::report;
 use super::inside::Inside;
-use super::namespaces::{self, Had, how, in_pid_namespace};
+use super::namespaces::{self, Had, OwnPidNamespace, how};
 use super::process::{Affinity, ProcessPlan};
 use super::terminal::{self, Terminal};
 use super::{
@@ -39,6 +41,10 @@ struct ExecPlan<'a> {
     user_namespace: bool,
     /// The container has a time namespace of its own.
     time_namespace: bool,
+    /// A forerunner enters the pid namespace too.
+    has_forerunner: bool,
+    /// Namespaces that this process is in already, and need not have the rights to enter.
+    shared: ThreadNameSpaceType,
     /// The container's root directory, where its mount namespace does not tell it.
     root: Option<OwnedFd>,
     /// The host's `/proc`, for a child that a forerunner makes where that is out of reach.
@@ -62,6 +68,8 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
     process.limit_capabilities(user_namespace)?;
     let (directory, cgroup) = super::cgroup_entry(exec.cgroup)?;
     let time = |spec| how(spec, LinuxNamespaceType::Time) == Had::Own;
+    let own_pid = OwnPidNamespace::hold()?;
+    let has_forerunner = user_namespace || own_pid.is_none();
     let plan = ExecPlan {
         process,
         cgroup,
@@ -70,6 +78,16 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
         target: exec.target,
         user_namespace,
         time_namespace: spec.is_some_and(time),
+        has_forerunner,
+        shared: match (&own_pid, exec.container) {
+            (None, Some(container)) => {
+                namespaces::shared_with(container.pid).map_err(|source| Error::Process {
+                    pid: container.pid,
+                    source,
+                })?
+            }
+            _ => ThreadNameSpaceType::empty(),
+        },
         root: match spec {
             Some(spec) if guest::is_guest(spec) => {
                 guest::check_capabilities(exec.process)?;
@@ -79,7 +97,6 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
         },
         proc: None,
     };
-    let has_forerunner = user_namespace;
     let agent = agent
         .map(|(agent, state)| Agent::connect(&agent, state))
         .transpose()?;
@@ -95,14 +112,15 @@ pub fn exec(exec: Exec<'_>) -> Result<Running> {
         }
     };
     let clone = || affinity.around(|| super::clone_into(0, directory.as_ref(), child));
-    let child = if has_forerunner {
-        clone()
-    } else {
-        let enter = || {
-            let pid = ThreadNameSpaceType::PROCESS_ID;
-            Ok(move_into_thread_name_spaces(exec.target, pid)?)
-        };
-        in_pid_namespace(enter, clone)
+    let child = match own_pid {
+        Some(own) if !has_forerunner => {
+            let enter = || {
+                let pid = ThreadNameSpaceType::PROCESS_ID;
+                Ok(move_into_thread_name_spaces(exec.target, pid)?)
+            };
+            own.outside(enter, clone)
+        }
+        _ => clone(),
     }?;
     drop(child_plan);
     finish(parent, child, agent)
@@ -184,7 +202,7 @@ impl ExecPlan<'_> {
         }
         self.affinity.settle()?;
         self.process.write_oom_score_adj()?;
-        if self.user_namespace {
+        if self.has_forerunner {
             self.proc = Some(procfs::root().at(Step::SetLabel, "(/proc)")?);
         } else {
             self.process.open_label_files()?;
@@ -194,13 +212,16 @@ impl ExecPlan<'_> {
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::NETWORK
             | ThreadNameSpaceType::CONTROL_GROUP;
+        if self.has_forerunner {
+            all |= ThreadNameSpaceType::PROCESS_ID;
+        }
         if self.user_namespace {
-            all |= ThreadNameSpaceType::USER | ThreadNameSpaceType::PROCESS_ID;
+            all |= ThreadNameSpaceType::USER;
         }
         if self.time_namespace {
             all |= ThreadNameSpaceType::TIME;
         }
-        move_into_thread_name_spaces(self.target, all)
+        move_into_thread_name_spaces(self.target, all.difference(self.shared))
             .at(Step::JoinNamespace, "of the container")?;
         if let Some(root) = &self.root {
             guest::change_to(root.as_fd())?;

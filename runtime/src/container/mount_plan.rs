@@ -106,15 +106,8 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     for mount in spec.mounts().iter().flatten() {
         let field = field_of(mount);
         let options = options_of(mount)?;
-        let may_be_root = options.remount
-            || mount.typ().as_deref() == Some("tmpfs")
-            || is_bind(mount) && !options.copy_symlink;
-        if !may_be_root && is_root(mount.destination()) {
-            return Err(Error::Invalid {
-                field,
-                reason: "only a bind mount or a tmpfs can be mounted over the root directory"
-                    .to_owned(),
-            });
+        if is_root(mount.destination()) {
+            check_root(mount, &options)?;
         }
         if id_mapped::plan(spec, mount, options.id_map.as_ref())?.is_some() && !is_bind(mount) {
             return Err(Error::Invalid {
@@ -124,6 +117,22 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
         }
     }
     default_propagation(spec).map(drop)
+}
+
+/// What can be the container's root directory instead of the root file system.
+fn check_root(mount: &Mount, options: &MountOptions) -> Result<()> {
+    let is_tmpfs = mount.typ().as_deref() == Some("tmpfs");
+    let reason = if options.copy_up {
+        "tmpcopyup would hold the whole root file system in memory"
+    } else if options.remount || is_tmpfs || is_bind(mount) && !options.copy_symlink {
+        return Ok(());
+    } else {
+        "only a bind mount or a tmpfs can be mounted over the root directory"
+    };
+    Err(Error::Invalid {
+        field: field_of(mount),
+        reason: reason.to_owned(),
+    })
 }
 
 fn field_of(mount: &Mount) -> String {
@@ -317,7 +326,12 @@ mod tests {
                 mount.source("/srv").options([option.to_owned()]),
             ))
         };
-        for (typ, option) in [("proc", "ro"), ("cgroup", "ro"), ("bind", "copy-symlink")] {
+        for (typ, option) in [
+            ("proc", "ro"),
+            ("cgroup", "ro"),
+            ("bind", "copy-symlink"),
+            ("tmpfs", "tmpcopyup"),
+        ] {
             let refused = at_root(typ, option);
             assert!(matches!(refused, Err(Error::Invalid { .. })), "{typ}");
         }

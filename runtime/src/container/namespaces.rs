@@ -11,6 +11,7 @@
 //! | a user namespace, new or by path, and others by path | the forerunner |
 //! | a user namespace by path, new ones owned by it | the forerunner |
 //! | time offsets, which are written before any process is in | the forerunner |
+//! | a pid namespace by path, of a caller who could not come back from it | the forerunner |
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -21,7 +22,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space};
 
 use super::channel::Channel;
 use super::error::{At, Error, Failure, Result, Step};
@@ -41,7 +42,9 @@ pub(super) struct Namespaces {
     /// To join, in this order. The descriptors are the spec's paths, opened.
     joins: Vec<Join>,
     /// To join in the parent around clone3: a process never changes its own pid namespace, only its children's.
-    pid: Option<OwnedFd>,
+    pid: Option<(OwnedFd, OwnPidNamespace)>,
+    /// There is a pid namespace to join, and the parent could not come back from it.
+    one_way: bool,
     /// To make in the child once it is in its cgroup, which becomes the root.
     new_cgroup: bool,
     time_offsets: Option<TimeOffsets>,
@@ -194,6 +197,7 @@ impl Namespaces {
             user,
             joins: Vec::new(),
             pid: None,
+            one_way: false,
             new_cgroup: false,
             time_offsets: TimeOffsets::new(spec)?,
         };
@@ -215,7 +219,7 @@ impl Namespaces {
             opened.clone_flags &= !NEW_TIME;
         }
         if !opened.needs_forerunner() {
-            opened.pid = opened.take_pid_join();
+            opened.settle_pid_join()?;
         } else if matches!(opened.user, UserNamespace::New(_)) {
             opened.clone_flags &= !NEW_USER;
         }
@@ -225,7 +229,7 @@ impl Namespaces {
     /// True when one clone and the child itself cannot do it.
     pub(super) fn needs_forerunner(&self) -> bool {
         match self.user {
-            UserNamespace::Shared => self.time_offsets.is_some(),
+            UserNamespace::Shared => self.time_offsets.is_some() || self.one_way,
             UserNamespace::New(_) => self.time_offsets.is_some() || !self.joins.is_empty(),
             UserNamespace::Joined(..) => true,
         }
@@ -242,16 +246,21 @@ impl Namespaces {
         self.clone_flags & flag != 0
     }
 
-    fn take_pid_join(&mut self) -> Option<OwnedFd> {
-        let at = self
-            .joins
-            .iter()
-            .position(|join| join.link == LinkNameSpaceType::ProcessID)?;
-        Some(self.joins.remove(at).namespace)
+    /// The pid namespace to join becomes the parent's to enter, unless that could not come back.
+    fn settle_pid_join(&mut self) -> Result<()> {
+        let is_pid = |join: &Join| join.link == LinkNameSpaceType::ProcessID;
+        let Some(at) = self.joins.iter().position(is_pid) else {
+            return Ok(());
+        };
+        match OwnPidNamespace::hold()? {
+            Some(own) => self.pid = Some((self.joins.remove(at).namespace, own)),
+            None => self.one_way = true,
+        }
+        Ok(())
     }
 
     /// The pid namespace that the spec names by path: for [`with_pid_namespace`] around clone3.
-    pub(super) fn take_pid_namespace(&mut self) -> Option<OwnedFd> {
+    pub(super) fn take_pid_namespace(&mut self) -> Option<(OwnedFd, OwnPidNamespace)> {
         self.pid.take()
     }
 
@@ -319,28 +328,72 @@ impl Namespaces {
 
 /// Runs `f`, whose children are in this pid namespace, if one is given.
 pub(super) fn with_pid_namespace<T>(
-    namespace: Option<&OwnedFd>,
+    namespace: Option<&(OwnedFd, OwnPidNamespace)>,
     f: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let Some(namespace) = namespace else {
+    let Some((namespace, own)) = namespace else {
         return f();
     };
     let enter = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))
             .map_err(io::Error::from)
     };
-    in_pid_namespace(enter, f)
+    own.outside(enter, f)
 }
 
-/// Lets `enter` set the pid namespace of this process's children, runs `f`, and sets it back.
-pub(super) fn in_pid_namespace<T>(
-    enter: impl FnOnce() -> io::Result<()>,
-    f: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let own = File::open("/proc/self/ns/pid").map_err(Error::LeavePidNamespace)?;
-    enter().map_err(Error::EnterPidNamespace)?;
-    let result = f();
-    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))
-        .map_err(|e| Error::LeavePidNamespace(e.into()))?;
-    result
+/// The caller's pid namespace, to come back to.
+#[derive(Debug)]
+pub(super) struct OwnPidNamespace(File);
+
+impl OwnPidNamespace {
+    /// None where this process could not come back: whoever has no rights in it, as an ordinary user, or the root of a
+    /// user namespace that does not own it.
+    pub(super) fn hold() -> Result<Option<Self>> {
+        let own = Self(File::open("/proc/self/ns/pid").map_err(Error::LeavePidNamespace)?);
+        match own.enter() {
+            Ok(()) => Ok(Some(own)),
+            Err(Errno::PERM) => Ok(None),
+            Err(error) => Err(Error::LeavePidNamespace(error.into())),
+        }
+    }
+
+    fn enter(&self) -> rustix::io::Result<()> {
+        move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::ProcessID))
+    }
+
+    /// Lets `enter` set the pid namespace of this process's children, runs `f`, and sets it back.
+    pub(super) fn outside<T>(
+        &self,
+        enter: impl FnOnce() -> io::Result<()>,
+        f: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        enter().map_err(Error::EnterPidNamespace)?;
+        let result = f();
+        self.enter()
+            .map_err(|e| Error::LeavePidNamespace(e.into()))?;
+        result
+    }
+}
+
+/// The namespaces that a process has in common with this one.
+pub(super) fn shared_with(pid: i32) -> io::Result<ThreadNameSpaceType> {
+    use ThreadNameSpaceType as Type;
+    let all = [
+        ("mnt", Type::MOUNT),
+        ("uts", Type::HOST_NAME_AND_NIS_DOMAIN_NAME),
+        ("ipc", Type::INTER_PROCESS_COMMUNICATION),
+        ("net", Type::NETWORK),
+        ("cgroup", Type::CONTROL_GROUP),
+        ("pid", Type::PROCESS_ID),
+        ("time", Type::TIME),
+    ];
+    let mut shared = Type::empty();
+    for (name, flag) in all {
+        let own = std::fs::metadata(format!("/proc/self/ns/{name}"))?;
+        let other = std::fs::metadata(format!("/proc/{pid}/ns/{name}"))?;
+        if (own.dev(), own.ino()) == (other.dev(), other.ino()) {
+            shared |= flag;
+        }
+    }
+    Ok(shared)
 }
