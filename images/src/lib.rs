@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Reading order: [`reference`] and [`digest`] (names), [`store`] (disk layout, locks, commit order), [`unpack`]
-//! (a hostile tar becomes a directory), [`load`] and [`pull`] (where images come from), [`image`] (what a caller
+//! (a hostile tar becomes a directory), [`load`] and [`pull`] (where images come from),
+//! [`registry`] (how registries are spoken to), [`image`] (what a caller
 //! gets). [`names`] resolves host names, for the agent too.
 //!
 //! Each byte is checked against its digest before an image that holds it becomes visible. This crate knows nothing
@@ -29,6 +30,7 @@ pub mod names;
 pub mod platform;
 pub mod pull;
 pub mod reference;
+pub mod registry;
 pub mod store;
 mod tar_stream;
 #[cfg(test)]
@@ -45,11 +47,12 @@ pub use image::{Image, ImageLayer, LayerBlob};
 pub use load::{LoadError, LoadOptions};
 pub use manifest::ManifestError;
 pub use platform::Platform;
-pub use pull::{
-    ConnectError, ConnectKind, Credentials, Keyring, KeyringError, LayerSummary, Progress,
-    PullError, PullOptions, RegistriesConfig,
-};
+pub use pull::{LayerSummary, Progress, PullError, PullOptions};
 pub use reference::{Reference, ReferenceError};
+pub use registry::{
+    ConnectError, ConnectKind, Credentials, HostsError, Keyring, KeyringError, Patience,
+    ProxyError, RegistriesConfig, RegistryError,
+};
 pub use store::{Collected, ImageStore, JudgeError, Problem, Removed, StoreError};
 pub use tar_stream::TarError;
 pub use trust::{Distrust, Policy, PolicyError, PublicKey};

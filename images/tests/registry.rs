@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use podling_images::{
     Credentials, Digest, ImageStore, LoadOptions, PullError, PullOptions, Reference,
-    RegistriesConfig,
+    RegistriesConfig, RegistryError,
 };
 use serde_json::json;
 use support::test_archive::{Tar, TestImage, descriptor, sha256};
@@ -81,7 +81,10 @@ async fn images_are_pulled_by_tag_and_by_digest() {
         .store
         .pull(&reference(&registry, "team/app:2"), &puller.options)
         .await;
-    assert!(matches!(missing, Err(PullError::NotFound { .. })));
+    assert!(matches!(
+        missing,
+        Err(PullError::Registry(RegistryError::NotFound { .. }))
+    ));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! How registries are spoken to, and what a person can do when one does not give an image. The agent,
 //! `podling run` and `podling images pull` all learn it here.
 
-use podling_images::{ConnectKind, PullError, RegistriesConfig};
+use podling_images::{ConnectKind, PullError, RegistriesConfig, RegistryError};
 
 use super::Config;
 use super::config::DEFAULT_CONFIG;
@@ -30,20 +30,24 @@ pub fn settings(config: &Config) -> RegistriesConfig {
 /// What may help after a failed pull; none where the error says it all.
 #[must_use]
 pub fn remedy(error: &PullError) -> Option<String> {
-    match error {
-        PullError::Connect {
+    let error = match error {
+        PullError::Registry(error) => error,
+        PullError::Distrust(distrust) => return Some(super::trust::remedy(distrust)),
+        _ => return None,
+    };
+    match error.decisive() {
+        RegistryError::Connect {
             registry, source, ..
         } => Some(remedy_of_connection(registry, source.kind())),
-        PullError::Unauthorized { .. } => Some(
+        RegistryError::Unauthorized { .. } => Some(
             "check the image's name; give credentials with imagePullSecrets in the pod, or with \
              ~/.docker/config.json on the node (`docker login` writes it)"
                 .to_owned(),
         ),
-        PullError::NotFound { .. } => {
+        RegistryError::NotFound { .. } => {
             Some("check name and tag; a private image needs credentials".to_owned())
         }
-        PullError::Distrust(distrust) => Some(super::trust::remedy(distrust)),
-        PullError::Status { status: 429, .. } => Some(
+        RegistryError::Status { status: 429, .. } => Some(
             "the registry limits how much is pulled: wait, give credentials, or name a mirror in the configuration"
                 .to_owned(),
         ),

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::download::Downloaded;
+use super::download::{Downloaded, download};
 use super::{Progress, Pull, PullError, blocking};
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
+use crate::registry::RegistryError;
 use crate::store::{Ingest, Session, StoreError};
 use crate::unpack::{
     COMPRESSED_WAITING, Keep, Limits, Pieces, UnpackError, Unpacked, Wanted, pieces, unpack_stream,
@@ -149,10 +150,7 @@ impl Pull<'_> {
                     total_bytes: job.blob.size,
                 });
             };
-            let downloaded = self
-                .endpoint
-                .download(&job.blob, offset, &sender, report)
-                .await;
+            let downloaded = download(&self.repository, &job.blob, offset, &sender, report).await;
             // The end of the blob, or of what can be had of it.
             drop(sender);
             self.report(|| Progress::Unpacking {
@@ -161,22 +159,24 @@ impl Pull<'_> {
             downloaded
         };
         let (unpacked, downloaded) = tokio::join!(unpacking, downloading);
-        Ok((unpacked?, downloaded))
+        Ok((unpacked?, downloaded.map_err(PullError::from)))
     }
 
     /// Why a layer is not taken.
     fn refused(&self, blob: &Descriptor) -> impl FnOnce(UnpackError) -> PullError + use<> {
-        let registry = self.endpoint.registry().to_owned();
+        let registry = self.repository.registry().to_owned();
         let reference = Box::new(self.reference.clone());
         let layer = blob.digest.clone();
         move |error| match error {
             UnpackError::WrongDigest { expected, actual }
-            | UnpackError::WrongDiffId { expected, actual } => PullError::Mismatch {
-                registry,
-                what: "a layer",
-                expected,
-                actual,
-            },
+            | UnpackError::WrongDiffId { expected, actual } => {
+                PullError::Registry(RegistryError::Mismatch {
+                    registry,
+                    what: "a layer",
+                    expected,
+                    actual,
+                })
+            }
             source => PullError::Layer {
                 reference,
                 layer,

@@ -12,19 +12,13 @@
 //! Dropping the future stops the downloads; what had arrived stays for the next pull, and nothing of it is visible. A
 //! full disk ends the pull, and all that it wrote is removed.
 //!
-//! Deliberately absent: registries of schema 1, layers at foreign URLs (`urls` of a descriptor), and any HTTP without
-//! TLS except to registries that are configured so.
+//! How registries are spoken to, and what they may cost, is the business of [`crate::registry`].
 
-mod auth;
-mod client;
-mod connect;
 mod download;
-mod endpoint;
-mod keyring;
 mod layer;
 mod signatures;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +26,6 @@ use std::sync::atomic::AtomicBool;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::image::Image;
@@ -41,12 +34,12 @@ use crate::manifest::{
 };
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::registry::{
+    Access, Credentials, Keyring, Purpose, RegistriesConfig, RegistryError, Repository,
+};
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
 use crate::trust::{Distrust, Origin, Policy};
 use crate::unpack::{Limits, UnpackError};
-pub use connect::{ConnectError, ConnectKind};
-use endpoint::Endpoint;
-pub use keyring::{Keyring, KeyringError};
 
 /// As many as Docker and containerd fetch at once.
 const PARALLEL_LAYERS: usize = 3;
@@ -72,6 +65,17 @@ pub struct PullOptions {
     pub limits: Limits,
 }
 
+impl PullOptions {
+    fn access(&self) -> Access {
+        Access {
+            credentials: self.credentials.clone(),
+            keyring: self.keyring.clone(),
+            docker_config: self.docker_config.clone(),
+            registries: self.registries.clone(),
+        }
+    }
+}
+
 impl fmt::Debug for PullOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PullOptions")
@@ -82,34 +86,6 @@ impl fmt::Debug for PullOptions {
             .field("platform", &self.platform)
             .finish_non_exhaustive()
     }
-}
-
-/// Who we are to a registry.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// Name and password, used with basic authentication or to get a token.
-    Basic {
-        /// The name.
-        username: String,
-        /// The password or access token.
-        password: String,
-    },
-    /// A refresh token, as `docker login` stores it (`identitytoken`).
-    IdentityToken(String),
-    /// A token that the registry takes as it is.
-    Bearer(String),
-}
-
-/// Which registries are spoken to how. Registries are named as in references, such as `localhost:5000`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RegistriesConfig {
-    /// Spoken to by HTTP without TLS. No other registry ever is.
-    pub plain_http: BTreeSet<String>,
-    /// Tried before the registry itself, in order: registry to hosts with the same repositories.
-    pub mirrors: BTreeMap<String, Vec<String>>,
-    /// PEM files with certificate authorities to trust for a registry or mirror, besides the system's.
-    pub ca_files: BTreeMap<String, Vec<PathBuf>>,
 }
 
 /// How a pull goes on.
@@ -160,91 +136,12 @@ pub enum PullError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No HTTP client can be made.
-    #[error("cannot prepare a connection to {registry}: {reason}")]
-    Client {
-        /// The registry.
-        registry: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The registry does not answer, or stops answering.
-    #[error("cannot reach the registry {registry} by {scheme}")]
-    Connect {
-        /// The registry.
-        registry: String,
-        /// `https` or `http`.
-        scheme: &'static str,
-        /// Why not.
-        #[source]
-        source: ConnectError,
-    },
-    /// The registry wants to know who we are, or does not like who we are.
-    #[error(
-        "{registry} refuses {reference} {}: check the name, and the credentials for {registry} (`docker login {registry}`)",
-        if *.with_credentials { "with the credentials given" } else { "without credentials" }
-    )]
-    Unauthorized {
-        /// What was asked for.
-        reference: Box<Reference>,
-        /// The registry.
-        registry: String,
-        /// Credentials were given.
-        with_credentials: bool,
-    },
-    /// There is no such image.
-    #[error("{registry} has no image {reference}: check the name and the tag")]
-    NotFound {
-        /// What was asked for.
-        reference: Box<Reference>,
-        /// The registry.
-        registry: String,
-    },
-    /// The registry answers with another error.
-    #[error("{registry} answers {status} to the request for {what}: {message}")]
-    Status {
-        /// The registry.
-        registry: String,
-        /// The HTTP status.
-        status: u16,
-        /// What was asked for.
-        what: String,
-        /// What the registry says.
-        message: String,
-    },
+    /// The registry does not give the image.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The signature policy does not allow it. No layer was fetched.
     #[error(transparent)]
     Distrust(#[from] Distrust),
-    /// The registry's answer is not what the protocol says.
-    #[error("{registry} does not keep to the protocol: {what}")]
-    Protocol {
-        /// The registry.
-        registry: String,
-        /// What is wrong.
-        what: String,
-    },
-    /// Credentials were found and cannot be used.
-    #[error("cannot use the credentials for {registry} in {path}: {reason}")]
-    Credentials {
-        /// The registry.
-        registry: String,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// Content has another digest than it should.
-    #[error("{registry} sent {what} with the digest {actual} instead of {expected}")]
-    Mismatch {
-        /// The registry.
-        registry: String,
-        /// Manifest, configuration or layer.
-        what: &'static str,
-        /// What it should be.
-        expected: Digest,
-        /// What it is.
-        actual: Digest,
-    },
     /// The image cannot be used.
     #[error("cannot use the image {reference}")]
     Manifest {
@@ -290,8 +187,8 @@ impl PullError {
     /// True when trying again later may help, without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Cancelled => true,
-            Self::Status { status, .. } => matches!(status, 408 | 429 | 500..),
+            Self::Registry(error) => error.is_transient(),
+            Self::Cancelled => true,
             _ => false,
         }
     }
@@ -320,13 +217,15 @@ impl ImageStore {
         let store = self.clone();
         let session = blocking(move || Ok(Session::begin(&store)?)).await?;
         let platform = options.platform.clone().unwrap_or_else(Platform::current);
-        let (endpoint, document) = find_manifest(reference, options).await?;
+        let repository = Repository::open(reference, &options.access(), Purpose::Pull)?;
+        let repository = Arc::new(repository);
+        let document = self.find_manifest(reference, &repository).await?;
         let pull = Pull {
             reference,
             options,
             platform,
             session: Arc::new(session),
-            endpoint: Arc::new(endpoint),
+            repository,
             is_full: Arc::default(),
         };
         let record = pull.run(document).await.map_err(|e| pull.no_space(e))?;
@@ -339,47 +238,37 @@ impl ImageStore {
         let image = resolved.await?;
         image.ok_or_else(|| PullError::Vanished(Box::new(reference.clone())))
     }
-}
 
-/// Asks the mirrors, then the registry, for what the reference names. Gives who answered, and the answer.
-async fn find_manifest(
-    reference: &Reference,
-    options: &PullOptions,
-) -> Result<(Endpoint, (Digest, Vec<u8>)), PullError> {
-    let mirrors = options.registries.mirrors.get(reference.registry());
-    for mirror in mirrors.into_iter().flatten() {
-        match try_endpoint(mirror, reference, options).await {
-            Ok(found) => return Ok(found),
-            Err(error) => {
-                tracing::debug!(%mirror, %reference, %error, "the mirror does not help");
-            }
+    /// The manifest or index that a reference names. Of a name that is here already, the registry is only asked whether
+    /// it means the same still: a few bytes, which registries do not count as a pull.
+    async fn find_manifest(
+        &self,
+        reference: &Reference,
+        repository: &Repository,
+    ) -> Result<(Digest, Vec<u8>), PullError> {
+        let (store, name) = (self.clone(), reference.clone());
+        let known = blocking(move || Ok(store.known_document(&name)?)).await?;
+        if let Some((known, json)) = known
+            && reference.digest().is_none()
+            && repository.resolve().await? == Some(known.clone())
+        {
+            return Ok((known, json));
         }
+        Ok(repository.manifest(reference.digest()).await?)
     }
-    try_endpoint(reference.registry(), reference, options).await
-}
 
-/// Asks one registry, with one credential after the other as long as it refuses them. A registry that hides what is
-/// not for everybody says that there is no such image.
-async fn try_endpoint(
-    registry: &str,
-    reference: &Reference,
-    options: &PullOptions,
-) -> Result<(Endpoint, (Digest, Vec<u8>)), PullError> {
-    let mut candidates = auth::candidates(registry, reference, options)
-        .await?
-        .into_iter();
-    let mut credentials = candidates.next();
-    loop {
-        let endpoint = Endpoint::new(registry, reference, options, credentials)?;
-        let refused = match endpoint.manifest(reference.digest()).await {
-            Ok(found) => return Ok((endpoint, found)),
-            Err(e @ (PullError::Unauthorized { .. } | PullError::NotFound { .. })) => e,
-            Err(e) => return Err(e),
+    /// What the name meant when it was pulled: the index, or the manifest.
+    fn known_document(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<(Digest, Vec<u8>)>, StoreError> {
+        let Some(record) = self.find_record(reference)? else {
+            return Ok(None);
         };
-        credentials = candidates.next();
-        if credentials.is_none() {
-            return Err(refused);
-        }
+        let digest = record.index.unwrap_or(record.manifest);
+        // A damaged one is fetched again.
+        let content = self.read_blob(&digest).ok();
+        Ok(content.map(|content| (digest, content)))
     }
 }
 
@@ -389,7 +278,7 @@ struct Pull<'a> {
     options: &'a PullOptions,
     platform: Platform,
     session: Arc<Session>,
-    endpoint: Arc<Endpoint>,
+    repository: Arc<Repository>,
     /// Some layer found no space left on the disk.
     is_full: Arc<AtomicBool>,
 }
@@ -448,7 +337,7 @@ impl Pull<'_> {
                     index.get_or_insert(digest);
                     let entry =
                         manifest::choose(&entries, &self.platform).map_err(self.unusable())?;
-                    (digest, json) = self.endpoint.manifest(Some(&entry.digest)).await?;
+                    (digest, json) = self.child(&entry.digest).await?;
                 }
             }
         }
@@ -456,11 +345,34 @@ impl Pull<'_> {
         Err(self.unusable()(ManifestError::Unusable(reason)))
     }
 
+    /// A manifest that an index names, from the store if it is there.
+    async fn child(&self, digest: &Digest) -> Result<(Digest, Vec<u8>), PullError> {
+        match self.held_blob(digest).await {
+            Some(json) => Ok((digest.clone(), json)),
+            None => Ok(self.repository.manifest(Some(digest)).await?),
+        }
+    }
+
+    /// A small blob of the store that is whole.
+    async fn held_blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let (session, digest) = (Arc::clone(&self.session), digest.clone());
+        let read = blocking(move || {
+            session.hold(&[Held::Blob(digest.clone())])?;
+            Ok(session.store().read_blob(&digest)?)
+        });
+        read.await.ok()
+    }
+
     async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
-        let json = self
-            .endpoint
-            .small_blob(descriptor, CONFIG_MAX_BYTES)
-            .await?;
+        let json = match self.held_blob(&descriptor.digest).await {
+            Some(json) => json,
+            None => {
+                let repository = &self.repository;
+                repository
+                    .small_blob(descriptor, "a configuration", CONFIG_MAX_BYTES)
+                    .await?
+            }
+        };
         self.put_blob(&descriptor.digest, &json).await?;
         Ok(json)
     }
@@ -510,7 +422,5 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod signature_tests;
-#[cfg(test)]
-mod test_server;
 #[cfg(test)]
 mod tests;

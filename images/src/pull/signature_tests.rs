@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use super::test_server::{Reply, serve};
 use super::*;
+use crate::registry::test_server::{Reply, serve};
 use crate::test_archive::{Tar, TestImage, descriptor, sha256};
 use crate::trust::test_keys::{Keys, SignatureImage, payload, signature_tag, signed_by};
 use crate::trust::{Policy, Verdict};

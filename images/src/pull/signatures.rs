@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use super::{Pull, PullError, blocking};
 use crate::digest::Digest;
-use crate::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use crate::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
 use crate::trust::{
     Found, Origin, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX, SignatureImage, Subject, Trust,
     Verdict, parts, signature_referrers, signature_tag,
 };
-
-/// Of the list of referrers: as large as any index.
-const REFERRERS_MAX_BYTES: u64 = 4 << 20;
 
 impl Pull<'_> {
     /// Judges the image by the policy. Signatures that are accepted go into the store.
@@ -87,29 +84,15 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Those that refer to the image (distribution-spec, "Listing Referrers"), or that a list with a tag names, for
-    /// registries without that API.
+    /// Those that refer to the image.
     async fn referrers(&mut self, digest: &Digest) -> Result<(), PullError> {
-        let fallback = format!("manifests/{}-{}", digest.algorithm().name(), digest.hex());
-        let mut list = None;
-        for path in [format!("referrers/{digest}"), fallback] {
-            let endpoint = &self.pull.endpoint;
-            let what = "the list of referrers";
-            list = endpoint
-                .beside(&path, OCI_INDEX, what, REFERRERS_MAX_BYTES)
-                .await?;
-            if list.is_some() {
-                break;
+        let mut referrers = Vec::new();
+        for page in self.pull.repository.referrers(digest).await? {
+            match signature_referrers(&page) {
+                Ok(found) => referrers.extend(found),
+                Err(problem) => self.problems.push(problem),
             }
         }
-        let referrers = match list.as_deref().map(signature_referrers) {
-            None => return Ok(()),
-            Some(Ok(referrers)) => referrers,
-            Some(Err(problem)) => {
-                self.problems.push(problem);
-                return Ok(());
-            }
-        };
         for referrer in referrers {
             let Some(manifest) = self.manifest(&format!("manifests/{referrer}")).await? else {
                 continue;
@@ -126,11 +109,11 @@ impl Search<'_> {
 
     async fn manifest(&self, path: &str) -> Result<Option<Vec<u8>>, PullError> {
         let accept = [OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
-        let endpoint = &self.pull.endpoint;
+        let repository = &self.pull.repository;
         let what = "the manifest of the signatures";
-        endpoint
+        Ok(repository
             .beside(path, &accept, what, SIGNATURE_MANIFEST_MAX_BYTES)
-            .await
+            .await?)
     }
 
     /// Fetches what a signature image consists of. One that cannot be used is a problem, and no more: another may do.
@@ -150,8 +133,8 @@ impl Search<'_> {
         let mut contents = Vec::new();
         for part in &parts {
             let path = format!("blobs/{}", part.digest);
-            let endpoint = &self.pull.endpoint;
-            let content = endpoint
+            let repository = &self.pull.repository;
+            let content = repository
                 .beside(&path, "*/*", "a signature", part.max_bytes)
                 .await?;
             match content.filter(|content| part.digest.matches(content)) {

@@ -250,7 +250,7 @@ impl ImageStore {
         self.resolve(name)
     }
 
-    fn find_record(&self, reference: &Reference) -> Result<Option<Record>, StoreError> {
+    pub(crate) fn find_record(&self, reference: &Reference) -> Result<Option<Record>, StoreError> {
         if let Some(record) = record::read(&self.dir, reference)? {
             return Ok(Some(record));
         }

@@ -97,11 +97,6 @@ impl Session {
         }
     }
 
-    /// The store that it adds to.
-    pub(crate) fn store(&self) -> &ImageStore {
-        &self.store
-    }
-
     /// Protects these from the collector, whether they are here yet or not, until the session ends.
     pub(crate) fn hold(&self, items: &[Held]) -> Result<(), StoreError> {
         let _lock = self.store.lock_shared()?;
@@ -110,6 +105,11 @@ impl Session {
         lease
             .write_all(lines.as_bytes())
             .map_err(failed("write", &self.dir.join("lease")))
+    }
+
+    /// The store that it adds to.
+    pub(crate) fn store(&self) -> &ImageStore {
+        &self.store
     }
 
     /// A path for a file or directory of this session.

@@ -10,7 +10,7 @@ use docker_credential::{CredentialRetrievalError, DockerCredential};
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
-use super::{Credentials, Keyring, PullError, PullOptions};
+use super::{Access, Credentials, Keyring, RegistryError};
 use crate::reference::Reference;
 
 /// What Docker's own registry is called in Docker's configuration.
@@ -114,16 +114,16 @@ fn secret(text: String) -> Option<HeaderValue> {
 pub(super) async fn candidates(
     registry: &str,
     reference: &Reference,
-    options: &PullOptions,
-) -> Result<Vec<Credentials>, PullError> {
-    if let Some(credentials) = &options.credentials
+    access: &Access,
+) -> Result<Vec<Credentials>, RegistryError> {
+    if let Some(credentials) = &access.credentials
         && registry == reference.registry()
     {
         return Ok(vec![credentials.clone()]);
     }
     let repository = reference.repository().to_owned();
-    let mut found = options.keyring.find(registry, &repository);
-    let Some(path) = options.docker_config.clone().or_else(docker_config) else {
+    let mut found = access.keyring.find(registry, &repository);
+    let Some(path) = access.docker_config.clone().or_else(docker_config) else {
         return Ok(found);
     };
     let registry = registry.to_owned();
@@ -148,8 +148,8 @@ fn read_docker_config(
     path: &Path,
     registry: &str,
     repository: &str,
-) -> Result<Vec<Credentials>, PullError> {
-    let failed = |reason: String| PullError::Credentials {
+) -> Result<Vec<Credentials>, RegistryError> {
+    let failed = |reason: String| RegistryError::Credentials {
         registry: registry.to_owned(),
         path: path.to_owned(),
         reason,
