@@ -10,6 +10,7 @@
 //! A class named after the container, and its monitoring group, are made for it and go with it; a class that the spec
 //! names is somebody's and stays. Source: runtime-spec config-linux.md#intelrdt, Documentation/filesystems/resctrl.rst.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,10 @@ struct Class {
 }
 
 /// Refuses what cannot be given, before anything is created.
-pub(super) fn validate(spec: &Spec) -> Result<()> {
+///
+/// # Errors
+/// When there is no resctrl file system, or a name or a line is none.
+pub fn validate(spec: &Spec) -> Result<()> {
     let Some(asked) = asked(spec) else {
         return Ok(());
     };
@@ -60,7 +64,7 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
 }
 
 /// True when the spec asks for a class.
-pub(super) fn is_asked(spec: &Spec) -> bool {
+pub fn is_asked(spec: &Spec) -> bool {
     asked(spec).is_some()
 }
 
@@ -70,6 +74,39 @@ pub(super) fn assign(spec: &Spec, id: &str, pid: i32) -> Result<()> {
         return Ok(());
     };
     Class::new(asked, id, Path::new(ROOT))?.assign(pid)
+}
+
+/// Writes lines of schemata to the class that a container has. One that the spec names is changed for all in it.
+///
+/// # Errors
+/// When the kernel refuses a line; then it has taken none.
+pub fn change(spec: &Spec, id: &str, lines: &[&str]) -> Result<()> {
+    match asked(spec) {
+        Some(asked) => Class::new(asked, id, Path::new(ROOT))?.change(lines),
+        None => Ok(()),
+    }
+}
+
+/// As at a container's creation, for one that runs: makes its class and puts its threads into it. `threads` is asked
+/// until it names none that was not moved: those made meanwhile are in their maker's class.
+///
+/// # Errors
+/// As at creation; nothing is left then.
+pub fn assign_running(
+    spec: &Spec,
+    id: &str,
+    pid: i32,
+    threads: impl Fn() -> io::Result<Vec<i32>>,
+) -> Result<()> {
+    let Some(asked) = asked(spec) else {
+        return Ok(());
+    };
+    let class = Class::new(asked, id, Path::new(ROOT))?;
+    class.assign(pid)?;
+    class.gather(pid, threads).or_else(|error| {
+        class.release()?;
+        Err(error)
+    })
 }
 
 /// Removes what was made for a container whose processes are gone.
@@ -156,6 +193,36 @@ impl Class {
             write(&group.join("tasks"), &pid.to_string())?;
         }
         write(&self.directory.join("tasks"), &pid.to_string())
+    }
+
+    /// `first` is there already.
+    fn gather(&self, first: i32, threads: impl Fn() -> io::Result<Vec<i32>>) -> Result<()> {
+        let file = self.directory.join("tasks");
+        let mut moved = HashSet::from([first]);
+        loop {
+            let found = threads().map_err(failed("find the threads for", &file))?;
+            let new: Vec<i32> = found.into_iter().filter(|it| moved.insert(*it)).collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            for thread in new {
+                match fs::write(&file, thread.to_string()) {
+                    // It has ended.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    result => result.map_err(failed("write", &file))?,
+                }
+            }
+        }
+    }
+
+    /// The kernel takes one write as one change.
+    fn change(&self, lines: &[&str]) -> Result<()> {
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&checked("schemata", line)?);
+            text.push('\n');
+        }
+        write(&self.directory.join("schemata"), &text)
     }
 
     fn write_schemata(&self) -> Result<()> {
@@ -278,6 +345,30 @@ mod tests {
         assert_eq!(tasks(root.path()), "7");
         class.release().expect("releases");
         assert!(root.path().exists());
+    }
+
+    #[test]
+    fn a_class_is_changed_where_it_is() {
+        let root = root();
+        // Joined as a path, this name would lead out of the file system.
+        let class = class(json!({"closID": "/"}), root.path()).expect("plans");
+        class.change(&["L3:0=f", "MB:0=50"]).expect("changes");
+        let schemata = fs::read_to_string(root.path().join("schemata"));
+        assert!(schemata.expect("reads").starts_with("L3:0=f\nMB:0=50\n"));
+        assert!(class.change(&["L3:0=f\nMB:0=1"]).is_err());
+    }
+
+    #[test]
+    fn threads_are_gathered_until_no_new_one_is_found() {
+        let root = root();
+        let class = class(json!({"closID": "/"}), root.path()).expect("plans");
+        let passes = std::cell::Cell::new(0);
+        let threads = || {
+            passes.set(passes.get() + 1);
+            Ok((7..8 + passes.get().min(3)).collect())
+        };
+        class.gather(7, threads).expect("gathers");
+        assert_eq!((tasks(root.path()).as_str(), passes.get()), ("10", 4));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! <root>/                mode 0700
 //!     .seccomp/          compiled filters
 //!     <id>/
-//!         config.json    the bundle's, as it was at create
+//!         config.json    the bundle's, as it was at create; with the resctrl class that update gave it
 //!         state.json     a Record; written last, by rename: a directory without it is an unfinished create
 //!         start.sock     the gate; there from create to start
 //! ```
@@ -224,14 +224,32 @@ impl Entry {
         fs::write(self.config(), text).map_err(file("write", self.config()))
     }
 
+    /// Keeps another text of a container that exists: readers see the old one or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace_spec(&self, text: &[u8]) -> Result<()> {
+        replace_file(&self.config(), text)
+    }
+
+    /// The text that was kept.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn spec_text(&self) -> Result<Vec<u8>> {
+        fs::read(self.config()).map_err(file("read", self.config()))
+    }
+
     /// The spec as it was at create.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn spec(&self) -> Result<Spec> {
-        let path = self.config();
-        let text = fs::read(&path).map_err(file("read", &path))?;
-        config::parse_spec(&text).map_err(|source| Error::Config { path, source })
+        let text = self.spec_text()?;
+        config::parse_spec(&text).map_err(|source| Error::Config {
+            path: self.config(),
+            source,
+        })
     }
 
     /// Writes the record; from then on the container exists.

@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
-use super::container_cgroup::{attempt, of};
+use super::container_cgroup::{attempt, find, of};
 use super::error::{Error, Result, file};
 use super::scope;
 use super::store::{Entry, Record, Status, Store, parse_file};
-
-/// Where the kernel shows Intel's cache and memory bandwidth groups (resctrl.rst).
-const RESCTRL: &str = "/sys/fs/resctrl";
+use crate::container::{self, resctrl};
 
 /// Options of `update`. Bytes take the suffixes k, m, g and t.
 #[derive(Debug, Default, clap::Args)]
@@ -91,10 +89,9 @@ pub(super) fn update(store: &Store, options: &Options) -> Result<()> {
         });
     }
     let resources = resources(options)?;
-    let schemata = [&options.l3_cache_schema, &options.mem_bw_schema];
-    let schemata: Vec<&str> = schemata.into_iter().flatten().map(String::as_str).collect();
-    if !schemata.is_empty() && options.resources.is_none() {
-        write_schemata(&entry, &record, &schemata)?;
+    let has_class = options.l3_cache_schema.is_some() || options.mem_bw_schema.is_some();
+    if has_class && options.resources.is_none() {
+        change_class(&entry, &record, options)?;
     }
     if resources == LinuxResources::default() {
         return Ok(());
@@ -171,22 +168,67 @@ fn single(options: &Options) -> Result<LinuxResources> {
     })
 }
 
-/// Writes to the container's resctrl group.
-fn write_schemata(entry: &Entry, record: &Record, schemata: &[&str]) -> Result<()> {
+/// Changes the container's resctrl class; one without gets a class of its own, as with runc.
+fn change_class(entry: &Entry, record: &Record, options: &Options) -> Result<()> {
+    let (cache, bandwidth) = (&options.l3_cache_schema, &options.mem_bw_schema);
     let spec = entry.spec()?;
-    let rdt = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.intel_rdt().as_ref());
-    let rdt = rdt.ok_or_else(|| Error::Argument {
-        argument: "--l3-cache-schema, --mem-bw-schema",
-        reason: "the container was created without linux.intelRdt".to_owned(),
+    if resctrl::is_asked(&spec) {
+        let lines: Vec<&str> = [cache, bandwidth]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        return Ok(resctrl::change(&spec, &record.id, &lines)?);
+    }
+    // In the spec, so that delete removes the class, and before it is there.
+    let before = entry.spec_text()?;
+    let mut asked = Map::new();
+    for (name, line) in [("l3CacheSchema", cache), ("memBwSchema", bandwidth)] {
+        if let Some(line) = line {
+            asked.insert(name.to_owned(), json!(line));
+        }
+    }
+    let mut text: Value = serde_json::from_slice(&before).map_err(|source| Error::Json {
+        path: "the container's config.json".into(),
+        source,
     })?;
-    let group = rdt.clos_id().as_deref().unwrap_or(&record.id);
-    let path = Path::new(RESCTRL).join(group).join("schemata");
-    // The kernel takes one write as one change.
-    let lines: String = schemata.iter().map(|line| format!("{line}\n")).collect();
-    fs::write(&path, lines).map_err(file("write", path))
+    text["linux"]["intelRdt"] = Value::Object(asked);
+    let text = text.to_string();
+    let spec = container::config::parse_spec(text.as_bytes()).map_err(|source| Error::Config {
+        path: "the container's config.json".into(),
+        source,
+    })?;
+    resctrl::validate(&spec)?;
+    entry.replace_spec(text.as_bytes())?;
+    let threads = || threads_of(record);
+    match resctrl::assign_running(&spec, &record.id, record.pid, threads) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            entry.replace_spec(&before)?;
+            Err(error.into())
+        }
+    }
+}
+
+/// The ids of all threads in the container's cgroup; those of its first process when it has none.
+fn threads_of(record: &Record) -> io::Result<Vec<i32>> {
+    let cgroup = find(record).map_err(io::Error::other)?;
+    let processes = match cgroup {
+        Some(cgroup) => cgroup.processes().map_err(io::Error::other)?,
+        None => vec![record.pid],
+    };
+    let mut threads = Vec::new();
+    for pid in processes {
+        match fs::read_dir(format!("/proc/{pid}/task")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            directory => {
+                for thread in directory? {
+                    threads.extend(thread?.file_name().to_string_lossy().parse::<i32>());
+                }
+            }
+        }
+    }
+    Ok(threads)
 }
 
 /// `512m`, `1073741824`, `-1`
