@@ -148,6 +148,9 @@ pub struct ImagesConfig {
     /// Which images may come and run, in the format of containers-policy.json(5); by default
     /// `/etc/podling/policy.json`, and without that file all.
     pub signature_policy: Option<PathBuf>,
+    /// How registries are spoken to, in containerd's `hosts.toml` layout; by default `/etc/podling/certs.d`. What
+    /// `registries` says of one wins.
+    pub hosts_directory: Option<PathBuf>,
 }
 
 /// How one registry is spoken to.
@@ -328,6 +331,7 @@ impl Config {
             .chain(&mut self.manifests)
             .chain(&mut self.log_dir)
             .chain(&mut self.images.signature_policy)
+            .chain(&mut self.images.hosts_directory)
             .chain(&mut self.supervisor)
         {
             *path = here.join(&path);
@@ -535,6 +539,7 @@ mod tests {
         config.supervisor = None;
         config.log_dir = None;
         config.images.signature_policy = None;
+        config.images.hosts_directory = None;
         config.manifests.clear();
         assert_eq!(config, default);
     }

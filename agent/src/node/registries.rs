@@ -6,10 +6,17 @@ use podling_images::{ConnectKind, PullError, RegistriesConfig, RegistryError};
 use super::Config;
 use super::config::DEFAULT_CONFIG;
 
-/// `registries` of the configuration, as the image store wants it.
+/// Where `hosts.toml` files are looked for when nothing else is said.
+const DEFAULT_HOSTS_DIRECTORY: &str = "/etc/podling/certs.d";
+
+/// `registries` and `images.hostsDirectory` of the configuration, as the image store wants it.
 #[must_use]
 pub fn settings(config: &Config) -> RegistriesConfig {
-    let mut settings = RegistriesConfig::default();
+    let directory = config.images.hosts_directory.clone();
+    let mut settings = RegistriesConfig {
+        hosts_directory: Some(directory.unwrap_or_else(|| DEFAULT_HOSTS_DIRECTORY.into())),
+        ..RegistriesConfig::default()
+    };
     for registry in &config.registries {
         let host = registry.host.clone();
         if registry.plain_http {
@@ -47,6 +54,10 @@ pub fn remedy(error: &PullError) -> Option<String> {
         RegistryError::NotFound { .. } => {
             Some("check name and tag; a private image needs credentials".to_owned())
         }
+        RegistryError::Hosts { .. } => Some(
+            "correct the file; its form is that of containerd's hosts.toml, and docs/registries.md shows all of it"
+                .to_owned(),
+        ),
         RegistryError::Status { status: 429, .. } => Some(
             "the registry limits how much is pulled: wait, give credentials, or name a mirror in the configuration"
                 .to_owned(),
@@ -100,6 +111,10 @@ mod tests {
             [std::path::PathBuf::from("/a.pem")]
         );
         assert_eq!(settings.mirrors["a.example"], ["m.example"]);
+        assert_eq!(
+            settings.hosts_directory,
+            Some(DEFAULT_HOSTS_DIRECTORY.into())
+        );
         assert!(settings.plain_http.contains("b.example:5000"));
         assert!(!settings.plain_http.contains("a.example"));
     }
