@@ -29,6 +29,7 @@ mod manifest;
 pub mod names;
 pub mod platform;
 pub mod pull;
+pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod store;
@@ -48,6 +49,7 @@ pub use load::{LoadError, LoadOptions};
 pub use manifest::ManifestError;
 pub use platform::Platform;
 pub use pull::{LayerSummary, Progress, PullError, PullOptions};
+pub use push::{Arrival, PushError, PushOptions, PushProgress, Pushed};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
     ConnectError, ConnectKind, Credentials, HostsError, Keyring, KeyringError, Patience,

@@ -200,7 +200,7 @@ impl Window {
         waited: Duration,
         endpoint: &Endpoint,
     ) -> Result<(), RegistryError> {
-        let patience = &endpoint.patience;
+        let patience = endpoint.patience();
         self.bytes += bytes as u64;
         self.waited += waited;
         if self.waited < patience.idle {

@@ -43,7 +43,7 @@ pub(crate) enum Purpose {
 pub(crate) struct Endpoint {
     pub(super) http: reqwest::Client,
     pub(super) host: Host,
-    pub(super) patience: Patience,
+    patience: Patience,
     pub(super) reference: Reference,
     pub(super) credentials: Option<Credentials>,
     pub(super) purpose: Purpose,
@@ -112,8 +112,40 @@ impl Endpoint {
         url
     }
 
+    /// How long this host is waited for.
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// True for addresses of this host, which get its credentials and headers.
+    pub(crate) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// A request with this host's headers if it goes there, and the authorization to send with it.
+    pub(crate) fn builder(
+        &self,
+        method: Method,
+        url: &Url,
+    ) -> (reqwest::RequestBuilder, Option<HeaderValue>) {
+        let builder = self.http.request(method, url.clone());
+        if !self.is_own(url) {
+            return (builder, None);
+        }
+        let headers = self.host.headers.iter().cloned().collect();
+        (builder.headers(headers), self.authorization())
+    }
+
     /// An address that the registry gave, which may be relative (RFC 9110, section 10.2.2).
     pub(crate) fn join(&self, location: &str) -> Result<Url, RegistryError> {
+        let url = self.joined(location)?;
+        match (self.base.scheme(), url.scheme()) {
+            ("https", "https") | ("http", "http" | "https") => Ok(url),
+            _ => Err(self.protocol("it sends to an address without TLS".to_owned())),
+        }
+    }
+
+    fn joined(&self, location: &str) -> Result<Url, RegistryError> {
         self.base.join(location).map_err(|e| {
             self.protocol(format!(
                 "it sends to `{location}`, which is no address: {e}"
@@ -235,9 +267,8 @@ impl Endpoint {
         let mut authorized = false;
         let mut redirects = 0;
         loop {
-            let is_own = url.origin() == self.base.origin();
-            let authorization = self.authorization().filter(|_| is_own);
-            let response = self.exchange(request, &url, authorization.clone()).await?;
+            let is_own = self.is_own(&url);
+            let (response, authorization) = self.exchange(request, &url).await?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response);
@@ -269,28 +300,22 @@ impl Endpoint {
         }
     }
 
-    /// One request and the head of its answer.
+    /// One request and the head of its answer, with the authorization that was sent.
     async fn exchange(
         &self,
         request: &Request<'_>,
         url: &Url,
-        authorization: Option<HeaderValue>,
-    ) -> Result<Response, RegistryError> {
-        let mut builder = self
-            .http
-            .request(request.method.clone(), url.clone())
-            .headers(request.headers.clone());
-        if url.origin() == self.base.origin() {
-            builder = builder.headers(self.host.headers.iter().cloned().collect());
-        }
-        if let Some(value) = authorization {
-            builder = builder.header(AUTHORIZATION, value);
+    ) -> Result<(Response, Option<HeaderValue>), RegistryError> {
+        let (builder, authorization) = self.builder(request.method.clone(), url);
+        let mut builder = builder.headers(request.headers.clone());
+        if let Some(value) = &authorization {
+            builder = builder.header(AUTHORIZATION, value.clone());
         }
         if let Some(body) = &request.body {
             builder = builder.body(body.clone());
         }
         match tokio::time::timeout(self.patience.idle, builder.send()).await {
-            Ok(sent) => sent.map_err(|e| self.connect(e)),
+            Ok(sent) => Ok((sent.map_err(|e| self.connect(e))?, authorization)),
             Err(_) => Err(self.too_slow(request.what, self.patience.idle)),
         }
     }
@@ -371,7 +396,7 @@ impl Endpoint {
         }
     }
 
-    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
+    fn authorization(&self) -> Option<HeaderValue> {
         let value = self.authorization.read();
         value.unwrap_or_else(|e| e.into_inner()).clone()
     }

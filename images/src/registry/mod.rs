@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 pub use connect::{ConnectError, ConnectKind};
-pub(crate) use endpoint::Purpose;
+pub(crate) use endpoint::{Endpoint, Purpose, Request};
 pub use error::RegistryError;
 pub use hosts_toml::HostsError;
 pub use keyring::{Keyring, KeyringError};

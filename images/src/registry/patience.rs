@@ -58,7 +58,7 @@ impl Patience {
     }
 
     /// How long to wait before the next try; none when there should be none.
-    pub(super) fn wait_after(&self, error: &RegistryError, failures: u32) -> Option<Duration> {
+    pub(crate) fn wait_after(&self, error: &RegistryError, failures: u32) -> Option<Duration> {
         if !error.is_transient() || failures >= self.tries {
             return None;
         }

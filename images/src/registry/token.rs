@@ -63,7 +63,7 @@ impl Endpoint {
             }
             self.body(response, "the token", TOKEN_MAX_BYTES).await
         };
-        let limit = self.patience.small_answer;
+        let limit = self.patience().small_answer;
         let body = match tokio::time::timeout(limit, answer).await {
             Ok(body) => body?,
             Err(_) => return Err(self.too_slow("the token", limit)),
