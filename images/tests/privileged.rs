@@ -211,6 +211,65 @@ fn a_very_large_owner_is_kept_and_a_larger_one_is_refused() {
 }
 
 #[test]
+fn directories_without_an_entry_are_as_in_the_layers_below() {
+    let (_dir, store) = store();
+    let attribute = [("SCHILY.xattr.user.note", &b"kept"[..])];
+    let low = Tar::new()
+        .owned_by(0, 0)
+        .entry("./", EntryType::Directory, 0o751, "", b"")
+        .entry("tmp", EntryType::Directory, 0o1777, "", b"")
+        .owned_by(65532, 65532)
+        .pax(&attribute)
+        .entry("home", EntryType::Directory, 0o700, "", b"")
+        .entry("opaque", EntryType::Directory, 0o700, "", b"")
+        .entry("removed", EntryType::Directory, 0o700, "", b"")
+        .entry("described", EntryType::Directory, 0o700, "", b"");
+    let middle = Tar::new().owned_by(0, 0).file("middle/file", b"");
+    let high = Tar::new()
+        .owned_by(0, 0)
+        .file("tmp/file", b"")
+        .file("home/file", b"")
+        .file("new/file", b"")
+        .file("opaque/file", b"")
+        .file("opaque/.wh..wh..opq", b"")
+        .file(".wh.removed", b"")
+        .file("removed/file", b"")
+        .file("described/file", b"")
+        .entry("described", EntryType::Directory, 0o711, "", b"");
+    let tars = [low, middle, high].map(Tar::finish);
+    let image = load(&store, tars.to_vec());
+    let top = &image.layers[2];
+    let stat = |name: &str| std::fs::symlink_metadata(top.join(name)).unwrap();
+    for (name, mode, owner, time) in [
+        ("", 0o751, 0, 1_000_000_000),
+        ("tmp", 0o1777, 0, 1_000_000_000),
+        ("home", 0o700, 65532, 1_000_000_000),
+        ("new", 0o755, 0, 0),
+        ("opaque", 0o755, 0, 0),
+        ("removed", 0o755, 0, 0),
+        ("described", 0o711, 0, 1_000_000_000),
+    ] {
+        let found = (
+            stat(name).mode() & 0o7777,
+            stat(name).uid(),
+            stat(name).mtime(),
+        );
+        assert_eq!(found, (mode, owner, time), "{name}");
+    }
+    let mut value = [0; 8];
+    let len = rustix::fs::getxattr(top.join("home"), "user.note", &mut value).unwrap();
+    assert_eq!(value[..len], *b"kept");
+    // On other layers it stays as it is: a container may be running on it.
+    let other = Tar::new()
+        .owned_by(0, 0)
+        .entry("tmp", EntryType::Directory, 0o700, "", b"");
+    let second = load(&store, vec![other.finish(), tars[2].clone()]);
+    assert_eq!(&second.layers[1], top);
+    assert_eq!(stat("tmp").mode() & 0o7777, 0o1777);
+    assert_eq!(store.verify().unwrap(), []);
+}
+
+#[test]
 fn an_image_built_from_files_is_reproducible_and_belongs_to_root() {
     let build = || {
         let (dir, store) = store();

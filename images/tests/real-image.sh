@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes a real image of Debian packages: an OCI layout with the tag `latest` and three layers.
+# Makes a real image of Debian packages: an OCI layout with the tag `latest` and two or three layers.
 #
-#   real-image.sh LAYOUT SUITE PACKAGE...
+#   real-image.sh LAYOUT SUITE [PACKAGE...]
 #
-# The first layer is Debian's base, as one tar. The second is what installing the packages changes, by umoci: with
-# whiteouts where they remove something. The third removes a directory, fills one again (which umoci writes as
-# whiteouts of all that was there), puts a file in place of a directory and a link in place of a file, and has hard
-# links, a capability, big owners and a sparse file.
+# The first layer is Debian's base, as one tar, which is kept beside the layout for the next image. The second, if there
+# are packages, is what installing them changes, by umoci: with whiteouts where they remove something. The last removes
+# a directory, fills one again (which umoci writes as whiteouts of all that was there), puts a file in place of a
+# directory and a link in place of a file, and has hard links, a capability, big owners and a sparse file.
 #
 # Needs root, mmdebstrap, umoci and the package sources of this machine. Mounts are made in a namespace of its own.
 set -eu
@@ -17,22 +17,29 @@ shift 2
 work=$(mktemp -d "${TMPDIR:-/tmp}/real-image.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-packages=$(IFS=,; echo "$*")
+mkdir -p "$(dirname "$layout")"
+base=$(dirname "$layout")/base-$suite.tar
 bootstrap() {
     mmdebstrap --quiet --mode=root --variant=minbase "$@"
 }
-bootstrap "$suite" "$work/base.tar"
-bootstrap --include="$packages" "$suite" "$work/full.tar"
+if ! [ -e "$base" ]; then
+    bootstrap "$suite" "$work/base.tar"
+    mv "$work/base.tar" "$base"
+fi
 
 umoci init --layout "$work/layout"
 umoci new --image "$work/layout:latest"
-umoci raw add-layer --image "$work/layout:latest" "$work/base.tar"
+umoci raw add-layer --image "$work/layout:latest" "$base"
 
 umoci unpack --image "$work/layout:latest" "$work/bundle"
 root=$work/bundle/rootfs
-find "$root" -mindepth 1 -delete
-tar -C "$root" -xf "$work/full.tar" --xattrs --xattrs-include='*' --numeric-owner
-umoci repack --refresh-bundle --image "$work/layout:latest" "$work/bundle"
+if [ $# -gt 0 ]; then
+    packages=$(IFS=,; echo "$*")
+    bootstrap --include="$packages" "$suite" "$work/full.tar"
+    find "$root" -mindepth 1 -delete
+    tar -C "$root" -xf "$work/full.tar" --xattrs --xattrs-include='*' --numeric-owner
+    umoci repack --refresh-bundle --image "$work/layout:latest" "$work/bundle"
+fi
 
 rm -rf "$root/usr/share/doc" "$root/var/cache"
 mkdir "$root/usr/share/doc"
@@ -56,6 +63,5 @@ echo end >> "$root/srv/holes"
 umoci repack --image "$work/layout:latest" "$work/bundle"
 umoci gc --layout "$work/layout"
 
-mkdir -p "$(dirname "$layout")"
 rm -rf "$layout"
 mv "$work/layout" "$layout"

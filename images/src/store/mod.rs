@@ -9,6 +9,7 @@
 //!   layers/<algorithm>/<hex>/           an unpacked layer, by diff ID
 //!     fs/                               what overlayfs stacks
 //!     layer.json                        its size
+//!     implied                           directories without an entry, until an image names the layer: see inherit.rs
 //!   replaced/<algorithm>-<hex>.<n>/     a damaged layer that a running container may still have below it
 //!   ingest/<algorithm>-<hex>            a blob that has not arrived wholly: see ingest.rs
 //!   locks/<name>                        flock: one process at a time unpacks this layer or receives this blob
@@ -51,6 +52,7 @@
 mod collect;
 mod disk;
 mod ingest;
+mod inherit;
 #[cfg(test)]
 mod journal;
 mod layout;

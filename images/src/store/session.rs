@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::FlockOperation;
 
 use super::disk::{self, LayerInfo, failed};
+use super::inherit;
 use super::{ImageStore, Record, StoreError, layout, replaced};
 use crate::digest::Digest;
 use crate::unpack::Unpacked;
@@ -170,6 +171,7 @@ impl Session {
         let info_path = temporary.join("layer.json");
         let text = serde_json::to_vec(&info).map_err(|e| failed("write", &info_path)(e.into()))?;
         std::fs::write(&info_path, text).map_err(failed("write", &info_path))?;
+        inherit::write_list(&temporary, &unpacked.implied)?;
         // The blob, too.
         disk::sync_all(&temporary)?;
         if let Some(blob) = blob {
@@ -220,6 +222,7 @@ impl Session {
     pub(crate) fn commit(&self, records: &[Record]) -> Result<(), StoreError> {
         let _lock = self.store.lock_exclusive()?;
         for record in records {
+            self.store.inherit(record)?;
             record.write(self.store.dir(), &self.temporary())?;
         }
         layout::update(self.store.dir())

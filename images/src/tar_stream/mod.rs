@@ -243,11 +243,6 @@ impl<R: Read> TarStream<R> {
         Ok(entry)
     }
 
-    /// The stream, which may go on after the end of the archive.
-    pub fn into_inner(self) -> R {
-        self.inner
-    }
-
     fn skip_content(&mut self) -> Result<(), TarError> {
         let mut buffer = [0; 8192];
         while self.content_left > 0 {

@@ -9,6 +9,7 @@
 //! applied when the archive leaves it; a directory that is entered again gets back what it had. This takes memory and
 //! descriptors by depth only, whatever the number of directories.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
@@ -27,6 +28,9 @@ const IMPLIED_TIME: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// How long the names of implied directories may be together: for 100,000 of them, and a bound for the memory.
+const IMPLIED_MAX_BYTES: usize = 8 << 20;
+
 /// The longest value of an attribute (XATTR_SIZE_MAX).
 const XATTR_MAX_BYTES: usize = 64 * 1024;
 
@@ -39,6 +43,12 @@ pub(super) struct Directories {
     is_stale: bool,
     /// A directory has an attribute that new files inherit.
     has_default_acls: bool,
+    /// Directories that no entry has described so far. The root is the empty name.
+    implied: BTreeSet<Vec<u8>>,
+    implied_bytes: usize,
+    /// How many directories may still be made without an entry, and may be made at all.
+    implied_left: u64,
+    implied_max: u64,
 }
 
 struct Directory {
@@ -60,7 +70,7 @@ struct AtLeave {
 
 impl Directories {
     /// Starts in the directory `root`, which is empty.
-    pub(super) fn new(root: OwnedFd, caller: Caller) -> Result<Self, Errno> {
+    pub(super) fn new(root: OwnedFd, caller: Caller, implied_max: u64) -> Result<Self, Errno> {
         // Files must inherit nothing from where the store happens to be.
         match rustix::fs::fremovexattr(&root, metadata::DEFAULT_ACL) {
             Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
@@ -83,6 +93,10 @@ impl Directories {
             caller,
             is_stale: false,
             has_default_acls: false,
+            implied: BTreeSet::from([Vec::new()]),
+            implied_bytes: 0,
+            implied_left: implied_max,
+            implied_max,
         })
     }
 
@@ -155,6 +169,9 @@ impl Directories {
         directory.describe(entry, &self.caller)?;
         self.has_default_acls |= directory.at_leave.default_acl.is_some();
         self.below.push(directory);
+        if self.implied.len() > 1 {
+            self.implied.remove(&self.current_path());
+        }
         Ok(())
     }
 
@@ -162,6 +179,7 @@ impl Directories {
     pub(super) fn describe_root(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         metadata::clear_xattrs(self.root.fd.as_fd())
             .map_err(failed(entry, "replace extended attributes"))?;
+        self.implied.remove(&b""[..]);
         self.root.describe(entry, &self.caller)
     }
 
@@ -186,13 +204,19 @@ impl Directories {
         self.is_stale = true;
     }
 
-    /// Leaves all.
-    pub(super) fn finish(mut self) -> Result<(), UnpackError> {
+    fn current_path(&self) -> Vec<u8> {
+        let names: Vec<&[u8]> = self.below.iter().map(|d| d.name.as_slice()).collect();
+        names.join(&b'/')
+    }
+
+    /// Leaves all. Gives the directories that no entry has described.
+    pub(super) fn finish(mut self) -> Result<BTreeSet<Vec<u8>>, UnpackError> {
         self.leave_to(0)?;
         self.root.leave().map_err(failed_at(
             b".",
             "set owner, mode and time of the root directory",
-        ))
+        ))?;
+        Ok(self.implied)
     }
 
     fn leave_to(&mut self, depth: usize) -> Result<(), UnpackError> {
@@ -281,6 +305,11 @@ impl Directories {
         over_whiteout: bool,
         entry: &[u8],
     ) -> Result<(), UnpackError> {
+        let too_many = |what, limit| UnpackError::TooLarge { what, limit };
+        self.implied_left = self
+            .implied_left
+            .checked_sub(1)
+            .ok_or_else(|| too_many("directories without an entry", self.implied_max))?;
         let failed = || failed_at(entry, "make the parent directory");
         rustix::fs::mkdirat(self.current(), name, Mode::RWXU).map_err(failed())?;
         let fd = open_directory(self.current(), name).map_err(failed())?;
@@ -303,6 +332,15 @@ impl Directories {
                 default_acl: None,
             },
         });
+        let path = self.current_path();
+        self.implied_bytes += path.len();
+        if self.implied_bytes > IMPLIED_MAX_BYTES {
+            return Err(too_many(
+                "bytes of names of directories without an entry",
+                IMPLIED_MAX_BYTES as u64,
+            ));
+        }
+        self.implied.insert(path);
         Ok(())
     }
 }

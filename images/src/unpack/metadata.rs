@@ -33,6 +33,11 @@ const LEFT_OUT: [&[u8]; 10] = [
     b"system.richacl",
 ];
 
+/// True for an attribute that is not taken from an archive, nor from another directory.
+pub(crate) fn is_left_out(name: &[u8]) -> bool {
+    LEFT_OUT.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Sets what an entry says of a file that is open. `created_mode` is the mode it was created with, `foreign_group` is
 /// true when its directory may have passed on a group.
 pub(super) fn set_all(
@@ -103,7 +108,7 @@ pub(super) fn clear_xattrs(fd: BorrowedFd<'_>) -> Result<(), Errno> {
         Err(e) => return Err(e),
     };
     for name in names[..len].split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        if LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
+        if is_left_out(name) {
             continue;
         }
         rustix::fs::fremovexattr(fd, OsStr::from_bytes(name))?;
@@ -139,7 +144,7 @@ fn kept_xattrs<'a>(
     entry
         .xattrs
         .iter()
-        .filter(|(name, _)| !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|(name, _)| !is_left_out(name))
         // Nobody in a user namespace can set or see these (xattr(7)).
         .filter(move |(name, _)| !(in_user_namespace && name.starts_with(b"trusted.")))
         .map(|(name, value)| (OsStr::from_bytes(name), value.as_slice()))

@@ -31,6 +31,7 @@ mod metadata;
 mod pipeline;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -43,6 +44,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::tar_stream::{Entry, Kind, TarError, TarStream};
 use tree::Tree;
 
+pub(crate) use metadata::is_left_out;
 pub(crate) use pipeline::{COMPRESSED_WAITING, Keep, PIECE_BYTES, Pieces, pieces};
 pub(crate) use tree::{is_opaque, is_whiteout};
 
@@ -99,6 +101,9 @@ pub struct Unpacked {
     pub file_bytes: u64,
     /// The layer hides all below it.
     pub root_is_opaque: bool,
+    /// Directories that have no entry of their own, relative to the root, which is the empty name. What the layers below
+    /// say of them should hold.
+    pub implied: BTreeSet<Vec<u8>>,
 }
 
 /// What is known of a digest before the content is here.
@@ -249,27 +254,28 @@ pub(crate) fn unpack_stream(
         "the layer of {blob_size} bytes holds more than {bytes} bytes: raise the limit if you trust it"
     );
     let allowed = pipeline::Allowed { bytes, message };
-    let consume = |plain| {
-        let (_, file_bytes, root_is_opaque) = unpack_entries(plain, root, limits)?;
-        Ok((file_bytes, root_is_opaque))
-    };
+    let consume = |plain| unpack_entries(plain, root, limits);
     let (content, passed) = pipeline::run(source, keep, wanted, allowed, consume)?;
     Ok(Unpacked {
         blob: passed.blob,
         blob_bytes: passed.blob_bytes,
         diff_id: passed.diff_id,
-        file_bytes: content.0,
-        root_is_opaque: content.1,
+        file_bytes: content.file_bytes,
+        root_is_opaque: content.root_is_opaque,
+        implied: content.implied,
     })
 }
 
-fn unpack_entries<R: Read>(
-    tar: R,
-    root: OwnedFd,
-    limits: &Limits,
-) -> Result<(R, u64, bool), UnpackError> {
+/// What the entries of a layer have made.
+struct Content {
+    file_bytes: u64,
+    root_is_opaque: bool,
+    implied: BTreeSet<Vec<u8>>,
+}
+
+fn unpack_entries(tar: impl Read, root: OwnedFd, limits: &Limits) -> Result<Content, UnpackError> {
     let mut stream = TarStream::new(tar);
-    let mut tree = Tree::new(root).map_err(|e| UnpackError::Target(e.into()))?;
+    let mut tree = Tree::new(root, limits.entries).map_err(|e| UnpackError::Target(e.into()))?;
     let mut entries = 0_u64;
     let mut file_bytes = 0_u64;
     while let Some(entry) = stream.next_entry()? {
@@ -299,8 +305,12 @@ fn unpack_entries<R: Read>(
     }
     let root_is_opaque = tree.root_is_opaque();
     file_bytes = file_bytes.saturating_sub(tree.removed_bytes());
-    tree.finish()?;
-    Ok((stream.into_inner(), file_bytes, root_is_opaque))
+    let implied = tree.finish()?;
+    Ok(Content {
+        file_bytes,
+        root_is_opaque,
+        implied,
+    })
 }
 
 fn unpack_entry(

@@ -1,5 +1,6 @@
 //! Makes the files of one layer below a directory descriptor.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -31,10 +32,11 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(root: OwnedFd) -> Result<Self, Errno> {
+    /// At most `implied_max` directories may come without an entry of their own.
+    pub(super) fn new(root: OwnedFd, implied_max: u64) -> Result<Self, Errno> {
         let caller = Caller::of_this_process();
         Ok(Self {
-            directories: Directories::new(root, caller)?,
+            directories: Directories::new(root, caller, implied_max)?,
             caller,
             root_is_opaque: false,
             removed_bytes: 0,
@@ -256,8 +258,8 @@ impl Tree {
         self.set_opaque(self.directories.current(), path)
     }
 
-    /// Sets what is left to set on directories.
-    pub(super) fn finish(self) -> Result<(), UnpackError> {
+    /// Sets what is left to set on directories, and gives those without an entry of their own.
+    pub(super) fn finish(self) -> Result<BTreeSet<Vec<u8>>, UnpackError> {
         self.directories.finish()
     }
 

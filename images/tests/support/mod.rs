@@ -4,6 +4,8 @@
 #[path = "../../src/test_archive.rs"]
 pub mod test_archive;
 
+pub mod facts;
+
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
