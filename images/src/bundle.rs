@@ -87,7 +87,7 @@ impl Bundle {
     pub(crate) fn open(path: &Path, temporary: &Path, max_bytes: u64) -> Result<Self, BundleError> {
         let failed = |action| io_error(action, path);
         // A pipe or device must not make the opening wait.
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
             .open(path)
@@ -103,6 +103,28 @@ impl Bundle {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "it is no file or directory");
             return Err(failed("read")(error));
         }
+        Self::open_archive(path, file, temporary, max_bytes)
+    }
+
+    /// Copies what comes from a pipe to `temporary`, decompressed, at most `max_bytes`: an archive is read in any
+    /// order. `name` is what errors call it.
+    pub(crate) fn open_stream(
+        name: &Path,
+        input: impl Read,
+        temporary: &Path,
+        max_bytes: u64,
+    ) -> Result<Self, BundleError> {
+        let file = decompress_to(input, temporary, max_bytes).map_err(io_error("read", name))?;
+        Self::open_archive(name, file, temporary, max_bytes)
+    }
+
+    fn open_archive(
+        path: &Path,
+        mut file: File,
+        temporary: &Path,
+        max_bytes: u64,
+    ) -> Result<Self, BundleError> {
+        let failed = |action| io_error(action, path);
         let mut start = [0; 8];
         let n = file.read_at(&mut start, 0).map_err(failed("read"))?;
         if Compression::detect(&start[..n]).map_err(failed("read"))? != Compression::None {
@@ -222,7 +244,7 @@ impl Read for FilePart {
     }
 }
 
-fn decompress_to(file: File, temporary: &Path, max_bytes: u64) -> io::Result<File> {
+fn decompress_to(file: impl Read, temporary: &Path, max_bytes: u64) -> io::Result<File> {
     let input = decompress(BufReader::with_capacity(128 * 1024, file))?;
     let message = format!("it holds more than {max_bytes} bytes");
     let mut input = LimitedReader::new(input, max_bytes, message);

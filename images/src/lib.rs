@@ -8,6 +8,8 @@
 //!  host files ──────┘                    └─► index.json   which makes the store an OCI layout
 //! ```
 //!
+//! The way back: [`save`] writes archives of what is here.
+//!
 //! Reading order: [`reference`] and [`digest`] (names), [`store`] (disk layout, locks, commit order), [`unpack`]
 //! (a hostile tar becomes a directory), [`load`] and [`pull`] (where images come from),
 //! [`registry`] (how registries are spoken to), [`image`] (what a caller
@@ -32,12 +34,14 @@ pub mod pull;
 pub mod push;
 pub mod reference;
 pub mod registry;
+pub mod save;
 pub mod store;
 mod tar_stream;
 #[cfg(test)]
 mod test_archive;
 pub mod trust;
 pub mod unpack;
+pub mod usage;
 pub mod user;
 
 pub use build::{BuildError, FileSource, ImageFile};
@@ -47,6 +51,7 @@ pub use digest::Digest;
 pub use image::{Image, ImageLayer, LayerBlob};
 pub use load::{LoadError, LoadOptions};
 pub use manifest::ManifestError;
+pub use oci_spec::image::ImageConfiguration;
 pub use platform::Platform;
 pub use pull::{LayerSummary, Progress, PullError, PullOptions};
 pub use push::{Arrival, PushError, PushOptions, PushProgress, Pushed};
@@ -55,8 +60,10 @@ pub use registry::{
     ConnectError, ConnectKind, Credentials, HostsError, Keyring, KeyringError, Patience,
     ProxyError, RegistriesConfig, RegistryError,
 };
+pub use save::{ArchiveFormat, SaveError, SavedImage};
 pub use store::{Collected, ImageStore, JudgeError, Problem, Removed, StoreError};
 pub use tar_stream::TarError;
 pub use trust::{Distrust, Policy, PolicyError, PublicKey};
 pub use unpack::{Limits, UnpackError};
+pub use usage::{DiskUsage, ImageUsage, Usage};
 pub use user::{User, UserError};

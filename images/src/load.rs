@@ -34,6 +34,8 @@ use crate::unpack::{Limits, UnpackError, Wanted, pieces, unpack_stream};
 
 /// A decompressed copy of a compressed archive may hold this many layers of the largest size allowed.
 const ARCHIVE_LAYERS: u64 = 4;
+/// What an archive from a pipe is called.
+const STREAM: &str = "/dev/stdin";
 const NAME_ANNOTATIONS: [&str; 2] = [IMAGE_NAME, REF_NAME];
 
 /// How to load.
@@ -169,17 +171,42 @@ impl ImageStore {
     /// Loads the images of an OCI layout directory, an OCI archive or a docker-archive, told apart by content.
     pub fn load(&self, path: &Path, options: &LoadOptions) -> Result<Vec<Image>, LoadError> {
         let session = Session::begin(self)?;
-        let max_bytes = options.limits.layer_bytes.saturating_mul(ARCHIVE_LAYERS);
-        let bundle = Bundle::open(path, &session.temporary(), max_bytes)?;
+        let bundle = Bundle::open(path, &session.temporary(), archive_max_bytes(options))?;
         let absolute = path.canonicalize().map_err(|source| BundleError::Io {
             action: "find",
             path: path.to_owned(),
             source,
         })?;
+        self.load_bundle(&session, &bundle, absolute, options)
+    }
+
+    /// Loads the images of an archive that comes from a pipe. The policy knows it by the path `/dev/stdin`.
+    ///
+    /// # Errors
+    /// As with [`load`](Self::load).
+    pub fn load_stream(
+        &self,
+        input: impl Read,
+        options: &LoadOptions,
+    ) -> Result<Vec<Image>, LoadError> {
+        let session = Session::begin(self)?;
+        let path = Path::new(STREAM);
+        let max_bytes = archive_max_bytes(options);
+        let bundle = Bundle::open_stream(path, input, &session.temporary(), max_bytes)?;
+        self.load_bundle(&session, &bundle, path.to_owned(), options)
+    }
+
+    fn load_bundle(
+        &self,
+        session: &Session,
+        bundle: &Bundle,
+        path: PathBuf,
+        options: &LoadOptions,
+    ) -> Result<Vec<Image>, LoadError> {
         let load = Load {
-            path: absolute,
-            session: &session,
-            bundle: &bundle,
+            path,
+            session,
+            bundle,
             options,
             platform: options.platform.clone().unwrap_or_else(Platform::current),
         };
@@ -189,7 +216,7 @@ impl ImageStore {
             load.docker_archive()?
         } else {
             return Err(LoadError::UnknownFormat {
-                path: path.to_owned(),
+                path: bundle.path().to_owned(),
             });
         };
         // All images are here and whole before the first becomes visible.
@@ -207,6 +234,10 @@ impl ImageStore {
         }
         Ok(images)
     }
+}
+
+fn archive_max_bytes(options: &LoadOptions) -> u64 {
+    options.limits.layer_bytes.saturating_mul(ARCHIVE_LAYERS)
 }
 
 /// One run of [`ImageStore::load`].
@@ -295,6 +326,10 @@ impl Load<'_> {
         signatures: &Gathered,
     ) -> Result<Record, LoadError> {
         let (json, manifest, digest, index) = self.find_manifest(entry)?;
+        let index = match index {
+            None => self.original_index(entry)?,
+            index => index,
+        };
         let trust = self.judge(reference, &digest, index.as_ref(), signatures)?;
         let config = self.blob(&manifest.config, CONFIG_MAX_BYTES)?;
         let diff_ids = self.diff_ids(&config, manifest.layers.len())?;
@@ -304,10 +339,6 @@ impl Load<'_> {
             self.check_size(&name, layer.size, self.bundle.file(&name)?.1)?;
             self.add_layer(&name, Some(&layer.digest), diff_id)?;
         }
-        let index = match index {
-            None => self.original_index(entry)?,
-            index => index,
-        };
         self.session.put_blob(&digest, &json)?;
         self.session.put_blob(&manifest.config.digest, &config)?;
         for (digest, content) in signatures.images().iter().flat_map(|image| &image.blobs) {

@@ -252,3 +252,28 @@ fn the_index_that_an_image_was_chosen_from_must_hold_it() {
     let text = Fixture::new().refusal(vec![with_index(&honest)], &blobs);
     assert!(text.contains("has no file"), "{text}");
 }
+
+#[test]
+fn an_archive_may_come_through_a_pipe_compressed_or_not() {
+    let archive = image().docker_archive(&["localhost/app:1"]).finish();
+    for bytes in [
+        archive.clone(),
+        gzip(&archive),
+        zstd::encode_all(&archive[..], 1).unwrap(),
+    ] {
+        let fixture = Fixture::new();
+        let options = LoadOptions::default();
+        let images = fixture
+            .store
+            .load_stream(bytes.as_slice(), &options)
+            .unwrap();
+        assert_eq!(images.len(), 1);
+    }
+    let fixture = Fixture::new();
+    let options = LoadOptions::default();
+    let error = fixture
+        .store
+        .load_stream(&b"no archive"[..], &options)
+        .unwrap_err();
+    assert!(error.to_string().contains("/dev/stdin"), "{error}");
+}

@@ -50,7 +50,7 @@
 //! in the set of layers in use; who starts containers must keep that set.
 
 mod collect;
-mod disk;
+pub(crate) mod disk;
 mod ingest;
 mod inherit;
 #[cfg(test)]

@@ -39,6 +39,10 @@ const REF_NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
+/// How cosign marks signatures in the index of a layout: key and value.
+pub(crate) const SIGNATURES_ANNOTATION: (&str, &str) =
+    (KIND_ANNOTATION, "dev.cosignproject.cosign/sigs");
+
 /// The tag of the signatures of a manifest or index.
 pub(crate) fn signature_tag(digest: &Digest) -> String {
     format!("{}-{}.sig", digest.algorithm().name(), digest.hex())
@@ -271,6 +275,11 @@ mod tests {
         let in_repository = format!("h.example/app:{tag}");
         let attestation = tag.replace(".sig", ".att");
         for (key, value, expected) in [
+            (
+                SIGNATURES_ANNOTATION.0,
+                SIGNATURES_ANNOTATION.1,
+                EntryKind::Signatures,
+            ),
             (REF_NAME_ANNOTATION, tag.as_str(), EntryKind::Signatures),
             (REF_NAME_ANNOTATION, &in_repository, EntryKind::Signatures),
             (REF_NAME_ANNOTATION, &attestation, EntryKind::Other),

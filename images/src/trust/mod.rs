@@ -32,8 +32,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub(crate) use found::{
-    EntryKind, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX, SignatureImage, entry_kind, parts,
-    signature_referrers, signature_tag,
+    EntryKind, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_ANNOTATION, SIGNATURES_MAX, SignatureImage,
+    entry_kind, parts, signature_referrers, signature_tag,
 };
 pub use found::{StoredSignatures, Trust};
 pub use judge::{Distrust, SignedBy, Verdict};

@@ -1,33 +1,39 @@
 //! `podling images pull`: with a bar for each layer on a terminal, else a line for each layer.
 //!
-//! ctrl-C ends the pull: no image is made, and layers that are whole stay, so that the next pull goes on from there.
+//! Several images come at once. One that fails does not stop the others; all that failed are told at the end.
+//! ctrl-C ends the pull: no image is made, and what has come of the layers stays, so that the next pull goes on from
+//! there.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
+use futures_util::{StreamExt, stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use podling_images::{
-    Digest, Image, ImageStore, LayerSummary, Platform, Progress, PullOptions, Reference,
-};
+use podling_images::{Digest, Image, ImageStore, LayerSummary, Progress, PullOptions, Reference};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::super::{CommandError, Exit, agent};
+use super::load::parse_platform;
+use super::view::ImageView;
 use crate::node::registries;
 
 /// As shells report a program that ctrl-C ended: 128 and the number of SIGINT.
 const INTERRUPTED: u8 = 130;
+/// Each fetches several layers at once; more images would only share the same line.
+const PARALLEL_IMAGES: usize = 3;
 
 /// Download images from their registries
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   podling images pull nginx:1.27
-  podling images pull registry.example/team/app:v3 registry.example/team/db:v3
+  podling images pull registry.example/team/app:v3 registry.example/team/db:v3     both at once
   podling images pull --platform linux/arm64 nginx:1.27
   podling images pull --auth-file /root/auth.json registry.example/private/app
+  podling images pull --json nginx:1.27 | jq -r '.[].digest'
 
 How registries are spoken to is in the configuration file, for this command as for the agent:
   registries:
@@ -35,75 +41,120 @@ How registries are spoken to is in the configuration file, for this command as f
   - {host: registry.example, caFile: /etc/podling/ca.pem}      one with an authority of your own
   - {host: docker.io, mirrors: [mirror.example]}               a mirror, asked first
 
-Credentials are those that `docker login` or `podman login` wrote. Layers that are here are not fetched again.")]
+Credentials are those that `docker login` or `podman login` wrote. Layers that are here are not
+fetched again, and a download that broke goes on where it stopped.
+
+Exit status: 0 all are here, 1 some are not, 130 interrupted.")]
 pub struct PullArgs {
     /// Such as nginx, nginx:1.27, registry.example/app@sha256:…
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// Another platform than this machine's, such as linux/arm64
+    /// Another platform than this machine's, such as linux/arm64 or linux/arm/v7
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
     /// A Docker configuration file with credentials [default: ~/.docker/config.json]
     #[arg(long, value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
-    /// The configuration file [default: /etc/podling/config.yaml, if there is one]
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "PODLING_CONFIG",
-        hide_env_values = true
-    )]
-    pub config: Option<PathBuf>,
     /// Print only errors
     #[arg(short, long)]
     pub quiet: bool,
+    /// Print what was pulled as a JSON array, with the keys of `podling images list -o json`
+    #[arg(long)]
+    pub json: bool,
 }
 
-/// Fetches images, one after the other; the layers of each come in parallel.
-pub(super) fn pull(store: &ImageStore, args: &PullArgs) -> Result<Exit, CommandError> {
-    let references = args.images.iter().map(|name| super::parse(name));
-    let references = references.collect::<Result<Vec<_>, _>>()?;
-    let options = options(args)?;
-    let runtime = agent::runtime()?;
-    for reference in &references {
-        let shown = Shown::new(args.quiet, reference);
-        let listener = shown.clone();
+/// Fetches images, a few at once; the layers of each come in parallel.
+pub(super) fn pull(
+    store: &ImageStore,
+    args: &PullArgs,
+    config: Option<&Path>,
+) -> Result<Exit, CommandError> {
+    let mut references = super::parse_all(&args.images)?;
+    let mut seen = std::collections::HashSet::new();
+    references.retain(|reference| seen.insert(reference.clone()));
+    let options = options(args, config)?;
+    let shown = Shown::new(args.quiet);
+    let pulled = agent::runtime()?.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())
+            .map_err(|e| CommandError::new("cannot listen to signals").because(e))?;
+        tokio::select! {
+            pulled = pull_all(store, &references, &options, &shown, args) => Ok(pulled),
+            _ = interrupt.recv() => Err(CommandError::new("the pull was interrupted")
+                .code(INTERRUPTED)
+                .hint("what has come stays here: pulled again, it goes on from there")),
+        }
+    });
+    shown.end();
+    let (mut images, mut errors) = (Vec::new(), Vec::new());
+    for result in pulled? {
+        match result {
+            Ok(image) => images.push(image),
+            Err(error) => errors.push(error),
+        }
+    }
+    if args.json {
+        let views = ImageView::all(store, &images);
+        super::print_json(
+            &views.map_err(|e| CommandError::new("cannot look at the images").because(e))?,
+        )?;
+    }
+    match errors.pop() {
+        None => Ok(Exit::Done),
+        Some(last) => {
+            for error in errors {
+                error.report();
+            }
+            Err(last)
+        }
+    }
+}
+
+/// In the order of the names, whichever comes first.
+async fn pull_all(
+    store: &ImageStore,
+    references: &[Reference],
+    options: &PullOptions,
+    shown: &Shown,
+    args: &PullArgs,
+) -> Vec<Result<Image, CommandError>> {
+    let pulls = references.iter().map(|reference| async move {
+        let listener = shown.of(reference);
         let options = PullOptions {
             progress: Some(Arc::new(move |progress| listener.show(progress))),
             ..options.clone()
         };
-        let pulled = runtime.block_on(pull_one(store, reference, &options));
-        shown.end();
-        let image = pulled?;
-        if !args.quiet {
-            println!(
-                "pulled {reference} ({}, {})",
-                super::size(image.size_bytes),
-                image.digest
-            );
+        let pulled = pull_one(store, reference, &options).await;
+        if let Ok(image) = &pulled
+            && !args.quiet
+            && !args.json
+        {
+            let size = super::size(image.size_bytes);
+            shown.above(|| println!("pulled {reference} ({size}, {})", image.digest));
         }
-    }
-    Ok(Exit::Done)
+        pulled
+    });
+    // A plain list: the compiler cannot see that a closure's futures live long enough.
+    let pulls: Vec<_> = pulls.collect();
+    stream::iter(pulls)
+        .buffered(PARALLEL_IMAGES)
+        .collect()
+        .await
 }
 
-fn options(args: &PullArgs) -> Result<PullOptions, CommandError> {
-    let platform = args.platform.as_ref().map(|text| {
-        text.parse::<Platform>().map_err(|_| {
-            CommandError::usage(format!("`{text}` is not OS/ARCH, such as linux/arm64"))
-        })
-    });
+fn options(args: &PullArgs, config: Option<&Path>) -> Result<PullOptions, CommandError> {
+    let platform = args.platform.as_deref().map(parse_platform).transpose()?;
     if let Some(file) = &args.auth_file
         && let Err(error) = std::fs::metadata(file)
     {
         let text = format!("cannot read the credentials in {}", file.display());
         return Err(CommandError::new(text).because(error));
     }
-    let config = agent::load(args.config.as_deref())?;
+    let config = agent::load(config)?;
     Ok(PullOptions {
         policy: super::trust::policy(&config)?,
         docker_config: args.auth_file.clone(),
         registries: registries::settings(&config),
-        platform: platform.transpose()?.or(config.platform()),
+        platform: platform.or(config.platform()),
         ..PullOptions::default()
     })
 }
@@ -113,16 +164,7 @@ async fn pull_one(
     reference: &Reference,
     options: &PullOptions,
 ) -> Result<Image, CommandError> {
-    let mut interrupt = signal(SignalKind::interrupt())
-        .map_err(|e| CommandError::new("cannot listen to signals").because(e))?;
-    let pulled = tokio::select! {
-        pulled = store.pull(reference, options) => pulled,
-        _ = interrupt.recv() => {
-            return Err(CommandError::new(format!("the pull of {reference} was interrupted"))
-                .code(INTERRUPTED)
-                .hint("layers that are whole stay here: pulled again, it goes on from there"));
-        }
-    };
+    let pulled = store.pull(reference, options).await;
     pulled.map_err(|error| {
         let remedy = registries::remedy(&error);
         let failed = CommandError::new(format!("cannot pull {reference}")).because(error);
@@ -133,24 +175,60 @@ async fn pull_one(
     })
 }
 
-/// How a pull is shown.
-#[derive(Clone)]
+/// How pulls are shown, on standard error.
 enum Shown {
     Not,
-    /// A line for each layer, on standard error.
-    Lines(String),
-    Bars(Arc<Bars>),
+    /// A line for each layer.
+    Lines,
+    /// A bar for each layer.
+    Bars(MultiProgress),
 }
 
 impl Shown {
-    fn new(quiet: bool, reference: &Reference) -> Self {
+    fn new(quiet: bool) -> Self {
         match quiet {
             true => Self::Not,
-            false if std::io::stderr().is_terminal() => Self::Bars(Arc::default()),
-            false => Self::Lines(reference.to_string()),
+            false if std::io::stderr().is_terminal() => Self::Bars(MultiProgress::new()),
+            false => Self::Lines,
         }
     }
 
+    /// What shows the pull of one image.
+    fn of(&self, reference: &Reference) -> Listener {
+        match self {
+            Self::Not => Listener::Not,
+            Self::Lines => Listener::Lines(reference.to_string()),
+            Self::Bars(all) => Listener::Bars(Bars {
+                all: all.clone(),
+                layers: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Prints something above the bars.
+    fn above(&self, print: impl FnOnce()) {
+        match self {
+            Self::Bars(all) => all.suspend(print),
+            Self::Not | Self::Lines => print(),
+        }
+    }
+
+    fn end(&self) {
+        if let Self::Bars(all) = self {
+            // A terminal that cannot be cleared keeps the bars: no harm.
+            drop(all.clear());
+        }
+    }
+}
+
+/// Shows the pull of one image.
+enum Listener {
+    Not,
+    Lines(String),
+    Bars(Bars),
+}
+
+impl Listener {
     fn show(&self, progress: Progress) {
         match self {
             Self::Not => {}
@@ -160,12 +238,6 @@ impl Shown {
                 }
             }
             Self::Bars(bars) => bars.show(progress),
-        }
-    }
-
-    fn end(&self) {
-        if let Self::Bars(bars) = self {
-            bars.clear();
         }
     }
 }
@@ -192,8 +264,7 @@ fn short(digest: &Digest) -> String {
     digest.hex().chars().take(12).collect()
 }
 
-/// One bar for each layer.
-#[derive(Default)]
+/// One bar for each layer of an image.
 struct Bars {
     all: MultiProgress,
     layers: Mutex<HashMap<Digest, ProgressBar>>,
@@ -237,11 +308,6 @@ impl Bars {
                 }
             }
         }
-    }
-
-    fn clear(&self) {
-        // A terminal that cannot be cleared keeps the bars: no harm.
-        drop(self.all.clear());
     }
 }
 

@@ -1,6 +1,6 @@
 //! What `podling images` has to do with signatures: the policy that it is held to, and how a verdict is shown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -20,20 +20,12 @@ pub struct SignatureArgs {
     /// A public key (PEM, such as cosign.pub) that the signature may be made with; may be given several times
     #[arg(long, value_name = "FILE", requires = "require_signature")]
     pub key: Vec<PathBuf>,
-    /// The configuration file, which names the policy [default: /etc/podling/config.yaml, if there is one]
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "PODLING_CONFIG",
-        hide_env_values = true
-    )]
-    pub config: Option<PathBuf>,
 }
 
 impl SignatureArgs {
     /// Options that hold what is loaded to all this.
-    pub(super) fn options(&self) -> Result<LoadOptions, CommandError> {
-        let config = agent::load(self.config.as_deref())?;
+    pub(super) fn options(&self, config: Option<&Path>) -> Result<LoadOptions, CommandError> {
+        let config = agent::load(config)?;
         let keys = self.key.iter().map(|path| {
             let cannot = || CommandError::new(format!("cannot use the key {}", path.display()));
             PublicKey::read(path).map_err(|error| cannot().because(error))

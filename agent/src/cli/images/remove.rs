@@ -1,0 +1,157 @@
+//! `podling images rm` and `podling images prune`.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use clap::Args;
+use podling_images::{Collected, Image, ImageStore, Reference};
+use serde_json::json;
+
+use super::super::{CommandError, Directories, Exit, offline};
+use super::OutputArg;
+
+/// Remove images; what no other image and no pod uses is freed
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "remove",
+    after_help = "\
+Examples:
+  podling images rm nginx:1.27
+  podling images list -o name | xargs podling images rm      all of them
+
+Running pods keep the layers that they use; a pod whose container is made anew pulls its image
+again."
+)]
+pub struct RmArgs {
+    /// Their names
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}
+
+/// Free the space of what no image needs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  podling images prune --dry-run        what would be freed
+  podling images prune                  what is of no image, and downloads that were given up
+  podling images prune --all            also the images that no pod of this machine runs
+
+With --all, images that manifests name but that no pod runs now are removed, too: they are pulled
+again when they are needed, which takes a registry. JSON has removed (names), layers, blobs and
+freed (bytes).")]
+pub struct PruneArgs {
+    /// Also remove the images that no pod runs
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub output: OutputArg,
+}
+
+pub(super) fn remove(
+    store: &ImageStore,
+    args: &RmArgs,
+    directories: &Directories,
+) -> Result<Exit, CommandError> {
+    let references = super::parse_all(&args.images)?;
+    let mut exit = Exit::Done;
+    for reference in &references {
+        let removed = remove_one(store, reference)?;
+        if removed.is_empty() {
+            // The others are removed all the same.
+            super::missing(reference).report();
+            exit = Exit::Negative;
+        }
+        for reference in removed {
+            println!("removed {reference}");
+        }
+    }
+    let freed = collect(store, &offline::layers_in_use(directories))?;
+    println!(
+        "freed {} in {} layers",
+        super::size(freed.freed_bytes),
+        freed.layers
+    );
+    Ok(exit)
+}
+
+fn remove_one(store: &ImageStore, reference: &Reference) -> Result<Vec<Reference>, CommandError> {
+    store
+        .remove(reference)
+        .map(|removed| removed.references)
+        .map_err(|e| CommandError::new(format!("cannot remove {reference}")).because(e))
+}
+
+fn collect(store: &ImageStore, in_use: &HashSet<PathBuf>) -> Result<Collected, CommandError> {
+    store
+        .gc(in_use)
+        .map_err(|e| CommandError::new("cannot free the space of what no image needs").because(e))
+}
+
+pub(super) fn prune(
+    store: &ImageStore,
+    args: &PruneArgs,
+    directories: &Directories,
+) -> Result<Exit, CommandError> {
+    let in_use = offline::layers_in_use(directories);
+    let mut idle = Vec::new();
+    if args.all {
+        let images = super::all(store)?;
+        let images = images.into_iter().filter(|image| !is_run(image, &in_use));
+        idle = images.flat_map(|image| image.references).collect();
+    }
+    if args.dry_run {
+        return would_free(store, args, &idle);
+    }
+    let mut removed = Vec::new();
+    for reference in &idle {
+        removed.extend(remove_one(store, reference)?);
+    }
+    let freed = collect(store, &in_use)?;
+    if args.output.is_json() {
+        return super::print_json(&json!({
+            "removed": removed,
+            "layers": freed.layers,
+            "blobs": freed.blobs,
+            "freed": freed.freed_bytes,
+        }));
+    }
+    for reference in removed {
+        println!("removed {reference}");
+    }
+    println!(
+        "freed {} in {} layers and {} blobs",
+        super::size(freed.freed_bytes),
+        freed.layers,
+        freed.blobs
+    );
+    Ok(Exit::Done)
+}
+
+/// A pod runs it, or one that has all its layers.
+fn is_run(image: &Image, in_use: &HashSet<PathBuf>) -> bool {
+    image.layers.iter().all(|layer| in_use.contains(layer))
+}
+
+fn would_free(
+    store: &ImageStore,
+    args: &PruneArgs,
+    idle: &[Reference],
+) -> Result<Exit, CommandError> {
+    let usage = store
+        .disk_usage()
+        .map_err(|e| CommandError::new("cannot add up what images take").because(e))?;
+    let is_idle = |names: &[Reference]| names.iter().all(|name| idle.contains(name));
+    let images = usage.images.iter().filter(|image| is_idle(&image.names));
+    let bytes = usage.unneeded.bytes + images.map(|image| image.unique_bytes).sum::<u64>();
+    if args.output.is_json() {
+        return super::print_json(&json!({"removed": idle, "freed": bytes, "dryRun": true}));
+    }
+    for reference in idle {
+        println!("would remove {reference}");
+    }
+    println!("would free at least {}", super::size(bytes));
+    Ok(Exit::Done)
+}

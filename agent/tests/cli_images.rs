@@ -1,0 +1,403 @@
+//! `podling images` with the real program, on a store of its own: no agent, no registry, no root.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use sha2::Digest as _;
+
+const NAME: &str = "localhost/app:1";
+
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podling"));
+        command.env("PODLING_RUN_DIR", self.path("run"));
+        command.env("PODLING_CONFIG", self.path("config.yaml"));
+        // The option, as people write it.
+        command
+            .args(["images", "--data-dir"])
+            .arg(self.path("data"));
+        command.args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        fs::write(self.path("config.yaml"), "{}").unwrap();
+        self.command(arguments).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(arguments)).unwrap()
+    }
+
+    /// What is said on standard error by a command that ends with this code.
+    #[track_caller]
+    fn said(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {output:?}"
+        );
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// A docker-archive of one image, with a layer for each set of files.
+    fn archive(&self, file: &str, name: &str, layers: &[&[(&str, &str)]]) -> String {
+        let layers: Vec<_> = layers.iter().map(|files| tar(files)).collect();
+        let diff_ids: Vec<_> = layers
+            .iter()
+            .map(|layer| format!("sha256:{}", sha256(layer)))
+            .collect();
+        let machine = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        let history: Vec<_> = (0..layers.len())
+            .flat_map(|i| {
+                [
+                    json!({"created": "2026-01-02T03:04:05Z", "created_by": format!("COPY {i} /")}),
+                    json!({"created_by": "ENV A=b", "empty_layer": true}),
+                ]
+            })
+            .collect();
+        let config = json!({
+            "architecture": machine, "os": "linux", "created": "2026-01-02T03:04:05Z",
+            "config": {"Cmd": ["/app"]}, "history": history,
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        })
+        .to_string();
+        let names: Vec<_> = (0..layers.len()).map(|i| format!("{i}.tar")).collect();
+        let config_name = format!("{}.json", sha256(config.as_bytes()));
+        let manifest = json!([{"Config": config_name, "RepoTags": [name], "Layers": names}]);
+        let mut files: Vec<(&str, &[u8])> = vec![(&config_name, config.as_bytes())];
+        files.extend(
+            names
+                .iter()
+                .map(String::as_str)
+                .zip(layers.iter().map(Vec::as_slice)),
+        );
+        let manifest = manifest.to_string();
+        files.push(("manifest.json", manifest.as_bytes()));
+        let path = self.path(file);
+        fs::write(&path, tar_of_bytes(&files)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn load(&self, name: &str, layers: &[&[(&str, &str)]]) {
+        let archive = self.archive("load.tar", name, layers);
+        self.ok(&["load", &archive]);
+    }
+}
+
+fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (*name, text.as_bytes()))
+        .collect();
+    tar_of_bytes(&files)
+}
+
+/// Of the caller, so that unpacking needs no root.
+fn tar_of_bytes(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_uid(rustix::process::getuid().as_raw().into());
+        header.set_gid(rustix::process::getgid().as_raw().into());
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, *content).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
+
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else {
+            files.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn list_tells_names_digests_sizes_platforms_and_layers() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.json(&["list", "-o", "json"]), json!([]));
+    fixture.load(NAME, &[&[("base", "base")], &[("app", "application")]]);
+    fixture.ok(&["tag", NAME, "localhost/again:2"]);
+    let list = fixture.json(&["list", "-o", "json"]);
+    let image = &list[0];
+    assert_eq!(image["names"], json!(["localhost/again:2", NAME]));
+    assert!(image["digest"].as_str().unwrap().starts_with("sha256:"));
+    assert_eq!(image["size"], 15);
+    assert_eq!(image["created"], "2026-01-02T03:04:05Z");
+    assert!(image["platform"].as_str().unwrap().starts_with("linux/"));
+    let layers = image["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    assert_eq!(
+        (&layers[0]["size"], &layers[0]["kept"]),
+        (&json!(4), &json!(true))
+    );
+    assert_eq!(fixture.json(&["list", "--json"]), list);
+    assert_eq!(
+        fixture.ok(&["list", "-o", "name"]),
+        format!("localhost/again:2\n{NAME}\n")
+    );
+    let wide = fixture.ok(&["list", "-o", "wide"]);
+    assert!(
+        wide.contains("PLATFORM") && wide.contains(image["digest"].as_str().unwrap()),
+        "{wide}"
+    );
+
+    let inspected = fixture.json(&["inspect", NAME]);
+    assert_eq!(inspected["names"], image["names"]);
+    assert_eq!(inspected["config"]["config"]["Cmd"], json!(["/app"]));
+    assert_eq!(inspected["directories"].as_array().unwrap().len(), 2);
+    let manifest = fixture.ok(&["inspect", "--manifest", NAME]);
+    assert_eq!(
+        image["digest"],
+        format!("sha256:{}", sha256(manifest.as_bytes()))
+    );
+    let config = fixture.ok(&["inspect", "--image-config", NAME]);
+    assert_eq!(
+        image["configDigest"],
+        format!("sha256:{}", sha256(config.as_bytes()))
+    );
+}
+
+#[test]
+fn what_is_saved_loads_elsewhere_from_a_file_a_pipe_and_a_directory() {
+    let (from, to) = (Fixture::new(), Fixture::new());
+    from.load(NAME, &[&[("base", "base")], &[("app", "application")]]);
+    let digest = from.json(&["list", "-o", "json"])[0]["digest"].clone();
+    let path = |name: &str| from.path(name).to_str().unwrap().to_owned();
+    let (oci, docker, dir) = (path("oci.tar"), path("docker.tar"), path("dir"));
+    let told = from.run(&["save", NAME, "-o", &oci]);
+    assert!(told.stdout.is_empty() && String::from_utf8_lossy(&told.stderr).contains("saved"));
+    from.ok(&["save", NAME, "-o", &docker, "--format", "docker"]);
+    from.ok(&["save", NAME, "-o", &dir, "--format", "oci-dir", "--quiet"]);
+    for path in [&oci, &docker, &dir] {
+        let loaded = to.json(&["load", path, "-o", "json"]);
+        assert_eq!(loaded[0]["names"], json!([NAME]));
+        assert_eq!(loaded[0]["digest"], digest, "{path}");
+        to.ok(&["rm", NAME]);
+    }
+    // Through a pipe, and to a file that cannot be whole.
+    let archive = from.run(&["save", NAME]).stdout;
+    assert!(archive == fs::read(&oci).unwrap());
+    let mut load = to
+        .command(&["load", "-", "--name", "localhost/piped:1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    load.stdin.take().unwrap().write_all(&archive).unwrap();
+    assert!(load.wait_with_output().unwrap().status.success());
+    assert_eq!(to.ok(&["list", "-o", "name"]), "localhost/piped:1\n");
+    assert!(
+        from.said(2, &["save", NAME, "-o", &dir])
+            .contains("--format oci-dir")
+    );
+    assert!(
+        from.said(2, &["save", NAME, "--format", "oci-dir"])
+            .contains("-o")
+    );
+    assert!(
+        from.said(1, &["save", "localhost/none", "-o", &path("none.tar")])
+            .contains("no image")
+    );
+    let left: Vec<_> = fs::read_dir(from.dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert!(
+        left.iter()
+            .all(|name| !name.to_string_lossy().contains("none.tar")),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn history_and_diff_tell_what_is_in_an_image() {
+    let fixture = Fixture::new();
+    fixture.load(
+        NAME,
+        &[&[("base", "base")], &[("app", "one"), ("gone", "x")]],
+    );
+    fixture.load(
+        "localhost/app:2",
+        &[&[("base", "base")], &[("app", "two!"), ("new", "y")]],
+    );
+    let history = fixture.json(&["history", NAME, "-o", "json"]);
+    let steps = history.as_array().unwrap();
+    assert_eq!(steps.len(), 4);
+    assert_eq!(steps[0]["diffId"], Value::Null);
+    assert_eq!(
+        (&steps[1]["createdBy"], &steps[1]["size"]),
+        (&json!("COPY 1 /"), &json!(4))
+    );
+    assert!(fixture.ok(&["history", NAME]).contains("COPY 0 /"));
+    let diff = ["diff", NAME, "localhost/app:2"];
+    assert_eq!(fixture.ok(&diff), "C /app  (content)\nD /gone\nA /new\n");
+    let changes = fixture.json(&[&diff[..], &["-o", "json"]].concat());
+    assert_eq!(
+        changes[0],
+        json!({"path": "/app", "change": "changed", "what": ["content"], "sizeBefore": 3, "sizeAfter": 4})
+    );
+    assert_eq!(fixture.ok(&["diff", "--exit-code", NAME, NAME]), "");
+    fixture.said(1, &[&diff[..], &["--exit-code"]].concat());
+}
+
+#[test]
+fn du_tells_what_is_shared_and_prune_frees_what_no_image_needs() {
+    let fixture = Fixture::new();
+    fixture.load(NAME, &[&[("base", "base")], &[("app", "one")]]);
+    fixture.load(
+        "localhost/app:2",
+        &[&[("base", "base")], &[("app", "second")]],
+    );
+    let usage = fixture.json(&["du", "-o", "json"]);
+    assert_eq!(usage["layers"]["count"], 3);
+    assert_eq!(usage["unneeded"]["count"], 0);
+    let images = usage["images"].as_array().unwrap();
+    assert_eq!(images[0]["shared"], images[1]["shared"]);
+    assert!(images[0]["shared"].as_u64() > Some(0) && images[0]["unique"].as_u64() > Some(0));
+    assert!(fixture.ok(&["du"]).contains("localhost/app:2"));
+
+    // A name that moves leaves an image that nobody names.
+    fixture.load(NAME, &[&[("base", "base")], &[("app", "the third")]]);
+    let before = fixture.json(&["du", "-o", "json"]);
+    assert!(before["unneeded"]["count"].as_u64() > Some(0), "{before}");
+    let would = fixture.json(&["prune", "--dry-run", "-o", "json"]);
+    assert_eq!(would["freed"], before["unneeded"]["size"]);
+    let pruned = fixture.json(&["prune", "-o", "json"]);
+    assert_eq!(
+        (&pruned["layers"], &pruned["removed"]),
+        (&json!(1), &json!([]))
+    );
+    assert_eq!(fixture.json(&["du", "-o", "json"])["unneeded"]["count"], 0);
+    assert_eq!(fixture.json(&["verify", "-o", "json"]), json!([]));
+    let pruned = fixture.json(&["prune", "--all", "-o", "json"]);
+    assert_eq!(pruned["removed"].as_array().unwrap().len(), 2);
+    let total = fixture.json(&["du", "-o", "json"]);
+    assert_eq!(total["total"], json!({"count": 0, "size": 0}), "{total}");
+}
+
+#[test]
+fn verify_tells_what_is_damaged_as_json_too() {
+    let fixture = Fixture::new();
+    fixture.load(NAME, &[&[("app", "application")]]);
+    assert_eq!(fixture.ok(&["verify"]), "all images are whole\n");
+    let directory = fixture.json(&["inspect", NAME])["directories"][0].clone();
+    fs::write(Path::new(directory.as_str().unwrap()).join("app"), "").unwrap();
+    let found = fixture.run(&["verify", "-o", "json"]);
+    let problems: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+    assert_eq!(problems[0]["images"], json!([NAME]));
+}
+
+#[test]
+fn wrong_names_and_files_are_refused_with_a_remedy() {
+    let fixture = Fixture::new();
+    fixture.load(NAME, &[&[("app", "application")]]);
+    for (code, arguments, part) in [
+        (2, &["list", "-o", "xml"][..], "possible values"),
+        (2, &["save", "Not A Name"], "does not name an image"),
+        (
+            2,
+            &["tag", NAME, "localhost/a@sha256:12"],
+            "does not name an image",
+        ),
+        (
+            1,
+            &["tag", "localhost/none", "localhost/a"],
+            "podling images pull localhost/none",
+        ),
+        (1, &["history", "localhost/none"], "there is no image"),
+        (1, &["diff", NAME, "localhost/none"], "there is no image"),
+        (1, &["load", "/nowhere.tar"], "/nowhere.tar"),
+        (2, &["load", "--platform", "arm64", "x.tar"], "linux/arm/v7"),
+    ] {
+        let said = fixture.said(code, arguments);
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+    // A digest names one image and no other.
+    let other = format!("localhost/app@sha256:{}", sha256(b"other"));
+    assert!(
+        fixture
+            .said(2, &["tag", NAME, &other])
+            .contains("another image")
+    );
+}
+
+#[test]
+fn two_commands_work_on_one_store_at_once() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path("config.yaml"), "{}").unwrap();
+    let archives: Vec<_> = (0..6)
+        .map(|i| {
+            let (file, name) = (format!("{i}.tar"), format!("localhost/app:{i}"));
+            fixture.archive(&file, &name, &[&[("base", "base")], &[("app", &file)]])
+        })
+        .collect();
+    let start = |archive: &String| fixture.command(&["load", archive]).spawn().unwrap();
+    let children: Vec<_> = archives.iter().map(start).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(
+        fixture
+            .json(&["list", "-o", "json"])
+            .as_array()
+            .unwrap()
+            .len(),
+        6
+    );
+    assert_eq!(fixture.json(&["verify", "-o", "json"]), json!([]));
+    let layout = fixture.path("data/images");
+    assert!(tree(&layout).contains_key(&layout.join("index.json")));
+}

@@ -1,0 +1,153 @@
+//! What the images take on disk, and what of it no image needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::image::Image;
+use crate::reference::Reference;
+use crate::store::{ImageStore, StoreError, disk};
+
+/// What the store takes on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Image by image.
+    pub images: Vec<ImageUsage>,
+    /// Unpacked layers.
+    pub layers: Usage,
+    /// Manifests, configurations and compressed layers.
+    pub blobs: Usage,
+    /// Downloads that have not come to their end.
+    pub partial: Usage,
+    /// Those of the layers, blobs and downloads that no name needs: what [`ImageStore::gc`] could free.
+    pub unneeded: Usage,
+}
+
+/// How many, and how large.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// How many.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What an image takes on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUsage {
+    /// Its names, sorted, as in [`Image::references`].
+    pub names: Vec<Reference>,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Files and blobs that other images use too.
+    pub shared_bytes: u64,
+    /// Files and blobs that are of no other image: what its removal frees.
+    pub unique_bytes: u64,
+}
+
+impl ImageStore {
+    /// Adds up what the store takes on disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn disk_usage(&self) -> Result<DiskUsage, StoreError> {
+        let sizes = self.part_sizes()?;
+        let images = self.list()?;
+        let mut users: BTreeMap<PathBuf, usize> = BTreeMap::new();
+        let mut parts_of = Vec::new();
+        for image in &images {
+            let parts = self.parts(image);
+            for part in &parts {
+                *users.entry(part.clone()).or_default() += 1;
+            }
+            parts_of.push(parts);
+        }
+        let size = |part: &PathBuf| sizes.get(part).copied().unwrap_or_default();
+        let mut usage = DiskUsage::default();
+        for (image, parts) in images.into_iter().zip(&parts_of) {
+            let (unique, shared): (Vec<_>, Vec<_>) =
+                parts.iter().partition(|part| users.get(*part) == Some(&1));
+            usage.images.push(ImageUsage {
+                names: image.references,
+                digest: image.digest,
+                shared_bytes: shared.into_iter().map(size).sum(),
+                unique_bytes: unique.into_iter().map(size).sum(),
+            });
+        }
+        for (path, bytes) in &sizes {
+            let kind = path
+                .strip_prefix(self.dir())
+                .ok()
+                .and_then(|p| p.components().next())
+                .map(|c| c.as_os_str().to_owned());
+            let is_partial = kind.as_deref() == Some("ingest".as_ref());
+            match kind.as_deref().and_then(|kind| kind.to_str()) {
+                Some("layers") => usage.layers.add(*bytes),
+                Some("blobs") => usage.blobs.add(*bytes),
+                _ => usage.partial.add(*bytes),
+            }
+            if is_partial || !users.contains_key(path) {
+                usage.unneeded.add(*bytes);
+            }
+        }
+        Ok(usage)
+    }
+
+    /// The layers and blobs in the store, and the unfinished downloads, by path, with their sizes.
+    fn part_sizes(&self) -> Result<BTreeMap<PathBuf, u64>, StoreError> {
+        let mut sizes = BTreeMap::new();
+        for kind in ["blobs", "layers"] {
+            let dir = self.dir().join(kind);
+            for algorithm in disk::names(&dir)? {
+                let dir = dir.join(algorithm);
+                for name in disk::names(&dir)? {
+                    let path = dir.join(name);
+                    // One without a record is damaged; `verify` tells.
+                    let size = match kind {
+                        "blobs" => file_len(&path),
+                        _ => disk::read_json::<disk::LayerInfo>(&path.join("layer.json"))
+                            .map_or(0, |info| info.file_bytes),
+                    };
+                    sizes.insert(path, size);
+                }
+            }
+        }
+        let ingest = self.dir().join("ingest");
+        for name in disk::names(&ingest)? {
+            let path = ingest.join(name);
+            sizes.insert(path.clone(), file_len(&path));
+        }
+        Ok(sizes)
+    }
+
+    /// The paths of all that the image consists of.
+    fn parts(&self, image: &Image) -> BTreeSet<PathBuf> {
+        let documents = [
+            Some(&image.digest),
+            Some(&image.config_digest),
+            image.index.as_ref(),
+        ];
+        let blobs = image.parts.iter().filter_map(|layer| layer.blob.as_ref());
+        let blobs = blobs.map(|blob| &blob.digest);
+        let digests = documents.into_iter().flatten().chain(blobs);
+        let mut parts: BTreeSet<_> = digests
+            .map(|digest| disk::blob_path(self.dir(), digest))
+            .collect();
+        for layer in &image.parts {
+            parts.insert(disk::layer_path(self.dir(), &layer.diff_id));
+        }
+        parts
+    }
+}
+
+impl Usage {
+    fn add(&mut self, bytes: u64) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// What is gone by now takes nothing.
+fn file_len(path: &Path) -> u64 {
+    std::fs::symlink_metadata(path).map_or(0, |metadata| metadata.len())
+}
