@@ -387,7 +387,7 @@ fn p04_a_pull_that_is_interrupted_leaves_nothing_and_goes_on_later() {
     assert!(
         node.podling(&["images", "inspect", name])
             .ok()
-            .contains("sizeBytes")
+            .contains("downloadSize")
     );
     let removed = node.podling(&["images", "rm", name]).ok();
     assert!(removed.contains("2 layers"), "{removed}");
