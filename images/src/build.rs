@@ -17,7 +17,7 @@ use crate::manifest::{self, Descriptor, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
-use crate::unpack::{Limits, UnpackError, unpack_file};
+use crate::unpack::{Limits, UnpackError, Wanted, pieces, unpack_stream};
 
 /// A file of an image to be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,10 +97,12 @@ impl ImageStore {
             if session.has_layer(&diff_id) {
                 session.keep_blob(&path, &diff_id)?;
             } else {
-                let algorithms = (Algorithm::Sha256, Algorithm::Sha256);
-                let tar = File::open(&path).map_err(layer_error(&path))?;
+                let wanted = (Wanted::Digest(&diff_id), Wanted::Digest(&diff_id));
+                let tar = pieces(File::open(&path).map_err(layer_error(&path))?);
                 session.put_layer(&diff_id, Some(&path), |target| -> Result<_, BuildError> {
-                    Ok(unpack_file(tar, target, algorithms, &Limits::default())?)
+                    let limits = Limits::default();
+                    let keep = |_: &[u8]| Ok(());
+                    Ok(unpack_stream(tar, keep, size, target, wanted, &limits)?)
                 })?;
             }
         }

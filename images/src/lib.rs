@@ -61,7 +61,10 @@ pub use registry::{
     ProxyError, RegistriesConfig, RegistryError,
 };
 pub use save::{ArchiveFormat, SaveError, SavedImage};
-pub use store::{Collected, ImageStore, JudgeError, Problem, Removed, StoreError};
+pub use store::{
+    Collected, Fetch, FetchError, Healed, ImageStore, JudgeError, Lost, Part, Problem, Removed,
+    StoreError,
+};
 pub use tar_stream::TarError;
 pub use trust::{Distrust, Policy, PolicyError, PublicKey};
 pub use unpack::{Limits, UnpackError};

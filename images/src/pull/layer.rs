@@ -9,7 +9,6 @@
 //! one of the parts may have been damaged on the disk or by a proxy. What came at once is not.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,7 +22,8 @@ use crate::manifest::Descriptor;
 use crate::registry::RegistryError;
 use crate::store::{Ingest, Session, StoreError};
 use crate::unpack::{
-    COMPRESSED_WAITING, Keep, Limits, Pieces, UnpackError, Unpacked, Wanted, pieces, unpack_stream,
+    COMPRESSED_WAITING, Keep, Limits, Pieces, Target, UnpackError, Unpacked, Wanted, pieces,
+    unpack_stream,
 };
 
 /// What the threads that unpack need of a layer.
@@ -252,7 +252,7 @@ impl Job {
         &self,
         source: impl Pieces,
         keep: impl Keep,
-        target: &Path,
+        target: &Target,
     ) -> Result<Unpacked, Failure> {
         let wanted = (
             Wanted::Digest(&self.blob.digest),

@@ -16,6 +16,7 @@
 
 mod download;
 mod layer;
+mod mend;
 mod signatures;
 
 use std::collections::HashSet;

@@ -27,6 +27,9 @@ pub(crate) struct LayerInfo {
     pub(crate) root_is_opaque: bool,
 }
 
+/// The list of a layer's files, beside `fs`.
+pub(crate) const FILE_LIST: &str = "files.zst";
+
 pub(crate) fn blob_path(dir: &Path, digest: &Digest) -> PathBuf {
     dir.join("blobs")
         .join(digest.algorithm().name())

@@ -9,6 +9,7 @@
 //!   layers/<algorithm>/<hex>/           an unpacked layer, by diff ID
 //!     fs/                               what overlayfs stacks
 //!     layer.json                        its size
+//!     files.zst                         its files with their attributes and hashes, to verify them
 //!     implied                           directories without an entry, until an image names the layer: see inherit.rs
 //!   replaced/<algorithm>-<hex>.<n>/     a damaged layer that a running container may still have below it
 //!   ingest/<algorithm>-<hex>            a blob that has not arrived wholly: see ingest.rs
@@ -34,7 +35,7 @@
 //! that no record names (removed by [`ImageStore::gc`]), and a partial blob in `ingest`, which the next pull goes on with.
 //! The tests replay every prefix of these steps, with all that a power cut may lose.
 //!
-//! A layer that is found damaged is exchanged for a whole one in one step (renameat2(2), `RENAME_EXCHANGE`): see
+//! A layer that is found damaged (verify.rs) is unpacked again (heal.rs) and exchanged for a whole one in one step (renameat2(2), `RENAME_EXCHANGE`): see
 //! replaced.rs. When the disk is full, the partial blob is removed with all else that the pull wrote.
 //!
 //! # Locks
@@ -51,6 +52,7 @@
 
 mod collect;
 pub(crate) mod disk;
+mod heal;
 mod ingest;
 mod inherit;
 #[cfg(test)]
@@ -72,12 +74,13 @@ use crate::image::{Image, ImageLayer};
 use crate::reference::Reference;
 
 pub use collect::Collected;
+pub use heal::{Fetch, FetchError, Healed, Lost};
 pub(crate) use ingest::Ingest;
 pub(crate) use layout::{IMAGE_NAME, REF_NAME};
 pub(crate) use record::Record;
 pub(crate) use session::{Held, Session};
 pub use trust::JudgeError;
-pub use verify::Problem;
+pub use verify::{Part, Problem};
 
 /// The images of one node. Methods block, except [`pull`](Self::pull); use `spawn_blocking` for long ones.
 #[derive(Debug, Clone)]
@@ -328,6 +331,8 @@ impl ImageStore {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod heal_tests;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]

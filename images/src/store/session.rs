@@ -14,7 +14,7 @@ use super::disk::{self, LayerInfo, failed};
 use super::inherit;
 use super::{ImageStore, Record, StoreError, layout, replaced};
 use crate::digest::Digest;
-use crate::unpack::Unpacked;
+use crate::unpack::{Target, Unpacked};
 
 /// Something that must stay in the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,7 +155,7 @@ impl Session {
         &self,
         diff_id: &Digest,
         blob: Option<&Path>,
-        unpack: impl FnOnce(&Path) -> Result<Unpacked, E>,
+        unpack: impl FnOnce(&Target) -> Result<Unpacked, E>,
     ) -> Result<Unpacked, E> {
         let temporary = self.temporary();
         let fs = temporary.join("fs");
@@ -163,7 +163,11 @@ impl Session {
         // The root directory of a container, unless the layer says otherwise; whatever our umask is.
         std::fs::set_permissions(&fs, Permissions::from_mode(0o755))
             .map_err(failed("set the mode of", &fs))?;
-        let unpacked = unpack(&fs)?;
+        let target = Target {
+            fs,
+            list: Some(temporary.join(disk::FILE_LIST)),
+        };
+        let unpacked = unpack(&target)?;
         let info = LayerInfo {
             file_bytes: unpacked.file_bytes,
             root_is_opaque: unpacked.root_is_opaque,

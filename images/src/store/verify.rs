@@ -1,18 +1,58 @@
-//! Checks what is there.
+//! Checks what is there, part by part: blobs by their digests, unpacked files by the list that was written with them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use super::collect::file_bytes;
-use super::disk;
+use super::disk::{self, failed};
 use super::record::{self, Record};
-use super::{Held, ImageStore, StoreError};
-use crate::digest::Digest;
+use super::{ImageStore, StoreError};
+use crate::digest::{Digest, DigestError};
 use crate::reference::Reference;
+use crate::unpack::compare;
+
+/// A part of one or more images. The order is that in which they are checked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// A manifest, index, configuration or signature.
+    Document(Digest),
+    /// An unpacked layer, by diff ID.
+    Layer(Digest),
+    /// A compressed layer that is kept.
+    Blob(Digest),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Document(digest) => write!(f, "document {digest}"),
+            Self::Layer(digest) => write!(f, "layer {digest}"),
+            Self::Blob(digest) => write!(f, "blob {digest}"),
+        }
+    }
+}
+
+impl FromStr for Part {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let (kind, digest) = text.split_once(' ').unwrap_or(("", text));
+        let digest = digest.parse()?;
+        Ok(match kind {
+            "layer" => Self::Layer(digest),
+            "blob" => Self::Blob(digest),
+            _ => Self::Document(digest),
+        })
+    }
+}
 
 /// Something [`ImageStore::verify`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// What is damaged: what [`ImageStore::heal`] mends.
+    pub part: Part,
     /// The file or directory.
     pub path: PathBuf,
     /// What is wrong with it.
@@ -23,63 +63,94 @@ pub struct Problem {
 
 impl ImageStore {
     /// Checks that all that the records name is here, that blobs have their digests, and that the files of each layer
-    /// have the size that was unpacked (which finds what a power cut left empty). A compressed layer that is not kept is
-    /// no problem.
+    /// are what was unpacked: names, kinds, modes, owners, sizes and contents. (Of layers that were unpacked before
+    /// there were lists of files, only the sum of sizes is known.) A compressed layer that is not kept is no problem.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
-        let mut needed: BTreeMap<Held, Vec<Reference>> = BTreeMap::new();
-        for record in record::read_all(self.dir())? {
-            for held in self.expected(&record) {
-                let images = needed.entry(held).or_default();
-                images.push(record.reference.clone());
-            }
-        }
         let mut problems = Vec::new();
-        for (held, images) in needed {
-            let (path, found) = match &held {
-                Held::Blob(digest) => (
-                    disk::blob_path(self.dir(), digest),
-                    disk::check_blob(self.dir(), digest, &mut |_| ()).map(drop),
-                ),
-                Held::Layer(diff_id) => (
-                    disk::layer_path(self.dir(), diff_id),
-                    self.check_layer(diff_id),
-                ),
-            };
-            if let Err(error) = found {
-                let cause = std::error::Error::source(&error);
-                let what = match cause {
-                    Some(cause) => format!("{error}: {cause}"),
-                    None => error.to_string(),
-                };
-                problems.push(Problem { path, what, images });
-            }
+        for (part, images) in self.parts()? {
+            problems.extend(self.verify_part(&part, &images, &mut |_| ()));
         }
         Ok(problems)
     }
 
+    /// All parts that are to be checked, in order, with the images that need them.
+    pub fn parts(&self) -> Result<Vec<(Part, Vec<Reference>)>, StoreError> {
+        let mut parts: BTreeMap<Part, Vec<Reference>> = BTreeMap::new();
+        for record in record::read_all(self.dir())? {
+            for part in self.parts_of(&record) {
+                let images = parts.entry(part).or_default();
+                images.push(record.reference.clone());
+            }
+        }
+        Ok(parts.into_iter().collect())
+    }
+
+    /// Checks one part. `pace` is told of bytes that are about to be read, or were: it may sleep, to read slowly.
+    pub fn verify_part(
+        &self,
+        part: &Part,
+        images: &[Reference],
+        pace: &mut dyn FnMut(u64),
+    ) -> Option<Problem> {
+        let dir = self.dir();
+        let (path, found) = match part {
+            Part::Document(digest) | Part::Blob(digest) => (
+                disk::blob_path(dir, digest),
+                disk::check_blob(dir, digest, pace).map(drop),
+            ),
+            Part::Layer(diff_id) => (
+                disk::layer_path(dir, diff_id),
+                self.check_layer(diff_id, pace),
+            ),
+        };
+        let error = found.err()?;
+        let what = match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        Some(Problem {
+            part: part.clone(),
+            path,
+            what,
+            images: images.to_vec(),
+        })
+    }
+
     /// What an image should have here: all of it, and those of its compressed layers that were kept.
-    fn expected(&self, record: &Record) -> Vec<Held> {
+    fn parts_of(&self, record: &Record) -> Vec<Part> {
+        let documents = record.documents().cloned().map(Part::Document);
+        let layers = record.layers.iter();
+        let layers = layers.map(|layer| Part::Layer(layer.diff_id.clone()));
         let kept = record.layers.iter().filter_map(|layer| {
             let digest = &layer.blob.as_ref()?.digest;
             let is_here = disk::blob_path(self.dir(), digest).exists();
-            is_here.then(|| Held::Blob(digest.clone()))
+            is_here.then(|| Part::Blob(digest.clone()))
         });
-        record.held(false).into_iter().chain(kept).collect()
+        documents.chain(layers).chain(kept).collect()
     }
 
-    fn check_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
+    fn check_layer(&self, diff_id: &Digest, pace: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
         let info = disk::read_layer(self.dir(), diff_id)?;
-        let fs = disk::layer_path(self.dir(), diff_id).join("fs");
+        let path = disk::layer_path(self.dir(), diff_id);
+        let (fs, list) = (path.join("fs"), path.join(disk::FILE_LIST));
+        let damaged = |what| StoreError::Damaged {
+            path: fs.clone(),
+            what,
+        };
+        if list.exists() {
+            match compare(&list, &fs, pace) {
+                Ok(None) => {}
+                Ok(Some(wrong)) => return Err(damaged(wrong)),
+                Err(e) => return Err(failed("compare the layer with", &list)(e)),
+            }
+        }
         let found = file_bytes(&fs)?;
         if found == info.file_bytes {
             return Ok(());
         }
-        Err(StoreError::Damaged {
-            path: fs,
-            what: format!(
-                "its files hold {found} bytes instead of {}",
-                info.file_bytes
-            ),
-        })
+        let expected = info.file_bytes;
+        Err(damaged(format!(
+            "its files hold {found} bytes instead of {expected}"
+        )))
     }
 }

@@ -27,6 +27,7 @@
 
 mod caller;
 mod directories;
+mod list;
 mod metadata;
 mod pipeline;
 mod tree;
@@ -35,15 +36,17 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Algorithm, Digest};
 use crate::tar_stream::{Entry, Kind, TarError, TarStream};
+use list::{HashedContent, ListWriter};
 use tree::Tree;
 
+pub(crate) use list::compare;
 pub(crate) use metadata::is_left_out;
 pub(crate) use pipeline::{COMPRESSED_WAITING, Keep, PIECE_BYTES, Pieces, pieces};
 pub(crate) use tree::{is_opaque, is_whiteout};
@@ -106,6 +109,15 @@ pub struct Unpacked {
     pub implied: BTreeSet<Vec<u8>>,
 }
 
+/// Where a layer is unpacked to.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// The directory for its files.
+    pub(crate) fs: PathBuf,
+    /// A file for the list of them, which [`compare`] reads.
+    pub(crate) list: Option<PathBuf>,
+}
+
 /// What is known of a digest before the content is here.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
@@ -157,6 +169,9 @@ pub enum UnpackError {
         /// What it is.
         actual: Digest,
     },
+    /// The list of the layer's files cannot be written.
+    #[error("cannot write the list of the layer's files")]
+    List(#[source] io::Error),
     /// A thread cannot be started.
     #[error("cannot start a thread to unpack with")]
     Thread(#[source] io::Error),
@@ -201,13 +216,19 @@ pub enum UnpackError {
 impl UnpackError {
     /// True when the content makes no sense, so that it may have been damaged on its way.
     fn is_corruption(&self) -> bool {
-        matches!(self, Self::Tar(_) | Self::Decompress(_))
+        match self {
+            Self::Tar(_) | Self::Decompress(_) => true,
+            Self::Entry { source, .. } => source
+                .get_ref()
+                .is_some_and(|e| e.is::<pipeline::Corruption>()),
+            _ => false,
+        }
     }
 
     /// True when the store's file system has no space left for the layer.
     pub fn is_out_of_space(&self) -> bool {
         match self {
-            Self::Keep(e) | Self::Target(e) | Self::Entry { source: e, .. } => {
+            Self::Keep(e) | Self::List(e) | Self::Target(e) | Self::Entry { source: e, .. } => {
                 matches!(
                     e.kind(),
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -230,7 +251,11 @@ pub fn unpack_layer(
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
     let wanted = (Wanted::Any(algorithms.0), Wanted::Any(algorithms.1));
-    unpack_stream(pieces(blob), |_| Ok(()), blob_size, target, wanted, limits)
+    let target = Target {
+        fs: target.to_owned(),
+        list: None,
+    };
+    unpack_stream(pieces(blob), |_| Ok(()), blob_size, &target, wanted, limits)
 }
 
 /// Unpacks a layer while its blob of `blob_size` bytes arrives, and compares both digests (of the blob, and of the
@@ -239,12 +264,14 @@ pub(crate) fn unpack_stream(
     source: impl Pieces,
     keep: impl Keep,
     blob_size: u64,
-    target: &Path,
+    target: &Target,
     wanted: (Wanted<'_>, Wanted<'_>),
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
+    let list = target.list.as_deref().map(ListWriter::create).transpose();
+    let list = list.map_err(UnpackError::List)?;
     let root = rustix::fs::open(
-        target,
+        &target.fs,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
@@ -254,7 +281,7 @@ pub(crate) fn unpack_stream(
         "the layer of {blob_size} bytes holds more than {bytes} bytes: raise the limit if you trust it"
     );
     let allowed = pipeline::Allowed { bytes, message };
-    let consume = |plain| unpack_entries(plain, root, limits);
+    let consume = |plain| unpack_entries(plain, root, list, limits);
     let (content, passed) = pipeline::run(source, keep, wanted, allowed, consume)?;
     Ok(Unpacked {
         blob: passed.blob,
@@ -273,7 +300,12 @@ struct Content {
     implied: BTreeSet<Vec<u8>>,
 }
 
-fn unpack_entries(tar: impl Read, root: OwnedFd, limits: &Limits) -> Result<Content, UnpackError> {
+fn unpack_entries(
+    tar: impl Read,
+    root: OwnedFd,
+    mut list: Option<ListWriter>,
+    limits: &Limits,
+) -> Result<Content, UnpackError> {
     let mut stream = TarStream::new(tar);
     let mut tree = Tree::new(root, limits.entries).map_err(|e| UnpackError::Target(e.into()))?;
     let mut entries = 0_u64;
@@ -295,7 +327,7 @@ fn unpack_entries(tar: impl Read, root: OwnedFd, limits: &Limits) -> Result<Cont
                 });
             }
         }
-        unpack_entry(&mut tree, &entry, &mut stream)?;
+        unpack_entry(&mut tree, &entry, &mut stream, list.as_mut())?;
     }
     if tree.skipped_devices() > 0 {
         tracing::warn!(
@@ -306,6 +338,8 @@ fn unpack_entries(tar: impl Read, root: OwnedFd, limits: &Limits) -> Result<Cont
     let root_is_opaque = tree.root_is_opaque();
     file_bytes = file_bytes.saturating_sub(tree.removed_bytes());
     let implied = tree.finish()?;
+    list.map_or(Ok(()), ListWriter::finish)
+        .map_err(UnpackError::List)?;
     Ok(Content {
         file_bytes,
         root_is_opaque,
@@ -317,16 +351,26 @@ fn unpack_entry(
     tree: &mut Tree,
     entry: &Entry,
     content: &mut TarStream<impl Read>,
+    list: Option<&mut ListWriter>,
 ) -> Result<(), UnpackError> {
     let path = clean_path(&entry.path)?;
+    let note = |note: &dyn Fn(&mut ListWriter) -> io::Result<()>| {
+        list.map_or(Ok(()), note).map_err(UnpackError::List)
+    };
     let Some((name, parent)) = path.split_last() else {
-        return match entry.kind {
-            Kind::Directory => tree.set_root(entry),
-            _ => Err(refused(&entry.path, "the layer's root must be a directory")),
-        };
+        match entry.kind {
+            Kind::Directory => tree.set_root(entry)?,
+            _ => return Err(refused(&entry.path, "the layer's root must be a directory")),
+        }
+        return note(&|list| list.entry(&path, entry, 0));
     };
     if *name == OPAQUE_MARKER {
-        return tree.make_opaque(parent, &entry.path);
+        tree.make_opaque(parent, &entry.path)?;
+        // The root has no mark: the layers below it are left out.
+        return match parent {
+            [] => Ok(()),
+            _ => note(&|list| list.opaque(parent)),
+        };
     }
     if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
         if hidden.starts_with(WHITEOUT_PREFIX) {
@@ -336,19 +380,30 @@ fn unpack_entry(
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(refused(&entry.path, "a whiteout must name a file"));
         }
-        return tree.whiteout(parent, hidden, &entry.path);
+        tree.whiteout(parent, hidden, &entry.path)?;
+        return note(&|list| list.whiteout(parent, hidden));
     }
+    let skipped = tree.skipped_devices();
+    let mut hash = 0;
     match entry.kind {
-        Kind::Directory => tree.directory(parent, name, entry),
-        Kind::File => tree.file(parent, name, entry, content),
+        Kind::Directory => tree.directory(parent, name, entry)?,
+        Kind::File => {
+            let mut content = HashedContent::new(content, entry);
+            tree.file(parent, name, entry, &mut content)?;
+            hash = content.finish();
+        }
         Kind::HardLink => {
             let target = clean_path(&entry.link)
                 .map_err(|_| refused(&entry.path, "its hard link leads out of the layer"))?;
-            tree.hard_link(parent, name, &target, entry)
+            tree.hard_link(parent, name, &target, entry)?;
         }
-        Kind::Symlink => tree.symlink(parent, name, entry),
-        Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => tree.special(parent, name, entry),
+        Kind::Symlink => tree.symlink(parent, name, entry)?,
+        Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => tree.special(parent, name, entry)?,
     }
+    if tree.skipped_devices() > skipped {
+        return Ok(());
+    }
+    note(&|list| list.entry(&path, entry, hash))
 }
 
 /// The components of a name. `.` and slashes too many do not count; `..` is refused.

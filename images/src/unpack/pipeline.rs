@@ -65,6 +65,11 @@ pub(crate) fn pieces(mut reader: impl Read + Send) -> impl Pieces {
     })
 }
 
+/// An error of the content, told from those of the files that it is written to.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Corruption(io::Error);
+
 /// What passed through the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Passed {
@@ -292,7 +297,9 @@ impl Read for PlainReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {
             match self.receiver.recv() {
-                Ok(piece) => self.piece = piece?,
+                Ok(piece) => {
+                    self.piece = piece.map_err(|e| io::Error::new(e.kind(), Corruption(e)))?;
+                }
                 Err(_) => return Ok(0),
             }
         }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::caller::Caller;
 use super::directories::{Directories, open_directory, open_own_directory};
 use super::{UnpackError, metadata, refused, shown};
-use crate::tar_stream::{Entry, Kind, TarStream};
+use crate::tar_stream::{Entry, Kind};
 
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
@@ -96,7 +96,7 @@ impl Tree {
         parent: &[&[u8]],
         name: &[u8],
         entry: &Entry,
-        content: &mut TarStream<impl Read>,
+        content: &mut impl Read,
     ) -> Result<(), UnpackError> {
         self.directories.enter(parent, &entry.path)?;
         let flags =
