@@ -67,14 +67,14 @@ impl ImageStore {
     /// there were lists of files, only the sum of sizes is known.) A compressed layer that is not kept is no problem.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
         let mut problems = Vec::new();
-        for (part, images) in self.parts()? {
+        for (part, images) in self.parts_to_verify()? {
             problems.extend(self.verify_part(&part, &images, &mut |_| ()));
         }
         Ok(problems)
     }
 
     /// All parts that are to be checked, in order, with the images that need them.
-    pub fn parts(&self) -> Result<Vec<(Part, Vec<Reference>)>, StoreError> {
+    pub fn parts_to_verify(&self) -> Result<Vec<(Part, Vec<Reference>)>, StoreError> {
         let mut parts: BTreeMap<Part, Vec<Reference>> = BTreeMap::new();
         for record in record::read_all(self.dir())? {
             for part in self.parts_of(&record) {
