@@ -11,6 +11,7 @@ mod p02_manifests;
 mod p03_etcd;
 mod p04_images;
 mod p04_registries;
+mod p04_signatures;
 mod p05_runtime;
 mod p06_pods;
 mod p07_health;

@@ -165,6 +165,14 @@ fn a_signature_may_lie_beside_the_archive() {
             .unwrap()
             .is_some()
     );
+    // A pipe, which nobody writes to, is not waited for.
+    std::fs::remove_file(stick.path("app.tar.sig")).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, stick.path("app.tar.sig"), kind, mode, 0).unwrap();
+    let error = stick.load("app.tar", &stick.with_key()).unwrap_err();
+    assert!(error.to_string().contains("it is no file"), "{error}");
+    std::fs::remove_file(stick.path("app.tar.sig")).unwrap();
     std::fs::write(stick.path("app.tar.sig"), vec![b'A'; 1 << 20]).unwrap();
     let error = stick.load("app.tar", &stick.with_key()).unwrap_err();
     assert!(error.to_string().contains("larger than"), "{error}");

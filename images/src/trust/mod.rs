@@ -28,9 +28,16 @@ mod payload;
 mod policy;
 mod scope;
 
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
+use crate::digest::Digest;
+#[cfg(test)]
+use crate::test_archive;
 pub(crate) use found::{
     EntryKind, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_ANNOTATION, SIGNATURES_MAX, SignatureImage,
     entry_kind, parts, signature_referrers, signature_tag,
@@ -45,10 +52,26 @@ use payload::Signature;
 pub use policy::{Policy, PolicyError};
 pub use scope::Origin;
 
-/// Reads a small file, and refuses a larger one.
+/// What the payload of a signature vouches for: the name of an image, and the digest of its manifest or index. Nothing is
+/// verified by this.
+///
+/// # Errors
+/// Why it is no payload of an image's signature.
+pub fn payload_claim(payload: &[u8]) -> Result<(String, Digest), String> {
+    let claim = payload::parse(payload)?;
+    Ok((claim.identity_text, claim.digest))
+}
+
+/// Reads a small file, and refuses a larger one. A pipe or device, which would make us wait, is refused, too.
 fn read_bounded(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    let file = std::fs::File::open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+    }
     file.take(max_bytes + 1).read_to_end(&mut content)?;
     if content.len() as u64 > max_bytes {
         return Err(io::Error::new(
@@ -59,8 +82,6 @@ fn read_bounded(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-#[cfg(test)]
-use crate::test_archive;
 #[cfg(test)]
 mod load_tests;
 #[cfg(test)]

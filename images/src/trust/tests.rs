@@ -73,7 +73,8 @@ fn each_kind_of_key_that_cosign_uses_verifies() {
             base64: keys.sign_with(name, &payload, hash),
         };
         let policy = policy(&json!({"default": signed_by(&path)})).unwrap();
-        let verdict = verdict(&policy, "h.example/app:1", &[signature.clone()]).unwrap();
+        let verdict =
+            verdict(&policy, "h.example/app:1", std::slice::from_ref(&signature)).unwrap();
         let Verdict::Signed { signed_by, scope } = verdict else {
             panic!("{verdict:?}");
         };
@@ -198,8 +199,8 @@ fn all_requirements_of_a_scope_must_be_fulfilled() {
         sign(&keys, "vendor", &payload),
         sign(&keys, "reviewer", &payload),
     );
-    assert!(verdict(&policy, "h.example/app:1", &[first.clone()]).is_err());
-    assert!(verdict(&policy, "h.example/app:1", &[second.clone()]).is_err());
+    assert!(verdict(&policy, "h.example/app:1", std::slice::from_ref(&first)).is_err());
+    assert!(verdict(&policy, "h.example/app:1", std::slice::from_ref(&second)).is_err());
     let Ok(Verdict::Signed { signed_by, .. }) =
         verdict(&policy, "h.example/app:1", &[second, first])
     else {

@@ -1,0 +1,185 @@
+//! The signature policy of a node: what may come, and what may still run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::node::registry::{Options, Registry, configure};
+use crate::node::{Node, container, image};
+
+const NAME: &str = "127.0.0.1:5000/demo/signed:v1";
+
+/// Signs what a tag means as cosign does: a payload, its signature, and an image of both with a tag beside it.
+const SIGN: &str = r#"set -e
+repository=$1 tag=$2 key=$3
+cd "$4"
+base=http://127.0.0.1:5000/v2/$repository
+type=application/vnd.oci.image.manifest.v1+json
+digest=sha256:$(curl -sf -H "Accept: $type" "$base/manifests/$tag" | sha256sum | cut -d' ' -f1)
+printf '{"critical":{"identity":{"docker-reference":"127.0.0.1:5000/%s"},"image":{"docker-manifest-digest":"%s"},"type":"cosign container image signature"},"optional":null}' \
+    "$repository" "$digest" > payload.json
+openssl dgst -sha256 -sign "$key" payload.json | base64 -w0 > signature
+printf '{"architecture":"","config":{},"os":"","rootfs":{"type":"layers","diff_ids":[]}}' > config.json
+push() {
+    sum=sha256:$(sha256sum "$1" | cut -d' ' -f1)
+    location=$(curl -sfi -X POST "$base/blobs/uploads/" | tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
+    curl -sf -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$1" "$location&digest=$sum"
+    printf '"digest":"%s","size":%s' "$sum" "$(stat -c %s "$1")"
+}
+config=$(push config.json)
+payload=$(push payload.json)
+printf '{"schemaVersion":2,"mediaType":"%s","config":{"mediaType":"application/vnd.oci.image.config.v1+json",%s},"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json",%s,"annotations":{"dev.cosignproject.cosign/signature":"%s"}}]}' \
+    "$type" "$config" "$payload" "$(cat signature)" > manifest.json
+curl -sf -X PUT -H "Content-Type: $type" --data-binary @manifest.json "$base/manifests/$(echo "$digest" | tr : -).sig"
+"#;
+
+fn shell(node: &Node, script: &str, arguments: &[&str]) {
+    let mut command = node.command("sh");
+    command.args(["-c", script, "sh"]).args(arguments);
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+}
+
+/// Makes a key; gives the path of the public one beside it.
+fn key(node: &Node, name: &str) -> PathBuf {
+    let make = "openssl ecparam -name prime256v1 -genkey -noout -out $1 && openssl pkey -in $1 -pubout -out $1.pub";
+    let path = node.path(name);
+    shell(node, make, &[path.to_str().unwrap()]);
+    node.path(format!("{name}.pub"))
+}
+
+fn sign(node: &Node, repository: &str, key: &str) {
+    let dir = node.path("signing");
+    fs::create_dir_all(&dir).unwrap();
+    let key = node.path(key);
+    shell(
+        node,
+        SIGN,
+        &[
+            repository,
+            "v1",
+            key.to_str().unwrap(),
+            dir.to_str().unwrap(),
+        ],
+    );
+}
+
+/// All of the registry must be signed by the key.
+fn policy(node: &Node, key: &Path) {
+    let policy = json!({
+        "default": [{"type": "insecureAcceptAnything"}],
+        "transports": {"docker": {"127.0.0.1:5000": [{
+            "type": "sigstoreSigned",
+            "keyPath": key,
+            "signedIdentity": {"type": "matchRepository"},
+        }]}},
+    });
+    fs::write(node.path("policy.json"), policy.to_string()).unwrap();
+}
+
+fn pod(name: &str, image: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: '{image}', imagePullPolicy: IfNotPresent, command: [sleep, infinity]}}\n"
+    )
+}
+
+fn is_refused(pod: &Value) -> bool {
+    container(pod, "main")["state"]["waiting"]["reason"] == "SignatureValidationFailed"
+}
+
+#[test]
+fn p04_only_signed_images_come_and_run() {
+    let mut node = Node::new();
+    let registry = Registry::start(&node, 5000, Options::default());
+    registry.push_busybox(&node, "demo/signed:v1");
+    registry.push_busybox(&node, "demo/unsigned:v1");
+    let (ours, theirs) = (key(&node, "ours"), key(&node, "theirs"));
+    sign(&node, "demo/signed", "ours");
+    policy(&node, &ours);
+    let config = configure(
+        &node,
+        &format!(
+            "registries: [{{host: '127.0.0.1:5000', plainHttp: true}}]\nimages: {{signaturePolicy: {}}}\nbackOff: {{imageInitialMs: 100, imageMaxMs: 1000}}\n",
+            node.path("policy.json").display()
+        ),
+    );
+    let config = config.to_str().unwrap();
+    node.agent_args = vec!["--config".into(), config.to_owned()];
+    node.start_agent();
+    node.apply("good.yaml", &pod("good", NAME));
+    node.apply("bad.yaml", &pod("bad", "127.0.0.1:5000/demo/unsigned:v1"));
+    node.wait_ready("good");
+    node.wait_pod("bad", "is refused", is_refused);
+    let why = node.podling(&["why", "bad"]).stdout;
+    assert!(
+        why.contains("no signature was found") && why.contains("policy.json"),
+        "{why}"
+    );
+    let list = node.podling(&["images", "list"]).ok();
+    assert!(!list.contains("unsigned"), "{list}");
+    let shown: Value =
+        serde_json::from_str(&node.podling(&["images", "inspect", NAME]).ok()).unwrap();
+    assert_eq!(shown["trust"]["verdict"], "signed", "{shown}");
+    assert_eq!(shown["trust"]["signedBy"][0]["keyFile"], json!(ours));
+
+    // A signature that comes later counts; so does, without a network, a policy that changes.
+    sign(&node, "demo/unsigned", "ours");
+    node.wait_ready("bad");
+    drop(registry);
+    policy(&node, &theirs);
+    node.apply("again.yaml", &pod("again", NAME));
+    node.wait_pod("again", "is refused though the image is here", is_refused);
+    let why = node.podling(&["why", "again"]).stdout;
+    assert!(why.contains("not made with the key"), "{why}");
+    assert!(node.podling(&["why", "good"]).ok().contains("good"));
+    policy(&node, &ours);
+    node.wait_ready("again");
+
+    // A policy that is broken stops what would come, and nothing that was allowed before.
+    fs::write(node.path("policy.json"), "{").unwrap();
+    node.apply("third.yaml", &pod("third", NAME));
+    node.wait_ready("third");
+    let pull = node.podling(&["images", "pull", "--config", config, "busybox"]);
+    assert!(
+        pull.code == 1 && pull.stderr.contains("policy.json"),
+        "{}",
+        pull.stderr
+    );
+}
+
+#[test]
+fn p04_a_bundle_from_a_stick_needs_its_signature() {
+    let node = Node::new();
+    let ours = key(&node, "ours");
+    let archive = node.path("app.tar");
+    image::busybox_archive(&archive, "h.example/team/app:v1");
+    let load = |more: &[&str]| {
+        let required = ["images", "load", "--require-signature"];
+        let path = [archive.to_str().unwrap()];
+        node.podling(&[&required[..], more, &path].concat())
+    };
+    let key = ["--key", ours.to_str().unwrap()];
+    let run = load(&key);
+    assert!(
+        run.code == 1 && run.stderr.contains("no signature was found"),
+        "{}",
+        run.stderr
+    );
+    let run = load(&[]);
+    assert!(
+        run.code == 1 && run.stderr.contains("--key FILE"),
+        "{}",
+        run.stderr
+    );
+    let sign = r#"set -e
+cd "$1"
+digest=$(tar xOf app.tar index.json | grep -o 'sha256:[0-9a-f]*' | head -n1)
+printf '{"critical":{"identity":{"docker-reference":"h.example/team/app"},"image":{"docker-manifest-digest":"%s"},"type":"cosign container image signature"},"optional":null}' "$digest" > app.tar.payload
+openssl dgst -sha256 -sign ours app.tar.payload | base64 > app.tar.sig
+"#;
+    let dir = archive.parent().unwrap().to_str().unwrap();
+    shell(&node, sign, &[dir]);
+    assert!(load(&key).ok().contains("loaded h.example/team/app:v1"));
+}
