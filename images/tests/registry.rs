@@ -4,11 +4,11 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use podling_images::{
-    Credentials, Digest, ImageStore, LoadOptions, PullError, PullOptions, Reference,
-    RegistriesConfig, RegistryError,
+    Arrival, Credentials, Digest, ImageStore, LoadOptions, PullError, PullOptions, PushOptions,
+    PushProgress, Reference, RegistriesConfig, RegistryError,
 };
 use serde_json::json;
 use support::test_archive::{Tar, TestImage, descriptor, sha256};
@@ -260,4 +260,162 @@ fn images_of_umoci_load() {
     let hello = loaded[0].layers[0].join("opt/sub/hello");
     assert_eq!(std::fs::read_to_string(hello).unwrap(), "hello");
     assert_eq!(loaded[0].user("5:6").unwrap().gid, 6);
+}
+
+/// Keeps how each blob came to the registry.
+fn push_options(puller: &Puller) -> (PushOptions, Arc<Mutex<Vec<Arrival>>>) {
+    let arrivals = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&arrivals);
+    let options = PushOptions {
+        credentials: puller.options.credentials.clone(),
+        docker_config: puller.options.docker_config.clone(),
+        registries: puller.options.registries.clone(),
+        progress: Some(Arc::new(move |event| {
+            if let PushProgress::Done { how, .. } = event {
+                listener.lock().unwrap().push(how);
+            }
+        })),
+        ..PushOptions::default()
+    };
+    (options, arrivals)
+}
+
+#[tokio::test]
+async fn what_was_pulled_is_pushed_mounted_and_pulled_again() {
+    let registry = Registry::start(true);
+    let test = image();
+    registry.push(&test, "team/app", "1").await;
+    let mut puller = Puller::new(&registry);
+    puller.options.credentials = Some(Credentials::Basic {
+        username: "me".to_owned(),
+        password: "secret".to_owned(),
+    });
+    let source = reference(&registry, "team/app:1");
+    puller.store.pull(&source, &puller.options).await.unwrap();
+    // To another repository of the same registry: the blobs are mounted there.
+    let (options, arrivals) = push_options(&puller);
+    let target = reference(&registry, "other/app:2");
+    let pushed = puller.store.push(&source, &target, &options).await.unwrap();
+    assert_eq!(
+        pushed.reference.digest(),
+        Some(&Digest::sha256(&test.manifest))
+    );
+    assert_eq!(*arrivals.lock().unwrap(), [Arrival::Mounted; 3]);
+    // To a registry that has nothing: they are sent.
+    let empty = Registry::start(true);
+    let mut other = Puller::new(&empty);
+    other.options.credentials = puller.options.credentials.clone();
+    let (options, arrivals) = push_options(&other);
+    let target = reference(&empty, "team/app:1");
+    puller.store.push(&source, &target, &options).await.unwrap();
+    assert_eq!(*arrivals.lock().unwrap(), [Arrival::Uploaded; 3]);
+    let pulled = other.store.pull(&target, &other.options).await.unwrap();
+    assert_eq!(pulled.digest, Digest::sha256(&test.manifest));
+    assert_eq!(other.store.verify().unwrap(), []);
+    let (mut options, _) = push_options(&other);
+    options.credentials = None;
+    let error = puller.store.push(&source, &target, &options).await;
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("without credentials")
+    );
+}
+
+#[tokio::test]
+async fn of_an_index_those_platforms_are_pushed_that_are_here() {
+    let registry = Registry::start(false);
+    let (test, other) = (
+        image(),
+        TestImage::new(vec![Tar::new().dir("other").finish()]),
+    );
+    registry.push(&test, "team/app", "single").await;
+    registry.push(&other, "team/app", "other").await;
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    let current = podling_images::Platform::current();
+    let mut mine = descriptor(manifest, &test.manifest);
+    mine["platform"] = json!({"os": "linux", "architecture": current.architecture});
+    let mut foreign = descriptor(manifest, &other.manifest);
+    foreign["platform"] = json!({"os": "linux", "architecture": "s390x"});
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    for (tag, entries, left_out) in [
+        ("both", json!([mine, foreign]), 1),
+        ("one", json!([mine]), 0),
+    ] {
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
+        let index = index.to_string();
+        registry
+            .push_manifest("team/app", tag, media_type, index.as_bytes())
+            .await;
+        let puller = Puller::new(&registry);
+        let source = reference(&registry, &format!("team/app:{tag}"));
+        puller.store.pull(&source, &puller.options).await.unwrap();
+        let (options, _) = push_options(&puller);
+        let target = reference(&registry, &format!("copy/app:{tag}"));
+        let pushed = puller.store.push(&source, &target, &options).await.unwrap();
+        assert_eq!((pushed.platforms, pushed.left_out), (1, left_out));
+        let expected = match left_out {
+            0 => index.as_bytes(),
+            _ => &test.manifest,
+        };
+        assert_eq!(pushed.reference.digest(), Some(&Digest::sha256(expected)));
+        puller.store.pull(&target, &puller.options).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn hosts_toml_names_authority_and_client_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    support::certificates(dir.path());
+    let registry = Registry::start_with_tls(dir.path());
+    let hosts = dir.path().join("certs.d").join(&registry.address);
+    std::fs::create_dir_all(&hosts).unwrap();
+    let mut puller = Puller::new(&registry);
+    puller.options.registries = RegistriesConfig {
+        hosts_directory: Some(dir.path().join("certs.d")),
+        ..RegistriesConfig::default()
+    };
+    let name = reference(&registry, "team/app:1");
+    for (text, part) in [
+        ("ca = \"../../ca.pem\"\n", "cannot reach"),
+        (
+            "client = [[\"../../client.pem\", \"../../client.key\"]]\n",
+            "cannot reach",
+        ),
+        ("ca = \"../../client.key\"\n", "no PEM certificate"),
+        (
+            "skip_verify = true\nclient = [[\"../../client.pem\", \"../../client.key\"]]\n",
+            "has no image",
+        ),
+        (
+            "ca = \"../../ca.pem\"\nclient = [[\"../../client.pem\", \"../../client.key\"]]\n",
+            "has no image",
+        ),
+    ] {
+        std::fs::write(hosts.join("hosts.toml"), text).unwrap();
+        let error = puller.store.pull(&name, &puller.options).await.unwrap_err();
+        assert!(error.to_string().contains(part), "{text}: {error}");
+    }
+    // Docker's layout, without a hosts.toml.
+    std::fs::remove_file(hosts.join("hosts.toml")).unwrap();
+    for (from, to) in [
+        ("ca.pem", "ca.crt"),
+        ("client.pem", "x.cert"),
+        ("client.key", "x.key"),
+    ] {
+        std::fs::copy(dir.path().join(from), hosts.join(to)).unwrap();
+    }
+    let error = puller.store.pull(&name, &puller.options).await.unwrap_err();
+    assert!(error.to_string().contains("has no image"), "{error}");
+    // And an image both ways.
+    let layout = dir.path().join("layout");
+    let test = image();
+    test.write_layout(&layout, "local.example/app:1");
+    puller.store.load(&layout, &LoadOptions::default()).unwrap();
+    let (options, _) = push_options(&puller);
+    let source = "local.example/app:1".parse().unwrap();
+    puller.store.push(&source, &name, &options).await.unwrap();
+    let pulled = puller.store.pull(&name, &puller.options).await.unwrap();
+    assert_eq!(pulled.digest, Digest::sha256(&test.manifest));
 }

@@ -1,1 +1,325 @@
+//! Pushes to a registry that misbehaves. The real registry is tried in `tests/registry.rs`.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::*;
+use crate::registry::Patience;
+use crate::registry::test_server::{Reply, Request as Asked, serve};
+use crate::test_archive::{Tar, TestImage, sha256};
+use crate::{LoadOptions, PullOptions};
+
+/// A registry in memory, with the rules of the specification that matter here.
+#[derive(Default)]
+struct Shelf {
+    blobs: HashMap<String, Vec<u8>>,
+    uploads: HashMap<String, Vec<u8>>,
+    manifests: HashMap<String, (String, Vec<u8>)>,
+    log: Vec<String>,
+    /// As many PATCH requests are broken off after half of their bytes.
+    breaks: usize,
+    /// Uploads are forgotten when one breaks.
+    forgets: bool,
+}
+
+impl Shelf {
+    fn answer(&mut self, asked: &Asked) -> Reply {
+        let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        let query: HashMap<_, _> = query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .collect();
+        let rest = path.strip_prefix("/v2/team/app/").unwrap_or_default();
+        self.log.push(format!("{} {rest}", asked.method));
+        if let Some(name) = rest.strip_prefix("manifests/") {
+            return self.manifest(asked, name);
+        }
+        if let Some(id) = rest.strip_prefix("blobs/uploads/") {
+            return self.upload(asked, id, &query);
+        }
+        let digest = rest.strip_prefix("blobs/").unwrap_or_default();
+        match self.blobs.get(digest) {
+            Some(blob) => Reply::new(200, blob),
+            None => Reply::new(404, b""),
+        }
+    }
+
+    fn manifest(&mut self, asked: &Asked, name: &str) -> Reply {
+        if asked.method == "PUT" {
+            let media_type = asked.headers["content-type"].clone();
+            let content = (media_type, asked.body.clone());
+            self.manifests.insert(sha256(&asked.body), content.clone());
+            self.manifests.insert(name.to_owned(), content);
+            return Reply::new(201, b"").header("Docker-Content-Digest", &sha256(&asked.body));
+        }
+        match self.manifests.get(name) {
+            Some((media_type, json)) => Reply::new(200, json).header("Content-Type", media_type),
+            None => Reply::new(404, b""),
+        }
+    }
+
+    fn upload(&mut self, asked: &Asked, id: &str, query: &HashMap<&str, &str>) -> Reply {
+        if asked.method == "POST" {
+            let id = format!("u{}", self.uploads.len() + self.log.len());
+            self.uploads.insert(id.clone(), Vec::new());
+            return accepted(202, &id, 0);
+        }
+        let Some(upload) = self.uploads.get_mut(id) else {
+            return Reply::new(404, b"");
+        };
+        match asked.method.as_str() {
+            "GET" => accepted(204, id, upload.len()),
+            "PATCH" => {
+                let start = asked.headers.get("content-range");
+                let start = start.map_or(0, |r| r.split('-').next().unwrap().parse().unwrap());
+                assert_eq!(start, upload.len(), "a part that does not fit");
+                if self.breaks > 0 {
+                    self.breaks -= 1;
+                    upload.extend(&asked.body[..asked.body.len() / 2]);
+                    if self.forgets {
+                        self.uploads.remove(id);
+                    }
+                    return Reply::new(503, b"");
+                }
+                upload.extend(&asked.body);
+                accepted(202, id, upload.len())
+            }
+            _ => {
+                upload.extend(&asked.body);
+                let digest = query["digest"].replace("%3A", ":");
+                if sha256(upload) != digest {
+                    return Reply::new(400, br#"{"errors":[{"code":"DIGEST_INVALID"}]}"#);
+                }
+                let blob = upload.clone();
+                self.uploads.remove(id);
+                self.blobs.insert(digest, blob);
+                Reply::new(201, b"")
+            }
+        }
+    }
+}
+
+/// Where an upload goes on, relative to the host.
+fn accepted(status: u16, id: &str, bytes: usize) -> Reply {
+    Reply::new(status, b"")
+        .header(
+            "Location",
+            &format!("/v2/team/app/blobs/uploads/{id}?state=x"),
+        )
+        .header("Range", &format!("0-{}", bytes.saturating_sub(1)))
+}
+
+async fn start(shelf: Shelf) -> (String, Arc<Mutex<Shelf>>) {
+    let shelf = Arc::new(Mutex::new(shelf));
+    let own = Arc::clone(&shelf);
+    let registry = serve(move |asked| own.lock().unwrap().answer(asked)).await;
+    (registry, shelf)
+}
+
+fn image() -> TestImage {
+    // Xorshift: does not compress.
+    let mut state = 88_172_645_463_325_252_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(3 << 20)
+    .collect();
+    TestImage::new(vec![
+        Tar::new().file("low", b"low").finish(),
+        Tar::new().file("noise", &noise).finish(),
+    ])
+}
+
+struct Pusher {
+    dir: tempfile::TempDir,
+    store: ImageStore,
+    options: PushOptions,
+    events: Arc<Mutex<Vec<PushProgress>>>,
+}
+
+impl Pusher {
+    fn new(registry: &str, test: &TestImage) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = dir.path().join("layout");
+        test.write_layout(&layout, "local.example/app:1");
+        let store = ImageStore::open(&dir.path().join("images")).unwrap();
+        store.load(&layout, &LoadOptions::default()).unwrap();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let listener = Arc::clone(&events);
+        let patience = Patience {
+            idle: Duration::from_millis(500),
+            small_answer: Duration::from_secs(2),
+            tries: 3,
+            back_off_min: Duration::from_millis(1),
+            back_off_max: Duration::from_millis(5),
+            ..Patience::default()
+        };
+        let options = PushOptions {
+            docker_config: Some(dir.path().join("none.json")),
+            registries: RegistriesConfig {
+                plain_http: [registry.to_owned()].into(),
+                patience,
+                ..RegistriesConfig::default()
+            },
+            progress: Some(Arc::new(move |event| listener.lock().unwrap().push(event))),
+            ..PushOptions::default()
+        };
+        Self {
+            dir,
+            store,
+            options,
+            events,
+        }
+    }
+
+    async fn push(&self, target: &str) -> Result<Pushed, PushError> {
+        let source = "local.example/app:1".parse().unwrap();
+        let target = target.parse().unwrap();
+        self.store.push(&source, &target, &self.options).await
+    }
+
+    fn arrivals(&self) -> Vec<Arrival> {
+        let events = std::mem::take(&mut *self.events.lock().unwrap());
+        let arrivals = events.into_iter().filter_map(|event| match event {
+            PushProgress::Done { how, .. } => Some(how),
+            PushProgress::Planned { .. } | PushProgress::Uploading { .. } => None,
+        });
+        arrivals.collect()
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_pushed_and_pulled_again_bit_for_bit() {
+    let test = image();
+    let (registry, shelf) = start(Shelf::default()).await;
+    let pusher = Pusher::new(&registry, &test);
+    let target = format!("{registry}/team/app:new");
+    let pushed = pusher.push(&target).await.unwrap();
+    assert_eq!(
+        pushed.reference.digest(),
+        Some(&Digest::sha256(&test.manifest))
+    );
+    assert_eq!((pushed.platforms, pushed.left_out), (1, 0));
+    assert_eq!(pusher.arrivals(), [Arrival::Uploaded; 3]);
+    let options = PullOptions {
+        registries: pusher.options.registries.clone(),
+        docker_config: pusher.options.docker_config.clone(),
+        ..PullOptions::default()
+    };
+    let other = ImageStore::open(&pusher.dir.path().join("other")).unwrap();
+    let pulled = other
+        .pull(&target.parse().unwrap(), &options)
+        .await
+        .unwrap();
+    assert_eq!(pulled.digest, Digest::sha256(&test.manifest));
+    // The manifest came last, and a second push sends nothing but the manifest.
+    let log = std::mem::take(&mut shelf.lock().unwrap().log);
+    let manifest = log
+        .iter()
+        .position(|line| line == "PUT manifests/new")
+        .unwrap();
+    let last_blob = log
+        .iter()
+        .rposition(|line| line.starts_with("PUT blobs/"))
+        .unwrap();
+    assert!(last_blob < manifest, "{log:?}");
+    pusher.push(&target).await.unwrap();
+    assert_eq!(pusher.arrivals(), [Arrival::Present; 3]);
+    let log = std::mem::take(&mut shelf.lock().unwrap().log);
+    assert!(!log.iter().any(|line| line.starts_with("POST")), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_push_that_breaks_goes_on_where_it_broke() {
+    for forgets in [false, true] {
+        let test = image();
+        let (registry, shelf) = start(Shelf {
+            breaks: 2,
+            forgets,
+            ..Shelf::default()
+        })
+        .await;
+        let pusher = Pusher::new(&registry, &test);
+        pusher
+            .push(&format!("{registry}/team/app:1"))
+            .await
+            .unwrap();
+        let shelf = shelf.lock().unwrap();
+        assert!(shelf.blobs[&sha256(&test.blobs[1])] == test.blobs[1]);
+        assert_eq!(shelf.breaks, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_never_takes_a_blob_is_given_up() {
+    let test = image();
+    let (registry, shelf) = start(Shelf {
+        breaks: usize::MAX,
+        forgets: true,
+        ..Shelf::default()
+    })
+    .await;
+    let pusher = Pusher::new(&registry, &test);
+    let error = pusher
+        .push(&format!("{registry}/team/app:1"))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("answers 503"), "{error}");
+    assert!(error.is_transient());
+    assert!(shelf.lock().unwrap().manifests.is_empty());
+}
+
+#[tokio::test]
+async fn a_registry_that_stops_reading_is_given_up() {
+    let test = image();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registry = listener.local_addr().unwrap().to_string();
+    let pusher = Pusher::new(&registry, &test);
+    // Accepted by the kernel, never answered.
+    let error = pusher
+        .push(&format!("{registry}/team/app:1"))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("too slow"), "{error}");
+}
+
+#[tokio::test]
+async fn a_layer_that_was_not_kept_is_named() {
+    let test = image();
+    let (registry, _shelf) = start(Shelf::default()).await;
+    let pusher = Pusher::new(&registry, &test);
+    let blob = Digest::sha256(&test.blobs[1]);
+    pusher.store.remove_blob(&blob).unwrap();
+    let error = pusher
+        .push(&format!("{registry}/team/app:1"))
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(&error, PushError::NotKept { layer, .. } if *layer == blob),
+        "{text}"
+    );
+    assert!(text.contains("images.keepBlobs"), "{text}");
+}
+
+#[tokio::test]
+async fn targets_that_cannot_be_written_are_refused_before_anything_is_sent() {
+    let test = image();
+    let (registry, shelf) = start(Shelf::default()).await;
+    let pusher = Pusher::new(&registry, &test);
+    let other = format!("{registry}/team/app@sha256:{}", "1".repeat(64));
+    let error = pusher.push(&other).await.unwrap_err();
+    assert!(matches!(error, PushError::OtherDigest { .. }), "{error}");
+    let source = "local.example/none:1".parse().unwrap();
+    let target = format!("{registry}/team/app:1").parse().unwrap();
+    let error = pusher.store.push(&source, &target, &pusher.options).await;
+    assert!(matches!(error, Err(PushError::NotHere(_))));
+    assert!(shelf.lock().unwrap().log.is_empty());
+    // Its own digest is as good as a tag.
+    let own = format!("{registry}/team/app@{}", sha256(&test.manifest));
+    pusher.push(&own).await.unwrap();
+}

@@ -25,6 +25,19 @@ pub struct Registry {
 
 impl Registry {
     pub fn start(with_password: bool) -> Self {
+        Self::start_with(with_password, "")
+    }
+
+    /// Speaks TLS, and only with clients that have a certificate. Files are those of [`certificates`].
+    pub fn start_with_tls(files: &std::path::Path) -> Self {
+        let file = |name: &str| files.join(name).display().to_string();
+        let (cert, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+        let tls =
+            format!("  tls:\n    certificate: {cert}\n    key: {key}\n    clientcas: [{ca}]\n");
+        Self::start_with(false, &tls)
+    }
+
+    fn start_with(with_password: bool, http: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Freed for the registry at once; another program may take it, then the start fails and the test with it.
         let port = {
@@ -44,7 +57,7 @@ impl Registry {
             String::new()
         };
         let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n{auth}",
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n{http}{auth}",
             path("data").display()
         );
         std::fs::write(path("config.yml"), config).unwrap();
@@ -118,6 +131,25 @@ impl Registry {
             request
         }
     }
+}
+
+/// Makes an authority, and certificates of it for a server on loopback and for a client.
+pub fn certificates(dir: &std::path::Path) {
+    let script = "set -e
+        new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+        openssl req -x509 $new -days 2 -subj /CN=ca -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem
+        for name in server client; do
+            openssl req $new -subj /CN=$name -keyout $name.key -out $name.csr
+            echo subjectAltName=IP:127.0.0.1 > $name.ext
+            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile $name.ext -out $name.pem
+        done";
+    let made = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(dir)
+        .output()
+        .expect("openssl is needed: apt-get install openssl");
+    let errors = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success(), "{errors}");
 }
 
 impl Drop for Registry {
