@@ -10,6 +10,9 @@
 //! component  := alnum *( separator alnum ), separator := "." | "_" | "__" | "-"*
 //! tag        := [A-Za-z0-9_] [A-Za-z0-9_.-]{0,127}
 //! ```
+//! With a tag and a digest the digest decides; the tag is kept for people. A name of one word in upper case, such as
+//! `Team/app`, has a host of that name, as in Docker. Two things are refused that the Go package lets through, to fail
+//! later: ports above 65535, and what stands in brackets and is no IPv6 address.
 
 use std::fmt;
 use std::str::FromStr;
@@ -203,7 +206,7 @@ fn check_repository(repository: &str) -> Result<(), Reason> {
         return Err(Reason::NoName);
     }
     if repository.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err(Reason::UpperCase);
+        return Err(Reason::UpperCase(repository.to_ascii_lowercase()));
     }
     match repository.split('/').find(|c| !is_component(c)) {
         Some(component) => Err(Reason::Component(component.to_owned())),
@@ -295,8 +298,8 @@ enum Reason {
     Scheme,
     #[error("it has no name before the tag or digest")]
     NoName,
-    #[error("the repository name must be lower case")]
-    UpperCase,
+    #[error("the repository name must be lower case; write `{0}`")]
+    UpperCase(String),
     #[error(
         "the name part `{0}` must be letters and digits joined by one of `.`, `_`, `__` or dashes"
     )]
@@ -364,8 +367,8 @@ mod tests {
             ("https://host.example/a", "without `http://`"),
             (":tag", "no name"),
             ("host.example/", "no name"),
-            ("Nginx", "lower case"),
-            ("docker.io/Nginx", "lower case"),
+            ("Nginx", "lower case; write `nginx`"),
+            ("docker.io/Team/App", "lower case; write `team/app`"),
             ("a//b", "name part ``"),
             ("a/../b", "name part `..`"),
             ("-a", "name part `-a`"),
@@ -390,7 +393,42 @@ mod tests {
         }
     }
 
+    /// `anchoredNameRegexp`, tag and digest of the Go package's `regexp.go`, put together as its `ReferenceRegexp`.
+    fn go_regexp() -> regex_lite::Regex {
+        let component = "[a-z0-9]+(?:(?:[._]|__|[-]+)[a-z0-9]+)*";
+        let label = "(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])";
+        let host = format!(r"(?:{label}(?:\.{label})*|\[(?:[a-fA-F0-9:]+)\])");
+        let name = format!(r"(?:{host}(?::[0-9]+)?/)?{component}(?:/{component})*");
+        let tag = r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}";
+        let digest = "[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}";
+        regex_lite::Regex::new(&format!("^{name}(?::{tag})?(?:@{digest})?$")).unwrap()
+    }
+
+    #[test]
+    fn names_with_tag_and_digest_mean_the_digest() {
+        let text = format!("nginx:1.27@sha256:{HEX}");
+        let reference = Reference::parse(&text).unwrap();
+        assert_eq!(reference.tag(), Some("1.27"));
+        assert_eq!(reference.familiar(), text);
+        let canonical = format!("docker.io/library/nginx@sha256:{HEX}");
+        assert_eq!(reference.canonical().to_string(), canonical);
+    }
+
     proptest! {
+        /// What is accepted, Docker accepts; what is refused beyond that, is refused for a reason of its own.
+        #[test]
+        fn the_grammar_is_that_of_docker(
+            text in r"([A-Za-z0-9.:\[\]-]{1,8}/)?[a-zA-Z0-9._/-]{0,12}(:[A-Za-z0-9_.-]{0,8})?(@sha256:([0-9a-f]{64}|[0-9a-fA-F]{1,4}))?"
+        ) {
+            let go = go_regexp();
+            match Reference::parse(&text) {
+                // The Go package parses what it has completed.
+                Ok(reference) => prop_assert!(go.is_match(&reference.to_string()), "{}", text),
+                Err(ReferenceError { reason: Reason::Domain(_) | Reason::Digest(_) | Reason::UpperCase(_), .. }) => {}
+                Err(error) => prop_assert!(!go.is_match(&text), "{}: {}", text, error),
+            }
+        }
+
         #[test]
         fn what_is_displayed_parses_to_the_same(
             text in r"([a-z0-9]{1,5}(\.[a-z0-9]{1,5}){0,2}(:[0-9]{1,4})?/)?[a-z0-9]{1,8}((_|__|-{1,3})[a-z0-9]{1,4}){0,3}(/[a-z0-9]{1,8}(\.[a-z0-9]{1,3})?){0,3}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?(@sha256:[0-9a-f]{64})?"

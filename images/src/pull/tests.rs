@@ -1,6 +1,7 @@
 //! Pulls from a registry that misbehaves: a small HTTP server on loopback, told what to answer. The real registry is
 //! tried in `tests/registry.rs`.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -582,5 +583,6 @@ async fn a_pull_can_be_spawned() {
     assert!(task.await.unwrap().is_err());
 }
 
+mod hosts;
 mod lying;
 mod resume;
