@@ -13,7 +13,7 @@ use crate::{attempt, run_command, workspace};
 const SUITE: &str = "bookworm";
 
 /// What is installed beside the essential packages.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,linux-image-cloud-amd64,iproute2,procps,curl,kmod,busybox-static,dbus-user-session,libpam-systemd,uidmap,criu,iptables,strace";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,linux-image-cloud-amd64,iproute2,procps,curl,kmod,busybox-static,dbus-user-session,libpam-systemd,uidmap,criu,iptables,strace,podman,runc,catatonit";
 
 /// Answers the host on the virtio-serial port.
 const CONTROL_SCRIPT: &str = include_str!("../guest/control.sh");

@@ -11,7 +11,8 @@ use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
 use podling_vm_tests::workspace;
 
-/// Tests that are not for the guest: it has none of the engines that call the runtime, and not the documents.
+/// Tests that are not for the guest: those of engines that call the runtime, which want cgroup roots of their own, and
+/// those of the documents.
 const ELSEWHERE: [&str; 5] = [
     "callers_buildah",
     "callers_containerd",
@@ -56,6 +57,7 @@ fn the_parts_work_with_systemd_and_cgroup_v2() {
     machine
         .check("! ls -d /sys/fs/cgroup/podling-test-*")
         .unwrap();
+    check_podman(&mut machine);
     check_unit_files(&mut machine, &units);
 }
 
@@ -85,6 +87,70 @@ fn run_tests(machine: &mut Machine, artifacts: &[Artifact]) {
         }
     }
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// An image, a user, and podman's settings for both.
+const PODMAN: &str = r#"set -e
+mkdir -p /root/image/bin /etc/containers
+cp /bin/busybox /root/image/bin
+for applet in cat id sh sleep; do ln -s busybox /root/image/bin/$applet; done
+tar -C /root/image --owner 0 --group 0 -c . > /var/tmp/image.tar
+useradd --create-home alice
+loginctl enable-linger alice
+cat > /etc/containers/containers.conf <<.
+[engine]
+cgroup_manager = "systemd"
+events_logger = "file"
+runtime = "podling"
+[engine.runtimes]
+podling = ["/payload/podling-runtime"]
+.
+"#;
+
+/// What a caller sees of a container in a scope of systemd's. `$manager` is `--system` or `--user`.
+const CONTAINER: &str = r#"set -e
+podman import -q /var/tmp/image.tar busybox > /dev/null
+podman run --detach --name c --network none --memory 64m --pids-limit 20 busybox sleep 1000 > /dev/null
+scope=libpod-$(podman inspect c --format '{{.Id}}').scope
+systemctl $manager show -P MemoryMax $scope
+systemctl $manager show -P TasksMax $scope
+podman exec c cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max
+podman update --memory 96m c > /dev/null
+systemctl $manager show -P MemoryMax $scope
+podman exec c cat /sys/fs/cgroup/memory.max
+podman pause c > /dev/null
+podman inspect c --format '{{.State.Status}}'
+podman unpause c > /dev/null
+podman stats --no-stream --format '{{.PIDs}}' c
+podman rm --force --time 0 c > /dev/null
+systemctl $manager is-active $scope || true
+"#;
+
+/// Debian's podman has its containers' cgroups made by systemd, as root and as an ordinary user. The host's callers_podman
+/// tests cannot try that.
+fn check_podman(machine: &mut Machine) {
+    machine.check(PODMAN).unwrap();
+    let user = r#"alice=$(id -u alice)
+until [ -S /run/user/$alice/bus ]; do sleep 0.2; done
+export HOME=/home/alice XDG_RUNTIME_DIR=/run/user/$alice DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$alice/bus
+cd
+exec setpriv --reuid=alice --regid=alice --init-groups --inh-caps=-all \
+    systemd-run --user --scope --quiet sh -c "$script""#;
+    for (manager, run) in [("--system", "sh -c \"$script\""), ("--user", user)] {
+        let said = machine
+            .check(&format!(
+                "export manager={manager}\nscript=$(cat <<'END'\n{CONTAINER}END\n)\n{run}"
+            ))
+            .unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        let before = ["67108864", "20", "67108864", "20"];
+        let after = ["100663296", "100663296", "paused", "1", "inactive"];
+        assert_eq!(
+            lines,
+            [&before[..], &after[..]].concat(),
+            "{manager}: {said}"
+        );
+    }
 }
 
 /// systemd's own tools find nothing to say about the unit files.
