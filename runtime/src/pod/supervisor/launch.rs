@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -81,13 +81,17 @@ impl Launch {
         })
     }
 
-    /// What the agent of a filter that notifies is told of the container. It names no namespaces: a command enters
-    /// those of the run's first process.
+    /// What the agent of a filter that notifies is told of the container. Of its namespaces it names but the mount
+    /// namespace, which is always the container's own: a command enters those of the run's first process.
     pub(super) fn told(&self) -> Spec {
+        let mut mount = LinuxNamespace::default();
+        mount.set_typ(LinuxNamespaceType::Mount);
+        let mut linux = Linux::default();
+        linux.set_namespaces(Some(vec![mount]));
         let mut spec = Spec::default();
         spec.set_version(self.version.clone())
             .set_annotations(self.annotations.clone())
-            .set_linux(None);
+            .set_linux(Some(linux));
         spec
     }
 
