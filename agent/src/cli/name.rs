@@ -1,7 +1,6 @@
 //! Names on the command line: pods, namespaces, spans of time.
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::Args;
 
@@ -51,43 +50,12 @@ pub struct NamespaceArg {
     pub namespace: String,
 }
 
-/// Parses `90`, `90s`, `5m`, `1h30m`, `2d`, `200ms`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    const HELP: &str = "give a time such as 30s, 5m, 1h30m or 2d";
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Ok(Duration::from_secs(seconds.into()));
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    if rest.is_empty() {
-        return Err(HELP.to_owned());
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(HELP)?;
-        let number: u32 = rest[..digits].parse().map_err(|_| HELP)?;
-        rest = &rest[digits..];
-        let unit_len = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let unit = match &rest[..unit_len] {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            "d" => Duration::from_secs(86_400),
-            _ => return Err(HELP.to_owned()),
-        };
-        rest = &rest[unit_len..];
-        total = unit
-            .checked_mul(number)
-            .and_then(|d| total.checked_add(d))
-            .ok_or(HELP)?;
-    }
-    Ok(total)
-}
+pub(super) use crate::node::config::parse_duration;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -2,9 +2,7 @@
 //! way (no manifest, no conditions), but it is the truth about what runs.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -14,9 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use podling_runtime::pod::client::Client;
-use podling_runtime::pod::plan::{
-    ContainerKind, ContainerPlan, ContainerSource, NetworkPlan, Plan, RestartPolicy,
-};
+use podling_runtime::pod::plan::{ContainerKind, ContainerPlan, NetworkPlan, Plan, RestartPolicy};
 use podling_runtime::pod::protocol::{PLAN_FILE, Reply, Request};
 use podling_runtime::pod::snapshot::{
     ContainerSnapshot, ContainerState as State, Snapshot, Stage, Termination,
@@ -24,6 +20,7 @@ use podling_runtime::pod::snapshot::{
 
 use super::{CommandError, Directories};
 use crate::pod::final_status;
+use crate::pod::layers::{self, read_plan};
 
 /// All pods that have a directory in the run directory, by namespace and name.
 pub(super) fn pods(directories: &Directories) -> Result<Vec<Pod>, CommandError> {
@@ -76,37 +73,10 @@ pub(super) fn end_of(directories: &Directories, plan: &Plan) -> Option<PodStatus
     final_status::read(&directories.data.join("pods").join(&plan.pod.uid))
 }
 
-/// The layers that pods of any node on this machine use, by their true paths: from the plans of this run directory
-/// and from those of all supervisors that run.
+/// The layers that pods of any node on this machine use, by their true paths.
 pub(super) fn layers_in_use(directories: &Directories) -> HashSet<PathBuf> {
-    let below = |dir: &Path| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.map(|e| e.path()).collect::<Vec<_>>()
-    };
-    let running = below(Path::new("/proc"))
-        .into_iter()
-        .filter_map(|process| supervised(&process));
-    below(&directories.pods())
-        .into_iter()
-        .chain(running)
-        .filter_map(|dir| read_plan(&dir))
-        .flat_map(|plan| plan.containers)
-        .flat_map(|container| match container.source {
-            ContainerSource::Ready { rootfs, .. } => rootfs.layers,
-            ContainerSource::Waiting { .. } => Vec::new(),
-        })
-        .map(|layer| layer.canonicalize().unwrap_or(layer))
-        .collect()
-}
-
-/// The pod directory that a process is the supervisor of.
-fn supervised(process: &Path) -> Option<PathBuf> {
-    let command = fs::read(process.join("cmdline")).ok()?;
-    let mut arguments = command.split(|b| *b == 0);
-    if !arguments.next()?.ends_with(b"podling-pod") {
-        return None;
-    }
-    Some(PathBuf::from(OsStr::from_bytes(arguments.next()?)))
+    let stacks = layers::stacks_in_use(&directories.pods());
+    stacks.into_iter().flatten().collect()
 }
 
 /// The plans in the run directory, each with its pod's directory.
@@ -132,10 +102,6 @@ pub(super) fn plans(directories: &Directories) -> Result<Vec<(PathBuf, Plan)>, C
         }
     }
     Ok(plans)
-}
-
-fn read_plan(dir: &Path) -> Option<Plan> {
-    serde_json::from_slice(&fs::read(dir.join(PLAN_FILE)).ok()?).ok()
 }
 
 /// What the supervisor says; None if none answers.

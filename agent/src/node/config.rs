@@ -4,8 +4,13 @@
 //! a field it does not know is an error, not a typo that goes unnoticed. Flags of the command line are laid over it
 //! by the caller.
 
+mod duration;
+mod images;
+
 use std::path::{Path, PathBuf};
 
+pub use duration::{Length, parse_duration};
+pub use images::{GcConfig, ImagesConfig};
 use serde::{Deserialize, Serialize};
 
 /// Where manifests are looked for when nothing else is said.
@@ -49,7 +54,7 @@ pub struct Config {
     pub dns: DnsConfig,
     /// How single registries are spoken to.
     pub registries: Vec<RegistryConfig>,
-    /// Which images may come, and how they are kept.
+    /// Which images may come, how they are kept, and which go when the disk fills.
     pub images: ImagesConfig,
     /// Platform of the images to take out of multi-platform indexes, such as `linux/arm64`; by default the machine's.
     pub platform: Option<String>,
@@ -139,18 +144,6 @@ impl Default for DnsConfig {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
         }
     }
-}
-
-/// Which images may come, and how they are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct ImagesConfig {
-    /// Which images may come and run, in the format of containers-policy.json(5); by default
-    /// `/etc/podling/policy.json`, and without that file all.
-    pub signature_policy: Option<PathBuf>,
-    /// How registries are spoken to, in containerd's `hosts.toml` layout; by default `/etc/podling/certs.d`. What
-    /// `registries` says of one wins.
-    pub hosts_directory: Option<PathBuf>,
 }
 
 /// How one registry is spoken to.
@@ -368,6 +361,7 @@ impl Config {
                     .to_owned(),
             });
         }
+        self.images.check()?;
         if self.parallel_pulls == 0 {
             return Err(ConfigError::Value {
                 field: "parallelPulls",
@@ -534,6 +528,7 @@ mod tests {
         config.node_name = None;
         config.etcd = None;
         config.registries.clear();
+        config.images.pinned.clear();
         config.network = NetworkConfig::default();
         config.platform = None;
         config.supervisor = None;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Config ─► Node::start ─┬─ sources (directory, etcd) ─► Store ─► dispatcher ─► one pod worker per pod
-//!                         ├─ ImageStore, Network                        │
+//!                         ├─ ImageStore, Network, garbage collection    │
 //!                         └─ NodeHandle ◄── API, `podling run` ◄────────┘ waits
 //! ```
 //!
@@ -12,6 +12,7 @@
 pub mod config;
 mod dispatcher;
 mod error;
+pub mod garbage;
 mod handle;
 mod machine;
 pub mod registries;

@@ -10,6 +10,7 @@ use podling_runtime::cgroup;
 use podling_systemd::Systemd;
 
 use super::config::CgroupDriver;
+use super::garbage::{Collection, Garbage};
 use super::handle::{NodeHandle, Options, Shutdown};
 use super::{Config, NodeError, Wait};
 use crate::network::{Network, NetworkConfig};
@@ -24,6 +25,7 @@ pub(super) struct Inner {
     pub(super) context: Arc<Context>,
     dispatcher: super::dispatcher::Handle,
     sources: Mutex<super::sources::Sources>,
+    _collection: Collection,
     /// Held as long as the node runs; the kernel lets go of it whatever happens.
     _lock: File,
 }
@@ -62,6 +64,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
         capacity: Capacity::of_machine(),
         min_oom_score_adj: super::machine::min_oom_score_adj(),
         demo_image: tokio::sync::Mutex::new(()),
+        garbage: Garbage::default(),
         waits: Mutex::new(HashMap::new()),
         systemd: systemd(&config, &layout).await?,
         supervisor,
@@ -74,11 +77,14 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
     // The store still holds what the sources said last: pods are taken over before any source has answered.
     let dispatcher = super::dispatcher::spawn(Arc::clone(&context)).await;
     let sources = super::sources::start(&context.config, &options, &store)?;
+    // Only now is known which images are needed.
+    let collection = Collection::begin(&context);
     Ok(NodeHandle {
         inner: Arc::new(Inner {
             context,
             dispatcher,
             sources: Mutex::new(sources),
+            _collection: collection,
             _lock: lock,
         }),
     })

@@ -14,6 +14,7 @@ use super::env::Objects;
 use super::resources::{Capacity, Qos};
 use super::supervisor::Program;
 use crate::network::Network;
+use crate::node::garbage::Garbage;
 use crate::node::{Config, Wait};
 use crate::store::{Key, Kind, Store};
 
@@ -46,6 +47,8 @@ pub struct Context {
     pub pulls: Semaphore,
     /// Held while the demo image is made, so that many pods at once make it once.
     pub demo_image: tokio::sync::Mutex<()>,
+    /// Tells the collector of unneeded images, and keeps it off.
+    pub garbage: Garbage,
     /// What each pod waits for, by UID; written by its worker alone.
     pub waits: Mutex<HashMap<String, Vec<Wait>>>,
 }

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::status::Waiting;
+use crate::node::garbage::{self, disk_space};
 use crate::node::{registries, trust};
 
 /// The image that the agent makes of its own program.
@@ -257,6 +258,8 @@ impl Images {
         let store = self.context.images.clone();
         let context = Arc::clone(&self.context);
         let reference = reference.clone();
+        // The pod's manifest is known: what is found now is not removed as garbage.
+        let _stays = self.context.garbage.hold().await;
         let _alone = match is_demo(&reference) {
             true => Some(self.context.demo_image.lock().await),
             false => None,
@@ -300,6 +303,7 @@ impl Images {
                     _ => Err(not_allowed(&image, &chain(&error))),
                 },
             };
+            context.garbage.look();
             // The worker may have ended meanwhile.
             done.send(Pulled {
                 image,
@@ -401,10 +405,7 @@ async fn pull(
         Ok(pulled) => return Ok(Arc::new(pulled)),
         Err(error) => error,
     };
-    let text = match registries::remedy(&error) {
-        Some(remedy) => format!("{} ({remedy})", chain(&error)),
-        None => chain(&error),
-    };
+    let text = explain(context, &error);
     match here {
         Some(Here {
             image: here,
@@ -459,10 +460,29 @@ fn refusal(
     }
 }
 
+/// Why a pull failed and what may help. That a disk is full is told to who removes images.
+fn explain(context: &Context, error: &PullError) -> String {
+    let remedy = if disk_space::is_out_of_space(error) {
+        context.garbage.disk_is_full();
+        Some(garbage::full_remedy(context))
+    } else {
+        registries::remedy(error)
+    };
+    match remedy {
+        Some(remedy) => format!("{} ({remedy})", chain(error)),
+        None => chain(error),
+    }
+}
+
 /// The delay after a number of earlier failures.
 fn delay(failures: u32, initial_ms: u64, max_ms: u64) -> Duration {
     let factor = 1_u64.checked_shl(failures.min(32)).unwrap_or(u64::MAX);
     Duration::from_millis(initial_ms.saturating_mul(factor).min(max_ms))
+}
+
+/// The image that the agent makes of its own program.
+pub(crate) fn demo_reference() -> Option<Reference> {
+    Reference::parse(&format!("{DEMO_REGISTRY}/{DEMO_REPOSITORY}")).ok()
 }
 
 fn is_demo(reference: &Reference) -> bool {
@@ -505,7 +525,7 @@ fn build_demo(store: &ImageStore, reference: &Reference) -> Result<Image, String
 }
 
 /// Runs blocking work; a panic in it becomes an error.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {

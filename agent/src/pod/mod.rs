@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Reading order: [`resources`], [`env`], [`security`], [`status`] (pure rules of Kubernetes), [`builder`] (all of
-//! them together: a Pod becomes a plan), [`volumes`], [`pull_secrets`], [`images`], [`network`], [`supervisor`] (what a plan needs of the
+//! them together: a Pod becomes a plan), [`volumes`], [`pull_secrets`], [`images`], [`layers`], [`network`], [`supervisor`] (what a plan needs of the
 //! machine), [`worker`] (the task that drives it all).
 
 pub mod builder;
@@ -16,6 +16,7 @@ pub mod context;
 pub mod env;
 pub mod final_status;
 pub mod images;
+pub mod layers;
 pub mod network;
 mod prepare;
 pub mod pull_secrets;

@@ -41,9 +41,9 @@ pub(super) async fn all(
         .await
         .map_err(|error| ("TeardownFailed", chain(&error)))?;
     // Last: as long as it is there, a new agent knows that there is something to take away.
-    blocking(move || remove(&run_dir))
-        .await
-        .map_err(|message| ("TeardownFailed", message))
+    let removed = blocking(move || remove(&run_dir)).await;
+    context.garbage.look();
+    removed.map_err(|message| ("TeardownFailed", message))
 }
 
 /// Takes back what a pod holds that has come to its end: all but its final status, its plan, which names it, and its

@@ -7,7 +7,7 @@
 mod observed;
 mod steps;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
 
 use super::disk::{Commit, Disk, DiskError, Entry};
-use super::object::{Deletion, Desired, Key, Kind, Object, Origin, Writer};
+use super::object::{Body, Deletion, Desired, Key, Kind, Object, Origin, Writer};
 use super::problem::Problem;
 use super::watch::{Batch, Change, History, Watch, What};
 use super::wishes::{self, Wishes};
@@ -189,6 +189,22 @@ impl Store {
     /// last understood.
     pub fn wanted_by(&self, writer: &Writer) -> Vec<Desired> {
         self.read().wishes.of(writer).to_vec()
+    }
+
+    /// The images that pods name: those that are there, and all that writers want.
+    pub fn image_names(&self) -> BTreeSet<String> {
+        let state = self.read();
+        let there = state.entries.values().map(|entry| &entry.object.body);
+        let bodies = there.chain(state.wishes.all().map(|desired| &desired.body));
+        let pods = bodies.filter_map(|body| match body {
+            Body::Pod(pod) => pod.spec.as_ref(),
+            Body::ConfigMap(_) | Body::Secret(_) | Body::Namespace(_) => None,
+        });
+        let containers = pods.flat_map(|spec| {
+            let init = spec.init_containers.iter().flatten();
+            init.chain(&spec.containers)
+        });
+        containers.filter_map(|c| c.image.clone()).collect()
     }
 
     fn change_wishes(&self, edit: impl FnOnce(&mut Wishes)) -> Result<(), StoreError> {

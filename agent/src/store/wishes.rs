@@ -38,6 +38,11 @@ pub(super) struct Wishes {
 }
 
 impl Wishes {
+    /// What anybody wants, also of what another has.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Desired> {
+        self.by_writer.values().flatten()
+    }
+
     /// What the writers wanted when the store was last used, as far as they got it.
     pub(super) fn remembered<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
         let mut wishes = Self::default();

@@ -9,6 +9,7 @@ mod node;
 mod command_line;
 mod p02_manifests;
 mod p03_etcd;
+mod p04_disk;
 mod p04_images;
 mod p04_registries;
 mod p04_signatures;

@@ -17,6 +17,7 @@ use super::dirs::DirectoryArgs;
 use super::log::{self, Tail};
 use super::{CommandError, Exit, status};
 use crate::api::{self, ProblemView};
+use crate::node::config::GcConfig;
 use crate::node::{Config, Node, NodeHandle, Options, Shutdown};
 use crate::store::Kind;
 use place::Place;
@@ -153,6 +154,8 @@ async fn in_place(
         ..Config::default()
     };
     place.apply(&mut config);
+    // Which of the machine's images are needed is not for a run to know.
+    config.images.gc = GcConfig::off();
     config.network.pod_cidr.clone_from(&args.pod_cidr);
     let options = Options {
         watch: !args.no_watch,

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use super::super::CommandError;
 use super::super::dirs::{DirectoryArgs, RUN_LINK, RUN_LOGS, RUNS_DIR};
 use super::Stop;
+use crate::node::config::GcConfig;
 use crate::node::{Config, Node, Options, Shutdown};
 
 /// The directories and names of a run.
@@ -187,6 +188,7 @@ async fn reclaim(directories: &DirectoryArgs, stop: &mut Stop) -> Result<(), Com
                 _lock: lock,
             };
             place.apply(&mut config);
+            config.images.gc = GcConfig::off();
             let once = Options {
                 watch: false,
                 ..Options::default()
