@@ -29,7 +29,7 @@ fuzz_target!(|text: &str| {
             for problem in problems {
                 assert!(!problem.message.is_empty());
                 // What people read of it.
-                assert!(problem.to_string().starts_with("/podling/manifests/fuzz"));
+                assert!(problem.to_string().starts_with("etcd:/podling/manifests/fuzz"));
             }
         }
     }
