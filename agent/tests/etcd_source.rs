@@ -2,146 +2,18 @@
 //! ports of the loopback interface, in a temporary directory.
 #![cfg(feature = "privileged-tests")]
 
-use std::fs::File;
-use std::net::TcpListener;
+mod etcd;
+
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PodStatus;
 use podling_agent::node::config::EtcdConfig;
-use podling_agent::source::etcd;
+use podling_agent::source::etcd as source;
 use podling_agent::store::{Key, Kind, Store};
 use tempfile::TempDir;
 
-/// An etcd on a busy machine takes seconds to start.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// An etcd server, killed at the end.
-struct Etcd {
-    dir: TempDir,
-    url: String,
-    peer_url: String,
-    options: Vec<String>,
-    process: Option<Child>,
-}
-
-impl Etcd {
-    fn start() -> Self {
-        Self::start_with("http", |_| Vec::new())
-    }
-
-    fn start_with(scheme: &str, options: impl Fn(&TempDir) -> Vec<String>) -> Self {
-        let dir = TempDir::new().expect("a directory");
-        let mut etcd = Self {
-            url: format!("{scheme}://127.0.0.1:{}", free_port()),
-            peer_url: format!("http://127.0.0.1:{}", free_port()),
-            options: options(&dir),
-            dir,
-            process: None,
-        };
-        etcd.run();
-        etcd
-    }
-
-    fn run(&mut self) {
-        let log = File::create(self.dir.path().join("log")).expect("a log");
-        let mut command = Command::new("/usr/bin/etcd");
-        command
-            .args(["--name", "test", "--unsafe-no-fsync"])
-            .arg(format!(
-                "--data-dir={}",
-                self.dir.path().join("data").display()
-            ))
-            .arg(format!("--listen-client-urls={}", self.url))
-            .arg(format!("--advertise-client-urls={}", self.url))
-            .arg(format!("--listen-peer-urls={}", self.peer_url))
-            .arg(format!("--initial-advertise-peer-urls={}", self.peer_url))
-            .arg(format!("--initial-cluster=test={}", self.peer_url))
-            .args(&self.options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        self.process = Some(command.spawn().expect("etcd-server is installed"));
-        let deadline = Instant::now() + PATIENCE;
-        while !self.try_ctl(&["endpoint", "health"]) {
-            assert!(Instant::now() < deadline, "etcd does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("killed");
-            process.wait().expect("waited for");
-        }
-    }
-
-    fn ctl(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("/usr/bin/etcdctl");
-        command
-            .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints={}", self.url))
-            .args(["--command-timeout=5s"])
-            .args(args);
-        if self.url.starts_with("https") {
-            let file = |name: &str| self.dir.path().join(name).display().to_string();
-            command.arg(format!("--cacert={}", file("ca.pem")));
-            command.arg(format!("--cert={}", file("client.pem")));
-            command.arg(format!("--key={}", file("client.key")));
-        }
-        command
-    }
-
-    fn try_ctl(&self, args: &[&str]) -> bool {
-        let output = self.ctl(args).output().expect("etcd-client is installed");
-        output.status.success()
-    }
-
-    fn run_ctl(&self, args: &[&str]) -> String {
-        let output = self.ctl(args).output().expect("etcd-client is installed");
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    fn put(&self, name: &str, text: &str) {
-        self.run_ctl(&["put", &format!("/test/manifests/{name}"), text]);
-    }
-
-    fn delete(&self, name: &str) {
-        self.run_ctl(&["del", &format!("/test/manifests/{name}")]);
-    }
-
-    fn get(&self, key: &str) -> String {
-        self.run_ctl(&["get", "--print-value-only", key])
-    }
-
-    fn config(&self) -> EtcdConfig {
-        EtcdConfig {
-            endpoints: vec![self.url.clone()],
-            prefix: "/test/".to_owned(),
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-            username: None,
-            password_file: None,
-        }
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            drop(process.kill());
-            drop(process.wait());
-        }
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
-}
+use etcd::{Etcd, PATIENCE, as_user, certificates, enable_authentication, free_port, grant};
 
 fn map(name: &str, value: &str) -> String {
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{k: {value}}}\n")
@@ -178,7 +50,7 @@ async fn point_3_keys_become_objects_and_every_change_is_noticed() {
     }
     etcd.run_ctl(&["put", "/test/manifestsother", "no manifest"]);
     let store = Store::in_memory("node");
-    let _following = etcd::follow(&store, &etcd.config()).expect("followed");
+    let _following = source::follow(&store, &etcd.config()).expect("followed");
     wait_for(&store, "40 objects", || {
         store.list(Kind::ConfigMap).len() == 40
     })
@@ -215,7 +87,7 @@ async fn point_3_the_watch_resumes_after_etcd_was_away() {
     config
         .endpoints
         .insert(0, format!("http://127.0.0.1:{}", free_port()));
-    let _following = etcd::follow(&store, &config).expect("followed");
+    let _following = source::follow(&store, &config).expect("followed");
     wait_for_value(&store, "a", Some("one")).await;
     etcd.stop();
     wait_for(&store, "the problem", || !store.problems().is_empty()).await;
@@ -240,7 +112,7 @@ async fn point_3_a_node_that_restarts_without_etcd_goes_on_with_what_it_knew() {
     let path = dir.path().join("store.redb");
     {
         let store = Store::open(&path, "node").expect("a store");
-        let following = etcd::follow(&store, &etcd.config()).expect("followed");
+        let following = source::follow(&store, &etcd.config()).expect("followed");
         wait_for_value(&store, "a", Some("one")).await;
         etcd.put("a", "{");
         wait_for(&store, "the problem", || !store.problems().is_empty()).await;
@@ -257,7 +129,7 @@ async fn point_3_a_node_that_restarts_without_etcd_goes_on_with_what_it_knew() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let _following = etcd::follow(&store, &etcd.config()).expect("followed");
+    let _following = source::follow(&store, &etcd.config()).expect("followed");
     assert_eq!(value(&store, "a").as_deref(), Some("one"));
     wait_for(&store, "the problem", || !store.problems().is_empty()).await;
     assert_eq!(value(&store, "a").as_deref(), Some("one"));
@@ -278,7 +150,7 @@ async fn point_3_a_compaction_meanwhile_means_listing_again() {
     let cut = Cut::new(etcd.url.trim_start_matches("http://").to_owned()).await;
     let mut config = etcd.config();
     config.endpoints = vec![format!("http://127.0.0.1:{}", cut.port)];
-    let _following = etcd::follow(&store, &config).expect("followed");
+    let _following = source::follow(&store, &config).expect("followed");
     wait_for_value(&store, "gone", Some("one")).await;
     wait_for_value(&store, "a", Some("one")).await;
     cut.open.send_replace(false);
@@ -342,7 +214,7 @@ async fn point_3_statuses_and_a_heartbeat_are_written_back_under_a_lease() {
     let etcd = Etcd::start();
     etcd.put("p", "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: i:1}]}}");
     let store = Store::in_memory("node-1");
-    let following = etcd::follow(&store, &etcd.config()).expect("followed");
+    let following = source::follow(&store, &etcd.config()).expect("followed");
     let key = Key::pod("default", "p");
     wait_for(&store, "the pod", || store.get(&key).is_some()).await;
     let uid = store.get(&key).expect("the pod").uid.clone();
@@ -426,7 +298,7 @@ async fn point_3_a_user_and_a_password() {
         etcd.run_ctl(args);
     }
     let store = Store::in_memory("node");
-    let refused = etcd::follow(&store, &etcd.config()).expect("followed");
+    let refused = source::follow(&store, &etcd.config()).expect("followed");
     wait_for(&store, "the refusal", || !store.problems().is_empty()).await;
     drop(refused);
 
@@ -437,7 +309,7 @@ async fn point_3_a_user_and_a_password() {
         password_file: Some(file),
         ..etcd.config()
     };
-    let _following = etcd::follow(&store, &config).expect("followed");
+    let _following = source::follow(&store, &config).expect("followed");
     wait_for_value(&store, "a", Some("one")).await;
     etcd.run_ctl(&[
         "--user=root:secret",
@@ -446,44 +318,6 @@ async fn point_3_a_user_and_a_password() {
         &map("a", "two"),
     ]);
     wait_for_value(&store, "a", Some("two")).await;
-}
-
-/// Turns on authentication, with a user `node` of the role `node`, which may read manifests.
-fn enable_authentication(etcd: &Etcd) {
-    for args in [
-        &["role", "add", "root"][..],
-        &["user", "add", "root:secret"],
-        &["user", "grant-role", "root", "root"],
-        &["role", "add", "node"],
-        &["user", "add", "node:secret"],
-        &["user", "grant-role", "node", "node"],
-        &["auth", "enable"],
-    ] {
-        etcd.run_ctl(args);
-    }
-    grant(etcd, "read", "/test/manifests/");
-}
-
-fn grant(etcd: &Etcd, permission: &str, prefix: &str) {
-    etcd.run_ctl(&[
-        "--user=root:secret",
-        "role",
-        "grant-permission",
-        "node",
-        "--prefix=true",
-        permission,
-        prefix,
-    ]);
-}
-
-fn as_user(etcd: &Etcd) -> EtcdConfig {
-    let file = etcd.dir.path().join("password");
-    std::fs::write(&file, "secret\n").expect("written");
-    EtcdConfig {
-        username: Some("node".to_owned()),
-        password_file: Some(file),
-        ..etcd.config()
-    }
 }
 
 const POD: &str =
@@ -495,7 +329,7 @@ async fn point_3_a_user_who_may_only_read_gets_manifests_and_a_problem() {
     etcd.put("a", &map("a", "one"));
     enable_authentication(&etcd);
     let store = Store::in_memory("node-1");
-    let _following = etcd::follow(&store, &as_user(&etcd)).expect("followed");
+    let _following = source::follow(&store, &as_user(&etcd)).expect("followed");
     wait_for_value(&store, "a", Some("one")).await;
     let says = |part: &str| {
         store
@@ -533,7 +367,7 @@ async fn point_3_a_token_that_has_expired_is_replaced_without_losing_the_lease()
         grant(&etcd, "readwrite", prefix);
     }
     let store = Store::in_memory("node-1");
-    let _following = etcd::follow(&store, &as_user(&etcd)).expect("followed");
+    let _following = source::follow(&store, &as_user(&etcd)).expect("followed");
     let key = Key::pod("default", "p");
     wait_for(&store, "the pod", || store.get(&key).is_some()).await;
     let uid = store.get(&key).expect("the pod").uid.clone();
@@ -582,7 +416,7 @@ async fn point_3_tls_with_client_certificates() {
     let file = |name: &str| Some(etcd.dir.path().join(name));
     let store = Store::in_memory("node");
     // Without the authority the server is not trusted.
-    let stranger = etcd::follow(&store, &etcd.config()).expect("followed");
+    let stranger = source::follow(&store, &etcd.config()).expect("followed");
     wait_for(&store, "the refusal", || !store.problems().is_empty()).await;
     assert_eq!(value(&store, "a"), None);
     drop(stranger);
@@ -592,27 +426,8 @@ async fn point_3_tls_with_client_certificates() {
         key_file: file("client.key"),
         ..etcd.config()
     };
-    let _following = etcd::follow(&store, &config).expect("followed");
+    let _following = source::follow(&store, &config).expect("followed");
     wait_for_value(&store, "a", Some("one")).await;
-}
-
-/// An authority and two certificates, for the server and for clients.
-fn certificates(dir: &TempDir) {
-    let script = "set -e\n\
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca \
-            -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem\n\
-        for name in server client; do\n\
-        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=$name -keyout $name.key -out $name.csr\n\
-        printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > $name.ext\n\
-        openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile $name.ext \
-            -out $name.pem\n\
-        done\n";
-    let made = Command::new("sh")
-        .args(["-c", script])
-        .current_dir(dir.path())
-        .output();
-    let made = made.expect("openssl is installed");
-    assert!(made.status.success(), "{made:?}");
 }
 
 #[tokio::test]
@@ -638,6 +453,6 @@ async fn point_3_a_configuration_that_cannot_work_is_refused_at_once() {
         config(|config| config.username = Some("user".to_owned())),
         config(|config| config.cert_file = Some("/dev/null".into())),
     ] {
-        assert!(etcd::follow(&store, &bad).is_err(), "{bad:?}");
+        assert!(source::follow(&store, &bad).is_err(), "{bad:?}");
     }
 }

@@ -1,0 +1,139 @@
+//! Plans that replace others, and plans that are refused.
+
+use super::*;
+
+#[test]
+fn a_container_without_its_image_waits_until_a_new_plan_brings_it() {
+    let ready = plan(Always, vec![container("a", Main), container("b", Main)]);
+    let mut waiting = ready.clone();
+    waiting.containers[0].source = ContainerSource::Waiting {
+        reason: "ImagePullBackOff".to_owned(),
+        message: "no registry".to_owned(),
+    };
+    let mut world = World::new(&waiting);
+    assert_eq!(world.take_done(), ["start b"]);
+    assert_eq!(world.waiting_reason("a"), "ImagePullBackOff");
+    world.replan(&ready);
+    assert_eq!(world.take_done(), ["start a"]);
+}
+
+#[test]
+fn a_changed_container_restarts_gracefully_and_not_as_a_crash() {
+    let mut plan = plan(Never, vec![container("a", Main), container("b", Main)]);
+    let mut world = World::new(&plan);
+    world.take_done();
+    plan.containers[0].spec_hash = "2".to_owned();
+    plan.generation = 2;
+    world.replan(&plan);
+    assert_eq!(world.take_done(), ["signal a 15"]);
+    assert_eq!(world.snapshot().plan_generation, 2);
+    world.ends("a", 143);
+    assert_eq!(world.take_done(), ["start a"]);
+    assert_eq!(world.of("a").restart_count, 1);
+    world.replan(&plan);
+    assert_eq!(world.take_done(), [""; 0]);
+}
+
+#[test]
+fn a_change_of_what_a_crashing_container_runs_starts_it_at_once() {
+    let mut plan = plan(Always, vec![container("a", Main)]);
+    let mut world = World::new(&plan);
+    world.ends("a", 1);
+    world.ends("a", 1);
+    world.take_done();
+    plan.containers[0].spec_hash = "2".to_owned();
+    world.replan(&plan);
+    assert_eq!(world.take_done(), ["start a"]);
+}
+
+#[test]
+fn removed_containers_stop_and_added_ones_start() {
+    let mut plan = plan(Always, vec![container("a", Main), container("b", Main)]);
+    let mut world = World::new(&plan);
+    world.take_done();
+    plan.containers[0] = container("c", Main);
+    plan.containers.push(container("debug", Ephemeral));
+    world.replan(&plan);
+    assert_eq!(world.take_done(), ["signal a 15", "start c", "start debug"]);
+    world.ends("a", 0);
+    world.ends("debug", 1);
+    assert_eq!(world.take_done(), [""; 0]);
+    let names: Vec<_> = world
+        .snapshot()
+        .containers
+        .into_iter()
+        .map(|c| c.name)
+        .collect();
+    assert_eq!(names, ["c", "b", "debug"]);
+}
+
+#[test]
+fn a_container_removed_and_added_again_starts_once_more() {
+    let both = plan(Always, vec![container("a", Main), container("b", Main)]);
+    let mut one = both.clone();
+    one.containers.remove(0);
+    let mut world = World::new(&both);
+    world.replan(&one);
+    world.replan(&both);
+    world.take_done();
+    world.ends("a", 0);
+    assert_eq!(world.take_done(), ["start a"]);
+}
+
+#[test]
+fn impossible_changes_are_refused_and_change_nothing() {
+    let good = plan(Always, vec![container("a", Main)]);
+    let mut world = World::new(&good);
+    let before = world.life.clone();
+    let mut other = good.clone();
+    other.pod.uid = "v".to_owned();
+    let mut kind = good.clone();
+    kind.containers[0].kind = Sidecar;
+    kind.containers.push(container("b", Main));
+    let mut init = good.clone();
+    init.containers.push(container("i", Init));
+    for bad in [other, kind, init] {
+        assert!(world.life.replace_plan(&bad, world.now).is_err());
+        assert_eq!(world.life, before);
+    }
+}
+
+#[test]
+fn plans_that_cannot_be_carried_out_are_refused() {
+    let good = plan(Always, vec![container("a", Main)]);
+    let with = |change: fn(&mut Plan)| {
+        let mut plan = good.clone();
+        change(&mut plan);
+        check(&plan).expect_err("a bad plan").to_string()
+    };
+    assert!(with(|p| p.version = 99).contains("99"));
+    assert!(with(|p| p.containers.clear()).contains("no main container"));
+    assert!(with(|p| p.containers[0].name = "../x".to_owned()).contains("../x"));
+    assert!(with(|p| p.containers.push(container("a", Main))).contains("two containers"));
+    let grpc = with(|p| {
+        let mut grpc = probe(1, 1);
+        grpc.handler = Handler::Grpc {
+            port: 1,
+            service: String::new(),
+        };
+        p.containers[0].liveness_probe = Some(grpc);
+    });
+    assert!(grpc.contains("gRPC"), "{grpc}");
+    let name = with(|p| {
+        p.containers[0].pre_stop = Some(Handler::Tcp {
+            host: Some("no.such.name.invalid".to_owned()),
+            port: 1,
+        });
+    });
+    assert!(name.contains("no.such.name.invalid"), "{name}");
+    let header = with(|p| {
+        p.containers[0].post_start = Some(Handler::Http {
+            tls: false,
+            host: None,
+            port: 1,
+            path: "/".to_owned(),
+            headers: vec![("X".to_owned(), "a\r\nB: c".to_owned())],
+        });
+    });
+    assert!(header.contains("header"), "{header}");
+}
