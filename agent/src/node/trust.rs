@@ -2,6 +2,7 @@
 //!
 //! It is read when it is needed, each time anew, so that a change counts at once and an idle node reads nothing.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,10 +24,16 @@ pub const NOT_ALLOWED: &str = "SignatureValidationFailed";
 pub fn policy(config: &Config) -> Result<Option<Arc<Policy>>, PolicyError> {
     let path = match &config.images.signature_policy {
         Some(path) => path,
-        None if !Path::new(DEFAULT_POLICY).exists() => return Ok(None),
+        None if is_absent(Path::new(DEFAULT_POLICY)) => return Ok(None),
         None => Path::new(DEFAULT_POLICY),
     };
     Ok(Some(Arc::new(Policy::load(path)?)))
+}
+
+/// True when there is certainly no such file. One that may not be seen, or a link to nothing, is there: it is then an error
+/// that it cannot be read.
+fn is_absent(path: &Path) -> bool {
+    matches!(std::fs::symlink_metadata(path), Err(e) if e.kind() == ErrorKind::NotFound)
 }
 
 /// True when an image that is here was allowed by a policy when it came. While today's cannot be read, such an image may
@@ -65,6 +72,15 @@ pub fn remedy(distrust: &Distrust) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_that_is_a_link_to_nothing_is_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.json");
+        assert!(is_absent(&path));
+        std::os::unix::fs::symlink("nothing", &path).unwrap();
+        assert!(!is_absent(&path));
+    }
 
     #[test]
     fn a_policy_that_is_named_and_cannot_be_read_is_an_error() {

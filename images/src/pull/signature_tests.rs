@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::load::LoadOptions;
 use crate::registry::test_server::{Reply, serve};
+use crate::save::ArchiveFormat;
 use crate::test_archive::{Tar, TestImage, descriptor, sha256};
 use crate::trust::test_keys::{Keys, SignatureImage, payload, signature_tag, signed_by};
 use crate::trust::{Policy, Verdict};
@@ -220,7 +222,7 @@ async fn without_a_signature_asked_for_none_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_signature_of_the_index_is_enough() {
+async fn a_signature_of_the_index_is_enough_and_goes_with_the_image() {
     let (keys, test) = (Keys::new(), image());
     let key = keys.p256("ours");
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &test.manifest);
@@ -241,6 +243,19 @@ async fn a_signature_of_the_index_is_enough() {
     let puller = Puller::new();
     puller.pull(&registry, &exact).await.unwrap();
     assert!(puller.store.judge(&name(&registry), &exact).is_ok());
+    // Saved with it, it is enough on a node without the registry, too.
+    let archive = puller.dir.path().join("saved.tar");
+    let file = std::fs::File::create(&archive).unwrap();
+    let names = [name(&registry)];
+    puller.store.save(&names, ArchiveFormat::Oci, file).unwrap();
+    let elsewhere = Puller::new();
+    let options = LoadOptions {
+        policy: Some(Arc::new(exact)),
+        ..LoadOptions::default()
+    };
+    let loaded = elsewhere.store.load(&archive, &options).unwrap();
+    let verdict = &loaded[0].trust.as_ref().unwrap().verdict;
+    assert!(matches!(verdict, Verdict::Signed { .. }), "{verdict:?}");
 }
 
 #[tokio::test]

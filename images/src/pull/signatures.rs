@@ -6,8 +6,8 @@ use super::{Pull, PullError, blocking};
 use crate::digest::Digest;
 use crate::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
 use crate::trust::{
-    Found, Origin, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX, SignatureImage, Subject, Trust,
-    Verdict, parts, signature_referrers, signature_tag,
+    Found, Origin, SIGNATURE_IMAGES_MAX, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX,
+    SignatureImage, Subject, Trust, Verdict, parts, signature_referrers, signature_tag,
 };
 
 impl Pull<'_> {
@@ -42,11 +42,14 @@ impl Pull<'_> {
         // Tags first: nearly all signatures are found by them.
         for step in [Step::Tag, Step::Referrers] {
             for digest in subject.digests() {
+                let before = search.images.len();
                 match step {
                     Step::Tag => search.tagged(&digest).await?,
                     Step::Referrers => search.referrers(&digest).await?,
                 }
-                if let Ok(verdict) = rules.judge(subject, &search.found()) {
+                if search.images.len() > before
+                    && let Ok(verdict) = rules.judge(subject, &search.found())
+                {
                     return search.keep(verdict).await;
                 }
             }
@@ -93,7 +96,7 @@ impl Search<'_> {
                 Err(problem) => self.problems.push(problem),
             }
         }
-        for referrer in referrers {
+        for referrer in referrers.into_iter().take(SIGNATURE_IMAGES_MAX) {
             let Some(manifest) = self.manifest(&format!("manifests/{referrer}")).await? else {
                 continue;
             };

@@ -39,8 +39,8 @@ use crate::digest::Digest;
 #[cfg(test)]
 use crate::test_archive;
 pub(crate) use found::{
-    EntryKind, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_ANNOTATION, SIGNATURES_MAX, SignatureImage,
-    entry_kind, parts, signature_referrers, signature_tag,
+    EntryKind, SIGNATURE_IMAGES_MAX, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_ANNOTATION,
+    SIGNATURES_MAX, SignatureImage, entry_kind, parts, signature_referrers, signature_tag,
 };
 pub use found::{StoredSignatures, Trust};
 pub use judge::{Distrust, SignedBy, Verdict};

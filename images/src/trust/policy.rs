@@ -15,8 +15,8 @@ use super::{read_bounded, scope};
 
 /// The largest policy; one of a thousand repositories has some 200 KiB.
 const POLICY_MAX_BYTES: u64 = 1 << 20;
-/// Of one requirement. Each signature is tried with each of them.
-const KEYS_MAX: usize = 64;
+/// Of one requirement. Each of up to 128 signatures is tried with each of them, which takes a second or two at most.
+const KEYS_MAX: usize = 32;
 
 /// Which images may come here and run.
 #[derive(Debug, Clone, PartialEq, Eq)]
