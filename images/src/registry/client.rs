@@ -21,7 +21,11 @@ use super::proxy::Proxies;
 use crate::names;
 
 /// A client for one host.
-pub(super) fn build(host: &Host, patience: &Patience) -> Result<reqwest::Client, RegistryError> {
+pub(super) fn build(
+    host: &Host,
+    patience: &Patience,
+    proxies: Proxies,
+) -> Result<reqwest::Client, RegistryError> {
     let failed = |reason: String| RegistryError::Client {
         registry: host.name.clone(),
         reason,
@@ -34,7 +38,7 @@ pub(super) fn build(host: &Host, patience: &Patience) -> Result<reqwest::Client,
         .no_proxy()
         .tls_backend_preconfigured(tls)
         .dns_resolver(Arc::new(Resolver));
-    if let Some(proxy) = Proxies::from_environment()?.into_client_proxy() {
+    if let Some(proxy) = proxies.into_client_proxy() {
         builder = builder.proxy(proxy);
     }
     builder.build().map_err(|e| failed(e.to_string()))
@@ -170,5 +174,100 @@ impl Resolve for Resolver {
             let addresses: Addrs = Box::new(found);
             Ok(addresses)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::registry::test_server::{Reply, serve};
+
+    /// The first request that a proxy sees for an address, and its `Proxy-Authorization`.
+    async fn seen_by_proxy(variable: &str, host: &Host, url: &str) -> (String, Option<String>) {
+        let seen = Arc::new(Mutex::new(None));
+        let log = Arc::clone(&seen);
+        let proxy = serve(move |request| {
+            let line = format!("{} {}", request.method, request.path);
+            let authorization = request.headers.get("proxy-authorization").cloned();
+            log.lock().unwrap().get_or_insert((line, authorization));
+            // A tunnel is refused: there is nobody to speak TLS with.
+            Reply::new(
+                if request.method == "CONNECT" {
+                    403
+                } else {
+                    200
+                },
+                b"",
+            )
+        })
+        .await;
+        let proxies =
+            Proxies::read(|name| (name == variable).then(|| format!("http://me:secret@{proxy}")));
+        let client = build(host, &Patience::default(), proxies.unwrap()).unwrap();
+        // With a tunnel that is refused this fails; what was asked for is what counts.
+        drop(client.get(url).send().await);
+        let seen = seen.lock().unwrap().take();
+        seen.unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_go_through_the_proxy_with_its_password_and_names_are_left_to_it() {
+        let basic = Some("Basic bWU6c2VjcmV0".to_owned());
+        let host = Host {
+            scheme: Scheme::Http,
+            skip_verify: true,
+            ..Host::new("reg.invalid")
+        };
+        let url = "http://reg.invalid/v2/";
+        let seen = seen_by_proxy("HTTP_PROXY", &host, url).await;
+        assert_eq!(seen, (format!("GET {url}"), basic.clone()));
+        let url = "https://reg.invalid/v2/";
+        let seen = seen_by_proxy("https_proxy", &host, url).await;
+        assert_eq!(seen, ("CONNECT reg.invalid:443".to_owned(), basic));
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_used_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("own.pem");
+        std::fs::write(&path, "no PEM").unwrap();
+        let own = |key: Option<&str>| ClientCertificate {
+            certificate: path.clone(),
+            key: key.map(|key| dir.path().join(key)),
+        };
+        let host = Host {
+            skip_verify: true,
+            ..Host::new("reg.example")
+        };
+        for (host, part) in [
+            (
+                Host {
+                    ca_files: vec![path.clone()],
+                    ..host.clone()
+                },
+                "certificate authorities in",
+            ),
+            (
+                Host {
+                    client_certificates: vec![own(Some("none.key"))],
+                    ..host.clone()
+                },
+                "client certificate",
+            ),
+            (
+                Host {
+                    client_certificates: vec![own(None), own(None)],
+                    ..host.clone()
+                },
+                "only one can be sent",
+            ),
+        ] {
+            let built = build(&host, &Patience::default(), Proxies::default());
+            let error = built.unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+            assert!(error.contains("own.pem"), "{error}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use super::host::Host;
 use super::patience::{Patience, retry_after};
+use super::proxy::Proxies;
 use super::{Credentials, RegistryError, auth, client};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::{
@@ -85,7 +86,7 @@ impl Endpoint {
             _ => None,
         };
         Ok(Self {
-            http: client::build(host, patience)?,
+            http: client::build(host, patience, Proxies::from_environment()?)?,
             host: host.clone(),
             patience: patience.clone(),
             reference: reference.clone(),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::{RegistriesConfig, RegistryError, hosts_toml};
+use super::hosts_toml::{self, Found};
+use super::{RegistriesConfig, RegistryError};
 
 /// Docker's registry, whose API is at another host than its name.
 const DOCKER_HUB: &str = "docker.io";
@@ -124,10 +125,7 @@ impl Host {
 /// The hosts to ask for a registry's repositories, in order, and the file that names them if it is not the agent's own.
 ///
 /// What the agent's configuration says of a registry wins over the hosts directory.
-pub(super) fn hosts_of(
-    registry: &str,
-    config: &RegistriesConfig,
-) -> Result<(Vec<Host>, Option<PathBuf>), RegistryError> {
+pub(super) fn hosts_of(registry: &str, config: &RegistriesConfig) -> Result<Found, RegistryError> {
     if !config.knows(registry)
         && let Some(directory) = &config.hosts_directory
         && let Some(found) = read_directory(directory, registry)?
@@ -143,10 +141,7 @@ pub(super) fn hosts_of(
     Ok((hosts.collect(), None))
 }
 
-fn read_directory(
-    directory: &Path,
-    registry: &str,
-) -> Result<Option<(Vec<Host>, Option<PathBuf>)>, RegistryError> {
+fn read_directory(directory: &Path, registry: &str) -> Result<Option<Found>, RegistryError> {
     hosts_toml::read(directory, registry).map_err(|source| RegistryError::Hosts {
         registry: registry.to_owned(),
         source,

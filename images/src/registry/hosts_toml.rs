@@ -66,7 +66,8 @@ pub enum HostsError {
     },
 }
 
-type Found = (Vec<Host>, Option<PathBuf>);
+/// Hosts, and the `hosts.toml` that names them.
+pub(super) type Found = (Vec<Host>, Option<PathBuf>);
 
 /// The hosts of a registry, in the order in which to ask them, and the file that says so; none when the directory says
 /// nothing of it.

@@ -55,7 +55,7 @@ impl Proxies {
         Self::read(|name| std::env::var(name).ok())
     }
 
-    fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+    pub(super) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
         let find = |name: &str| {
             [name.to_owned(), name.to_ascii_lowercase()]
                 .into_iter()
