@@ -1,6 +1,7 @@
 //! One task that watches the store and owns the pod workers.
 //!
-//! A worker is told *that* something may have changed, never what: it looks for itself.
+//! A worker is told *that* something may have changed, never what: it looks for itself. The worker of a new pod begins
+//! while the pod is being stored, and waits before its containers would start.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::pod::context::Context;
 use crate::pod::status;
 use crate::pod::tiers::Tiers;
 use crate::pod::worker::{News, Order, Worker};
-use crate::store::{Batch, Change, Key, Kind, What};
+use crate::store::{Batch, Change, Key, Kind, Object, What};
 
 /// A worker that failed is not started again at once: it may fail for ever.
 const RESTART_DELAY: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ impl Handle {
 struct Entry {
     key: Option<Key>,
     news: watch::Sender<News>,
+    /// The worker began with this generation of the pod before that was stored, and need not be told when it is.
+    foreseen: Option<u64>,
 }
 
 struct Dispatcher {
@@ -58,6 +61,7 @@ pub(super) async fn spawn(context: Arc<Context>) -> Handle {
     // A shutdown and a hurried one: nobody asks for more.
     let (orders, receiver) = mpsc::channel(4);
     let mut watch = context.store.watch();
+    let mut coming = context.store.coming().watch();
     let mut dispatcher = Dispatcher {
         context,
         workers: HashMap::new(),
@@ -69,7 +73,7 @@ pub(super) async fn spawn(context: Arc<Context>) -> Handle {
     dispatcher.sync_all();
     dispatcher.share_out().await;
     dispatcher.adopt_orphans().await;
-    tokio::spawn(async move { dispatcher.run(&mut watch, receiver).await });
+    tokio::spawn(async move { dispatcher.run(&mut watch, &mut coming, receiver).await });
     Handle { orders }
 }
 
@@ -77,6 +81,7 @@ impl Dispatcher {
     async fn run(
         mut self,
         watch: &mut crate::store::Watch,
+        coming: &mut watch::Receiver<Vec<Arc<Object>>>,
         mut orders: mpsc::Receiver<(Shutdown, oneshot::Sender<()>)>,
     ) {
         loop {
@@ -84,6 +89,10 @@ impl Dispatcher {
                 batch = watch.next() => {
                     self.follow(batch);
                     self.share_out().await;
+                }
+                Ok(()) = coming.changed() => {
+                    let pods = coming.borrow_and_update().clone();
+                    self.foresee(&pods);
                 }
                 Some((mode, done)) = orders.recv() => self.end(mode, done),
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.reap(ended),
@@ -123,6 +132,7 @@ impl Dispatcher {
                         (Kind::Namespace, _) | (_, What::Status) => {}
                     }
                 }
+                self.arrive(&mut pods);
                 // First those that are there: a new worker looks by itself.
                 self.poke(|entry| {
                     entry.key.as_ref().is_some_and(|key| {
@@ -132,6 +142,41 @@ impl Dispatcher {
                 for key in &pods {
                     self.sync(key);
                 }
+            }
+        }
+    }
+
+    /// Starts workers for pods that are being stored: they prepare what they can.
+    fn foresee(&mut self, pods: &[Arc<Object>]) {
+        for pod in pods {
+            match self.workers.get_mut(&pod.uid) {
+                // It was coming before, and was not stored: its worker takes back what it prepared.
+                Some(entry) => entry.foreseen = None,
+                None if self.ending.is_some() => {}
+                None => {
+                    self.start(Some(pod.key.clone()), pod.uid.clone());
+                    if let Some(entry) = self.workers.get_mut(&pod.uid) {
+                        entry.foreseen = Some(pod.generation);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Leaves out of `pods` those that were foreseen and are in the store now as they were then.
+    fn arrive(&mut self, pods: &mut BTreeSet<Key>) {
+        for (uid, entry) in &mut self.workers {
+            let Some(key) = entry.key.as_ref().filter(|key| pods.contains(key)) else {
+                continue;
+            };
+            let Some(generation) = entry.foreseen.take() else {
+                continue;
+            };
+            let stored = self.context.store.get(key);
+            if stored.is_some_and(|object| {
+                object.uid == *uid && object.generation == generation && object.deletion.is_none()
+            }) {
+                pods.remove(key);
             }
         }
     }
@@ -187,7 +232,12 @@ impl Dispatcher {
             uid.clone(),
             receiver,
         );
-        self.workers.insert(uid.clone(), Entry { key, news });
+        let entry = Entry {
+            key,
+            news,
+            foreseen: None,
+        };
+        self.workers.insert(uid.clone(), entry);
         self.tasks.spawn(async move {
             if let Err(error) = tokio::spawn(worker.run()).await {
                 // A new worker finds out by itself what has been done.

@@ -11,7 +11,8 @@
 //!   and removed. Two writers that want the same object do not fight: the first keeps it, the other gets a
 //!   [`Problem`] that names both, and takes over when the first lets go.
 //! - **Desired state is durable** (`store.redb`, committed before anybody sees the change), so that a node without
-//!   network, directory or clock starts what it last knew. Statuses and problems live in memory.
+//!   network, directory or clock starts what it last knew. Statuses and problems live in memory. Pod workers may
+//!   prepare a pod while it is committed ([`Coming`]); they begin nothing before it is there.
 //! - **Readers** list, then watch: a [`Watch`] yields the keys that changed, and says [`Batch::Relist`] when it has
 //!   fallen behind the bounded history.
 //! - **Pods are replaced, not edited**, unless [`change::between`] finds that the change can be applied in place:
@@ -21,6 +22,7 @@
 //! Absent on purpose: the store starts no tasks, knows no files and no network, and never calls its users.
 
 pub mod change;
+mod coming;
 mod disk;
 mod object;
 mod opening;
@@ -32,6 +34,7 @@ mod uid;
 mod watch;
 mod wishes;
 
+pub use coming::Coming;
 pub use disk::DiskError;
 pub use object::{Body, Deletion, Desired, Key, Kind, Object, Origin, Writer};
 pub use problem::Problem;

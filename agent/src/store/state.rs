@@ -2,7 +2,7 @@
 //!
 //! One lock orders writers and is held while a change is committed to disk; another guards what readers see and is
 //! never held during I/O. A change is committed first and shown second, so that nothing runs that a power cut
-//! would forget.
+//! would forget; who prepares what is to run may foresee it ([`super::coming`]).
 
 mod observed;
 mod steps;
@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 use tokio::sync::watch;
 
+use super::coming::{Coming, Foreseen};
 use super::disk::{Commit, Disk, DiskError, Entry};
 use super::object::{Body, Deletion, Desired, Key, Kind, Object, Origin, Writer};
 use super::problem::Problem;
@@ -61,6 +62,7 @@ struct Shared {
     disk: Mutex<Option<Disk>>,
     state: RwLock<State>,
     latest: watch::Sender<u64>,
+    coming: Coming,
 }
 
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl Store {
                 disk: Mutex::new(disk),
                 state: RwLock::new(state),
                 latest,
+                coming: Coming::default(),
             }),
         }
     }
@@ -161,6 +164,11 @@ impl Store {
     /// Yields all changes after `version`.
     pub fn watch_from(&self, version: u64) -> Watch {
         Watch::new(self.clone(), version, self.shared.latest.subscribe())
+    }
+
+    /// The pods that the commit under way will bring.
+    pub fn coming(&self) -> &Coming {
+        &self.shared.coming
     }
 
     pub(super) fn changes_since(&self, version: u64) -> (Option<Batch>, u64) {
@@ -311,6 +319,8 @@ impl Store {
         if steps.is_empty() && reserve.is_none_or(|_| version < reserved) {
             return Ok(());
         }
+        // Until the end of this function: the change is there then, or has failed.
+        let _coming = disk.as_ref().map(|_| self.foresee(&steps));
         if let Some(disk) = disk.as_mut() {
             let mut commit = Commit {
                 reserve,
@@ -339,6 +349,19 @@ impl Store {
         drop(state);
         self.shared.latest.send_replace(version);
         Ok(())
+    }
+
+    /// Tells of new pods. Only where nothing else changes: a pod may need what comes with it.
+    fn foresee(&self, steps: &[(Key, Step)]) -> Foreseen<'_> {
+        let state = self.read();
+        let new_pod = |(key, step): &(Key, Step)| match step {
+            Step::Put { entry, .. } => (key.kind == Kind::Pod && !state.entries.contains_key(key))
+                .then(|| entry.object.clone()),
+            Step::Remove { .. } => None,
+        };
+        let pods: Option<Vec<Arc<Object>>> = steps.iter().map(new_pod).collect();
+        drop(state);
+        self.shared.coming.announce(pods.unwrap_or_default())
     }
 
     fn incarnation(&self, key: &Key) -> u64 {

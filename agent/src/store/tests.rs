@@ -520,3 +520,48 @@ fn which_changes_are_applied_in_place() {
         }
     }
 }
+
+#[test]
+fn a_new_pod_is_foreseen_while_it_is_stored() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = Store::open(&dir.path().join("store.redb"), "node").expect("opens");
+    let mut coming = store.coming().watch();
+    let mut was_foreseen = || {
+        let changed = coming.has_changed().expect("the store is there");
+        coming.mark_unchanged();
+        changed
+    };
+    put(&store, POD);
+    assert!(was_foreseen());
+    assert_eq!(store.coming().get(&get(&store).uid), None, "it is stored");
+    // A worker is there already.
+    put(&store, &POD.replace("200m", "300m"));
+    assert!(!was_foreseen());
+    // It may need the other, which is not to be had before it is stored.
+    let other = POD.replace("name: web, labels", "name: other, labels");
+    let map = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: b}\n";
+    put(&store, &format!("{POD}---\n{other}{map}"));
+    assert!(!was_foreseen());
+    assert!(store.get(&Key::pod("default", "other")).is_some());
+}
+
+#[tokio::test]
+async fn who_prepares_a_pod_waits_until_it_is_settled() {
+    let store = Store::in_memory("node");
+    put(&store, POD);
+    let pod = get(&store);
+    let coming = store.coming();
+    // One that is not coming is settled.
+    coming.settled(&pod.uid).await;
+    let announced = coming.announce(vec![pod.clone()]);
+    assert_eq!(coming.get(&pod.uid), Some(pod.clone()));
+    let mut settled = std::pin::pin!(coming.settled(&pod.uid));
+    tokio::select! {
+        biased;
+        () = &mut settled => panic!("it is still coming"),
+        () = std::future::ready(()) => {}
+    }
+    drop(announced);
+    settled.await;
+    assert_eq!(coming.get(&pod.uid), None);
+}

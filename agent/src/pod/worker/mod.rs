@@ -113,6 +113,8 @@ pub(super) type Step<T> = Result<T, (&'static str, String)>;
 enum Next {
     /// Wait for an event.
     Wait,
+    /// Look again.
+    Again,
     /// The pod is gone, or let go.
     Done,
 }
@@ -169,6 +171,10 @@ impl Worker {
                 self.looked_at = Instant::now();
                 match self.work().await {
                     Ok(Next::Done) => break,
+                    Ok(Next::Again) => {
+                        self.due = true;
+                        continue;
+                    }
                     // The supervisor has yet to say whether it takes its plan now.
                     Ok(Next::Wait) if self.refused => {}
                     Ok(Next::Wait) => self.forget_trouble(),
@@ -209,14 +215,23 @@ impl Worker {
         }
     }
 
-    /// The pod in the store, if it is this one.
+    /// The pod in the store, or on its way there, if it is this one.
     fn object(&self) -> Option<(Arc<Object>, Pod)> {
-        let object = self.context.store.get(self.key.as_ref()?)?;
-        if object.uid != self.uid {
-            return None;
-        }
+        let (store, key) = (&self.context.store, self.key.as_ref()?);
+        let object = match store.coming().get(&self.uid) {
+            Some(coming) => coming,
+            None => store.get(key).filter(|object| object.uid == self.uid)?,
+        };
         let pod = object.to_pod(None)?;
         Some((object, pod))
+    }
+
+    /// Waits until the pod is stored; false when it was not.
+    async fn is_stored(&self) -> bool {
+        let store = &self.context.store;
+        store.coming().settled(&self.uid).await;
+        let stored = self.key.as_ref().and_then(|key| store.get(key));
+        stored.is_some_and(|object| object.uid == self.uid)
     }
 
     fn status_before(&self, object: &Object) -> Option<Arc<PodStatus>> {
@@ -233,7 +248,13 @@ impl Worker {
                 if self.is_over(object) {
                     self.rest(pod).await
                 } else {
-                    self.keep_running(object, pod).await
+                    let done = self.keep_running(object, pod).await;
+                    // Whatever came of it is told of a pod that others know.
+                    if self.is_stored().await {
+                        done
+                    } else {
+                        Ok(Next::Again)
+                    }
                 }
             }
             (Order::Terminate { now: true }, _) => {
@@ -345,6 +366,10 @@ impl Worker {
         let mut plan = prepared.plan(&place).await?;
         if let Some(before) = &self.plan {
             keep_sources(&mut plan, before);
+        }
+        if !self.is_stored().await {
+            let reason = "the object store could not take the pod, or it is gone again";
+            return Err(("NotStored", reason.to_owned()));
         }
         prepare::write_plan(&self.context, &self.uid, &plan)?;
         self.link = Some(waiting.begin().await.map_err(failed)?);
