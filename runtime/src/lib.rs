@@ -7,6 +7,7 @@ mod kernel_file;
 pub mod oci;
 pub mod pod;
 pub mod seccomp;
+pub mod start;
 pub mod sys;
 
 pub use error_chain::chain;

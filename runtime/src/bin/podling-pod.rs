@@ -4,22 +4,34 @@
 //! scope) and write its plan, and then outlives that process. It closes standard output when it can be talked to, so
 //! that nobody has to try its socket again and again: that end, or its own, is what its starter sees.
 
+#![no_main]
+
 use std::fs::File;
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use podling_runtime::chain;
 use podling_runtime::container::protect;
 use podling_runtime::pod::supervisor;
 use rustix::fs::Mode;
 
-fn main() -> ExitCode {
+mod sys {
+    //! The C library's way into this program ([`podling_runtime::start`]).
+    #![allow(unsafe_code)]
+
+    // SAFETY: the one `main` of this program, with the C library's idea of it: its arguments may be left out.
+    #[unsafe(no_mangle)]
+    extern "C" fn main() -> i32 {
+        podling_runtime::start::run(super::supervise)
+    }
+}
+
+fn supervise() -> u8 {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(e) => {
             eprintln!("podling-pod: {}", chain(&*e));
-            ExitCode::FAILURE
+            1
         }
     }
 }

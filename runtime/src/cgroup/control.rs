@@ -58,7 +58,15 @@ pub(super) fn try_write(dir: &Path, file: &str, value: &str) -> io::Result<()> {
 /// Reads a control file; `None` when it, or the cgroup, is not there.
 pub(super) fn read(dir: &Path, file: &str) -> Result<Option<String>> {
     let path = dir.join(file);
-    match kernel_file::read_text(&path) {
+    // Lists of processes come in pieces, all others in one (kernfs' seq_show).
+    let bytes = match file {
+        "cgroup.procs" | "cgroup.threads" | "tasks" => kernel_file::read(&path),
+        _ => kernel_file::read_one(&path),
+    };
+    let text = bytes.and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|_| io::Error::from(ErrorKind::InvalidData))
+    });
+    match text {
         Ok(text) => Ok(Some(text)),
         Err(source) if is_gone(&source) => Ok(None),
         // A file that is there but whose feature is switched off, as pressure files with `psi=0`.

@@ -51,7 +51,7 @@ impl Layout {
                 path: PathBuf::from(MOUNTINFO),
                 source,
             })?;
-        parse_mountinfo(&mountinfo, Path::new(SYSTEMD_RUNS).exists()).ok_or(Error::NotMounted)
+        parse_mountinfo(&mountinfo, || Path::new(SYSTEMD_RUNS).exists()).ok_or(Error::NotMounted)
     }
 
     /// True for one v2 hierarchy.
@@ -62,7 +62,7 @@ impl Layout {
 
 /// Chooses the layout. The hierarchy named `systemd` takes part only where systemd runs: elsewhere it is a directory
 /// and a write per container for nobody.
-fn parse_mountinfo(mountinfo: &[u8], systemd_runs: bool) -> Option<Layout> {
+fn parse_mountinfo(mountinfo: &[u8], systemd_runs: impl Fn() -> bool) -> Option<Layout> {
     let mut unified = None;
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
     for mount in mountinfo
@@ -72,7 +72,7 @@ fn parse_mountinfo(mountinfo: &[u8], systemd_runs: bool) -> Option<Layout> {
         match mount.file_system {
             b"cgroup2" if unified.is_none() => unified = Some(mount.point),
             b"cgroup" => {
-                let controllers = controllers(mount.options, systemd_runs);
+                let controllers = controllers(mount.options, &systemd_runs);
                 // A second mount of a hierarchy shows the same cgroups.
                 let known = hierarchies
                     .iter()
@@ -144,7 +144,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 }
 
 /// The controllers among a hierarchy's super block options.
-fn controllers(options: &[u8], systemd_runs: bool) -> Vec<String> {
+fn controllers(options: &[u8], systemd_runs: impl Fn() -> bool) -> Vec<String> {
     const KNOWN: [&str; 13] = [
         "cpu",
         "cpuacct",
@@ -162,7 +162,7 @@ fn controllers(options: &[u8], systemd_runs: bool) -> Vec<String> {
     ];
     let mut found: Vec<String> = String::from_utf8_lossy(options)
         .split(',')
-        .filter(|option| KNOWN.contains(option) || (systemd_runs && *option == SYSTEMD_HIERARCHY))
+        .filter(|option| KNOWN.contains(option) || (*option == SYSTEMD_HIERARCHY && systemd_runs()))
         .map(str::to_owned)
         .collect();
     found.sort();
@@ -185,7 +185,7 @@ mod tests {
         let mounts = b"24 23 0:22 / /sys rw - sysfs sysfs rw\n\
             31 24 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(
-            parse_mountinfo(mounts, true),
+            parse_mountinfo(mounts, || true),
             Some(Layout::V2 {
                 root: PathBuf::from("/sys/fs/cgroup")
             })
@@ -203,14 +203,14 @@ mod tests {
         let cpu = hierarchy(&["cpu", "cpuacct"], "/sys/fs/cgroup/cpu,cpuacct");
         let memory = hierarchy(&["memory"], "/sys/fs/cgroup/memory");
         assert_eq!(
-            parse_mountinfo(mounts, false),
+            parse_mountinfo(mounts, || false),
             Some(Layout::V1 {
                 hierarchies: vec![cpu.clone(), memory.clone()]
             })
         );
         let systemd = hierarchy(&["name=systemd"], "/sys/fs/cgroup/systemd");
         assert_eq!(
-            parse_mountinfo(mounts, true),
+            parse_mountinfo(mounts, || true),
             Some(Layout::V1 {
                 hierarchies: vec![cpu, memory, systemd]
             })
@@ -221,13 +221,13 @@ mod tests {
     fn a_v1_hierarchy_without_controllers_does_not_hide_v2() {
         let mounts = b"40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert!(parse_mountinfo(mounts, true).is_some_and(|layout| layout.is_v2()));
+        assert!(parse_mountinfo(mounts, || true).is_some_and(|layout| layout.is_v2()));
     }
 
     #[test]
     fn no_cgroup_mount_is_no_layout() {
         assert_eq!(
-            parse_mountinfo(b"22 27 0:21 / /proc rw - proc proc rw\n", false),
+            parse_mountinfo(b"22 27 0:21 / /proc rw - proc proc rw\n", || false),
             None
         );
     }

@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
+use crate::sys::process;
+
 mod control;
 mod devices;
 mod error;
@@ -62,6 +64,12 @@ enum Directories {
 #[derive(Debug)]
 pub struct Joiner {
     files: Vec<OwnedFd>,
+}
+
+impl Drop for Joiner {
+    fn drop(&mut self) {
+        process::close_all(std::mem::take(&mut self.files));
+    }
 }
 
 impl Joiner {
@@ -440,12 +448,14 @@ impl Cgroup {
     /// When the kernel refuses it for another reason.
     pub fn delete_if_empty(&self) -> Result<bool> {
         // The tracker first: once that is gone no process can be left.
-        if let Some(tracker) = self.tracker()
+        let tracker = self.tracker();
+        if let Some(tracker) = tracker
             && !tree::remove_if_empty(tracker)?
         {
             return Ok(false);
         }
-        self.delete().map(|()| true)
+        let mut others = self.dirs().filter(|dir| Some(*dir) != tracker);
+        others.try_for_each(tree::remove).map(|()| true)
     }
 
     /// Its directory in each hierarchy.

@@ -130,6 +130,19 @@ pub(super) fn create_v1(root: &Path, path: &Path, is_cpuset: bool) -> Result<()>
 
 fn create_cpuset(dirs: &[PathBuf]) -> Result<()> {
     const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+    // The usual case: everything above is there, and has processors and memory nodes.
+    if let [.., parent, dir] = dirs
+        && fs::create_dir(dir).is_ok()
+    {
+        let known = FILES.map(|file| control::read(parent, file).unwrap_or_default());
+        if let [Some(cpus), Some(mems)] = &known
+            && !cpus.trim().is_empty()
+            && !mems.trim().is_empty()
+        {
+            control::write(dir, FILES[0], cpus.trim())?;
+            return control::write(dir, FILES[1], mems.trim());
+        }
+    }
     // What the directory above has, where it is known.
     let mut above: [Option<String>; 2] = [None, None];
     for pair in dirs.windows(2) {

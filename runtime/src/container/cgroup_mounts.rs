@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountAttrFlags;
 
 use super::detached::{attach, new_filesystem};
 use super::error::{At, Error, Failure, Result, Step};
@@ -117,7 +118,8 @@ pub(super) fn mount(
 ) -> std::result::Result<(), Failure> {
     let name = destination.to_string_lossy();
     let data = [("mode".to_owned(), Some("755".to_owned()))];
-    let tmpfs = new_filesystem("tmpfs", Some("cgroup"), &data)
+    let none = MountAttrFlags::empty();
+    let tmpfs = new_filesystem("tmpfs", Some("cgroup"), &data, none)
         .map_err(|(_, error)| Failure::new(Step::MakeFilesystem, name.as_ref(), &error))?;
     let target = inside
         .ensure(destination, Kind::Directory)

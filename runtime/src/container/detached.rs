@@ -48,11 +48,24 @@ pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Resul
     Ok(())
 }
 
-/// Makes a file system and a detached mount of it. The error names the option that was refused.
+/// Moves a detached mount to a path of the host's, whose symbolic links are followed.
+pub(super) fn attach_to(mount: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    rustix::mount::move_mount(
+        mount,
+        c"",
+        CWD,
+        path,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS,
+    )?;
+    Ok(())
+}
+
+/// Makes a file system and a detached mount of it, with these attributes. The error names the option that was refused.
 pub(super) fn new_filesystem(
     filesystem: &str,
     source: Option<&str>,
     data: &[(String, Option<String>)],
+    attributes: MountAttrFlags,
 ) -> std::result::Result<OwnedFd, (Option<String>, io::Error)> {
     let failed = |error: rustix::io::Errno| (None, error.into());
     let context = rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
@@ -67,10 +80,5 @@ pub(super) fn new_filesystem(
         .map_err(|error| (Some(name.clone()), error.into()))?;
     }
     rustix::mount::fsconfig_create(&context).map_err(failed)?;
-    rustix::mount::fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .map_err(failed)
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)
 }

@@ -1,7 +1,7 @@
 //! The child that becomes a container: one straight list of steps.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{ContainerState, Hook, Spec};
 use rustix::fs::Mode;
@@ -290,9 +290,11 @@ impl InitPlan {
         self.devices
             .make(inside, self.namespaces.has_user_namespace())?;
         let terminal = self.open_terminal(&places)?;
-        inside
-            .ensure(&self.cwd, Kind::Directory)
-            .at(Step::MakeCwd, self.cwd.to_string_lossy())?;
+        if self.cwd != Path::new("/") {
+            inside
+                .ensure(&self.cwd, Kind::Directory)
+                .at(Step::MakeCwd, self.cwd.to_string_lossy())?;
+        }
         let hook_pid = self.hooks.run_create()?;
         self.masks.apply(&places)?;
         if self.readonly_root {

@@ -4,6 +4,7 @@
 //! too, stay below the root. What is missing is made one component at a time, by descriptor. No host path is ever
 //! joined with a container's.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,10 +19,15 @@ const LINKS_MAX: u32 = 40;
 /// openat2 says EAGAIN when a rename or mount raced with `..`; each try is a new race.
 const RACES_MAX: u32 = 128;
 
+/// How many descriptors are left open that are done with; a process may have 1024 open as a rule.
+const ASIDE_MAX: usize = 64;
+
 /// The root directory of a container.
 #[derive(Debug)]
 pub(super) struct Inside {
     root: OwnedFd,
+    /// Descriptors that are done with.
+    aside: RefCell<Vec<OwnedFd>>,
 }
 
 /// What a mount target must be.
@@ -34,7 +40,19 @@ pub(super) enum Kind {
 impl Inside {
     /// `root` is a descriptor of the root directory.
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root }
+        Self {
+            root,
+            aside: RefCell::default(),
+        }
+    }
+
+    /// Leaves a descriptor open that is done with: the process closes all it has at once before it executes its
+    /// program, and each close(2) before that is a system call. Only so many that the limit of open files is far.
+    pub(super) fn set_aside(&self, fd: OwnedFd) {
+        let mut aside = self.aside.borrow_mut();
+        if aside.len() < ASIDE_MAX {
+            aside.push(fd);
+        }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {

@@ -110,12 +110,18 @@ fn mask(places: &Places, path: &Path, covers: &mut Covers) -> io::Result<()> {
         Kind::Directory => (&mut covers.directory, empty_directory),
     };
     match cover {
-        Some(cover) => attach(clone_of(cover.as_fd(), false)?.as_fd(), target.as_fd()),
+        Some(cover) => {
+            let cover = clone_of(cover.as_fd(), false)?;
+            attach(cover.as_fd(), target.as_fd())?;
+            places.inside.set_aside(cover);
+        }
         None => {
             let first = cover.insert(make()?);
-            attach(first.as_fd(), target.as_fd())
+            attach(first.as_fd(), target.as_fd())?;
         }
     }
+    places.inside.set_aside(target);
+    Ok(())
 }
 
 /// The host's `/dev/null`, never the container's (CVE-2025-31133). The mount is read-only, which takes nothing from the
@@ -157,5 +163,8 @@ fn make_readonly(places: &Places, path: &Path) -> io::Result<()> {
         ..Default::default()
     };
     set_attributes(mount.as_fd(), true, read_only)?;
-    attach(mount.as_fd(), target.as_fd())
+    attach(mount.as_fd(), target.as_fd())?;
+    places.inside.set_aside(mount);
+    places.inside.set_aside(target);
+    Ok(())
 }

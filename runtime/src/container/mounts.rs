@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::MountAttrFlags;
 
 use super::cgroup_mounts;
 use super::copy_up::copy_up;
@@ -157,9 +158,15 @@ pub(super) fn mount_all(
                 set_all_attributes(plan, mount.as_fd())?;
             }
             Source::New { filesystem, source } => {
-                let mount = make_filesystem(plan, filesystem, source.as_deref())?;
                 let has_own_mode = plan.options.data.iter().any(|(name, _)| name == "mode");
-                if filesystem == "tmpfs" && !plan.options.copy_up && !has_own_mode {
+                let takes_mode = filesystem == "tmpfs" && !plan.options.copy_up && !has_own_mode;
+                // What is written to first may not be read-only from its birth.
+                let birth = match takes_mode || plan.options.copy_up {
+                    true => None,
+                    false => birth_attributes(plan),
+                };
+                let mount = make_filesystem(plan, filesystem, source.as_deref(), birth)?;
+                if takes_mode {
                     take_mode(inside, &plan.destination, mount.as_fd())
                         .at(Step::SetMountAttributes, plan.destination.to_string_lossy())?;
                 }
@@ -167,13 +174,18 @@ pub(super) fn mount_all(
                     copy_up(inside, &plan.destination, mount.as_fd(), has_own_mode)
                         .at(Step::CopyUp, plan.destination.to_string_lossy())?;
                 }
-                finish(inside, plan, mount.as_fd())?;
+                if birth.is_none() {
+                    set_all_attributes(plan, mount.as_fd())?;
+                }
+                place(inside, plan, mount.as_fd())?;
                 if is_root(&destination) {
                     root = Some(mount);
                 } else if plan.kernel.is_some() {
                     kernel = Some(mount);
                 } else if filesystem == "devpts" {
                     places.devpts = Some(mount);
+                } else {
+                    inside.set_aside(mount);
                 }
             }
             Source::CgroupV1(directories) => cgroup_mounts::mount(
@@ -203,9 +215,34 @@ pub(super) fn mount_all(
 /// Sets a mount's attributes and moves it onto its target.
 fn finish(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
     set_all_attributes(plan, mount)?;
-    let target = target(inside, plan, mount)?;
-    attach(mount, target.as_fd()).at(Step::AttachMount, plan.destination.to_string_lossy())
+    place(inside, plan, mount)
 }
+
+/// Moves a mount onto its target.
+fn place(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
+    let target = target(inside, plan, mount)?;
+    let attached = attach(mount, target.as_fd());
+    inside.set_aside(target);
+    attached.at(Step::AttachMount, plan.destination.to_string_lossy())
+}
+
+/// The attributes with which fsmount(2) makes a file system's mount. None where they are more than it can give.
+fn birth_attributes(plan: &MountPlan) -> Option<MountAttrFlags> {
+    let top = plan.options.top;
+    let flags = u32::try_from(top.set)
+        .ok()
+        .and_then(MountAttrFlags::from_bits)?;
+    let is_plain = plan.options.recursive.is_empty() && top.propagation == 0;
+    (is_plain && BIRTH_ATTRIBUTES.contains(flags)).then_some(flags)
+}
+
+/// What fsmount(2) takes since Linux 5.2.
+const BIRTH_ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC)
+    .union(MountAttrFlags::MOUNT_ATTR__ATIME)
+    .union(MountAttrFlags::MOUNT_ATTR_NODIRATIME);
 
 fn set_all_attributes(plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
     let name = plan.destination.to_string_lossy();
@@ -284,8 +321,10 @@ fn make_filesystem(
     plan: &MountPlan,
     filesystem: &str,
     source: Option<&str>,
+    attributes: Option<MountAttrFlags>,
 ) -> std::result::Result<OwnedFd, Failure> {
-    new_filesystem(filesystem, source, &plan.options.data).map_err(|(option, error)| {
+    let attributes = attributes.unwrap_or(MountAttrFlags::empty());
+    new_filesystem(filesystem, source, &plan.options.data, attributes).map_err(|(option, error)| {
         let subject = match option {
             Some(option) => format!("{} ({filesystem}: {option})", plan.destination.display()),
             None => format!("{} ({filesystem})", plan.destination.display()),

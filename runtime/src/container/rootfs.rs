@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 
-use super::detached::{attach, clone_at};
+use super::detached::{attach_to, clone_at};
 use super::error::{At, Failure, Result, Step};
 use super::inside::Inside;
 use super::process::{path_c_string, shown};
@@ -153,8 +153,7 @@ pub(super) fn make(plan: &RootfsPlan) -> std::result::Result<Inside, Failure> {
 }
 
 fn attach_at(mount: OwnedFd, place: &CStr) -> std::result::Result<Inside, Failure> {
-    let target = open_directory(place).at(Step::AttachRootfs, shown(place))?;
-    attach(mount.as_fd(), target.as_fd()).at(Step::AttachRootfs, shown(place))?;
+    attach_to(mount.as_fd(), place).at(Step::AttachRootfs, shown(place))?;
     Ok(Inside::new(mount))
 }
 

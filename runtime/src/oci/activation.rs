@@ -14,7 +14,7 @@ pub(super) fn passed() -> Result<Option<ListenFds>> {
         variable("LISTEN_FDS").as_deref(),
         variable("LISTEN_PID").as_deref(),
         variable("LISTEN_FDNAMES"),
-        std::process::id(),
+        std::process::id,
     )
 }
 
@@ -22,13 +22,13 @@ fn passed_by(
     count: Option<&str>,
     pid: Option<&str>,
     names: Option<String>,
-    own_pid: u32,
+    own_pid: impl FnOnce() -> u32,
 ) -> Result<Option<ListenFds>> {
     let Some(count) = count.filter(|count| !count.is_empty()) else {
         return Ok(None);
     };
     // Inherited from a parent for whom they were: sd_listen_fds(3), "LISTEN_PID".
-    if pid.is_some_and(|pid| pid.parse() != Ok(own_pid)) {
+    if pid.is_some_and(|pid| pid.parse() != Ok(own_pid())) {
         return Ok(None);
     }
     let count: u32 = count.parse().map_err(|_| Error::Argument {
@@ -44,14 +44,14 @@ mod tests {
 
     #[test]
     fn what_another_process_was_passed_is_not_ours() {
-        let passed = |count, pid| passed_by(count, pid, None, 7).expect("fine");
+        let passed = |count, pid| passed_by(count, pid, None, || 7).expect("fine");
         assert_eq!(passed(Some("2"), Some("7")).map(|p| p.count), Some(2));
         // conmon and its like do not set it.
         assert_eq!(passed(Some("2"), None).map(|p| p.count), Some(2));
         assert_eq!(passed(Some("2"), Some("8")), None);
         assert_eq!(passed(Some("0"), Some("7")), None);
         assert_eq!(passed(None, Some("7")), None);
-        assert!(passed_by(Some("x"), None, None, 7).is_err());
-        assert!(passed_by(Some("-1"), None, None, 7).is_err());
+        assert!(passed_by(Some("x"), None, None, || 7).is_err());
+        assert!(passed_by(Some("-1"), None, None, || 7).is_err());
     }
 }

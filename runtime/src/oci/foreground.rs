@@ -75,7 +75,9 @@ pub fn wait(running: Running, signals: &Signals, notify: Option<&Notify>) -> Res
         if let (Some(relay), Some(ready)) = (&mut relay, ready.get(2..)) {
             relay.copy(ready);
         }
-        forward(&pidfd, signals, relay.as_ref());
+        if ready.get(1).is_some_and(|flags| !flags.is_empty()) {
+            forward(&pidfd, signals, relay.as_ref());
+        }
         if ready.first().is_some_and(|flags| !flags.is_empty())
             && let Some(exit) = pidfd::try_wait(pidfd.as_fd()).map_err(failed)?
         {

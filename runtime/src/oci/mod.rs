@@ -5,7 +5,6 @@
 //! process waits at its [`gate`], a socket, from `create` to `start`.
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -64,8 +63,8 @@ struct Globals {
     rootless: Rootless,
 }
 
-/// Runs the command that the arguments ask for.
-pub fn main() -> ExitCode {
+/// Runs the command that the arguments ask for, and gives its exit code.
+pub fn main() -> u8 {
     // First of all: it starts this program again, and what was done before was for nothing.
     let sealed = if may_make_a_process(std::env::args_os()) {
         protect::seal()
@@ -75,21 +74,21 @@ pub fn main() -> ExitCode {
     let mut cli = Cli::parse();
     if let Err(error) = preserved::settle(&mut cli.command) {
         Log::default().error(&crate::chain(&error));
-        return ExitCode::from(FAILED);
+        return FAILED;
     }
     let log = match Log::open(cli.log.as_ref(), cli.log_format, cli.debug) {
         Ok(log) => log,
         Err(error) => {
             Log::default().error(&crate::chain(&error));
-            return ExitCode::from(FAILED);
+            return FAILED;
         }
     };
     log.install();
     match sealed.map_err(Error::from).and_then(|()| run(cli, &log)) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             log.error(&crate::chain(&error));
-            ExitCode::from(exit_code(&error))
+            exit_code(&error)
         }
     }
 }

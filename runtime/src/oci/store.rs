@@ -133,12 +133,17 @@ impl Store {
     /// [`Error::Exists`] when there is one of that name.
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         let entry = self.entry(id)?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.root)
-            .map_err(file("make", &self.root))?;
-        match DirBuilder::new().mode(0o700).create(&entry.directory) {
+        let make = || DirBuilder::new().mode(0o700).create(&entry.directory);
+        let mut made = make();
+        if matches!(&made, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.root)
+                .map_err(file("make", &self.root))?;
+            made = make();
+        }
+        match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(Error::Exists { id: id.to_owned() })
             }
@@ -361,7 +366,7 @@ fn open_process(pid: i32, start_time: u64) -> Result<Option<OwnedFd>> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn start_time_of(pid: i32) -> io::Result<Option<u64>> {
-    match kernel_file::read(Path::new(&format!("/proc/{pid}/stat"))) {
+    match kernel_file::read_one(Path::new(&format!("/proc/{pid}/stat"))) {
         // Bytes, as the process chooses its name.
         Ok(stat) => Ok(parse_start_time(&String::from_utf8_lossy(&stat))),
         Err(error)

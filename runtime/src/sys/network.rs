@@ -7,7 +7,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::check;
 
-/// Brings `lo` of the calling thread's network namespace up; its addresses come with it.
+/// Brings `lo` of the calling thread's new network namespace up; its addresses come with it.
 ///
 /// # Errors
 /// What socket(2) and ioctl(2) say.
@@ -24,11 +24,8 @@ pub fn bring_loopback_up() -> io::Result<()> {
         *to = *from as libc::c_char;
     }
     let fd = socket.as_raw_fd();
-    // SAFETY: `request` outlives the call, which reads its name and writes its flags. netdevice(7), SIOCGIFFLAGS.
-    let got = unsafe { libc::ioctl(fd, libc::SIOCGIFFLAGS, &raw mut request) };
-    check(got.into())?;
-    // SAFETY: the call before has stored flags, so that this member of the union is the valid one.
-    unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
+    // The flags of a new `lo`; IFF_LOOPBACK is not one that can be changed.
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: `request` outlives the call, which only reads it. netdevice(7), SIOCSIFFLAGS.
     let set = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) };
     check(set.into())?;

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::check;
@@ -39,6 +39,23 @@ pub fn close_from(first: u32) -> io::Result<()> {
     // error, as the process opens nothing that it owns in the meantime. close_range(2).
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
     Ok(())
+}
+
+/// Closes descriptors: by one system call where their numbers follow each other.
+pub fn close_all(fds: Vec<OwnedFd>) {
+    let mut numbers: Vec<RawFd> = fds.into_iter().map(OwnedFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            continue;
+        };
+        // SAFETY: takes no memory; each number from `first` to `last` was owned here, and is by nobody now. It fails only
+        // where the kernel has no such call, and has closed nothing then. close_range(2).
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) };
+        if closed != 0 {
+            run.iter().copied().for_each(close_number);
+        }
+    }
 }
 
 /// Marks all descriptors from `first` on close-on-exec.
@@ -101,7 +118,7 @@ pub fn reset_signals() -> io::Result<()> {
 
 /// The signals that this process ignores, signal 1 in bit 0: `SigIgn` of proc_pid_status(5).
 fn ignored_signals() -> Option<u64> {
-    let status = kernel_file::read(Path::new("/proc/self/status")).ok()?;
+    let status = kernel_file::read_one(Path::new("/proc/self/status")).ok()?;
     let status = String::from_utf8_lossy(&status);
     let ignored = status
         .lines()
@@ -158,4 +175,20 @@ pub fn set_personality(domain: u64) -> io::Result<()> {
 pub fn close_number(number: RawFd) {
     // SAFETY: takes no memory; the child runs no destructor of the owner, which lives on in the parent. close(2).
     unsafe { libc::close(number) };
+}
+
+/// Leaves a descriptor open for ever if it has the number of a standard stream; closes it otherwise.
+pub fn keep_standard(fd: OwnedFd) -> bool {
+    use std::os::fd::AsRawFd;
+    let is_standard = fd.as_raw_fd() <= libc::STDERR_FILENO;
+    if is_standard {
+        std::mem::forget(fd);
+    }
+    is_standard
+}
+
+/// Makes writing to a pipe or socket whose other end is gone an error, and no signal.
+pub fn ignore_broken_pipes() {
+    // SAFETY: no handler is installed, so that no code can run in a signal's context. signal(2).
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }

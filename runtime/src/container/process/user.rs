@@ -66,7 +66,11 @@ impl Identity {
     pub(super) fn assume(&self) -> Done {
         let subject = || format!("{}:{}", self.uid, self.gid);
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        rustix::thread::set_keep_capabilities(true).at(Step::SetUser, subject())?;
+        // Only a change from root to another user takes capabilities (capabilities(7)).
+        let keep = self.uid != 0;
+        if keep {
+            rustix::thread::set_keep_capabilities(true).at(Step::SetUser, subject())?;
+        }
         // Groups that were asked for and cannot be had are an error.
         if !self.keeps_groups || !self.groups.is_empty() {
             match rustix::thread::set_thread_groups(&self.groups) {
@@ -76,7 +80,9 @@ impl Identity {
         }
         rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::SetUser, subject())?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::SetUser, subject())?;
-        rustix::thread::set_keep_capabilities(false).at(Step::SetUser, subject())?;
+        if keep {
+            rustix::thread::set_keep_capabilities(false).at(Step::SetUser, subject())?;
+        }
         rustix::process::umask(Mode::from_raw_mode(self.umask));
         Ok(())
     }
