@@ -1,8 +1,19 @@
-//! Tells the linker where `podling-runtime` starts (`src/sys/entry.rs`).
+//! Tells the linker where `podling-runtime` starts (`src/sys/entry.rs`), and which functions lie side by side
+//! (`layout/hot.ld`).
+
+use std::env;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        println!("cargo::rustc-link-arg-bin=podling-runtime=-Wl,-e,podling_entry");
+    println!("cargo::rerun-if-changed=layout/hot.ld");
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
+        return;
+    }
+    println!("cargo::rustc-link-arg-bin=podling-runtime=-Wl,-e,podling_entry");
+    // Elsewhere linking often counts for more.
+    if env::var("PROFILE").as_deref() == Ok("release")
+        && let Ok(directory) = env::var("CARGO_MANIFEST_DIR")
+    {
+        println!("cargo::rustc-link-arg-bin=podling-runtime=-Wl,-T,{directory}/layout/hot.ld");
     }
 }

@@ -89,6 +89,7 @@ pub enum CgroupManager {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Make a container, which waits for its start
     Create(create::Options),

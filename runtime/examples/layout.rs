@@ -1,0 +1,172 @@
+//! Writes `layout/hot.ld`: which functions `podling-runtime run` executes, for the linker to put them side by side.
+//!
+//! ```text
+//! cargo build --release -p podling-runtime --config profile.release.strip=false
+//! cargo run --example layout -- target/…/release/podling-runtime --root DIR run -b BUNDLE NAME > hot.ld
+//! ```
+//!
+//! It follows the command and its children one instruction at a time, until these execute another program, and looks
+//! up in the table of symbols (nm(1)) what they came by. The command has to end by itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::error::Error;
+use std::ffi::OsString;
+use std::process::Command;
+
+use nix::sys::ptrace::{self, AddressType, Event, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// `offsetof(struct user, regs.rip)` on x86-64 (sys/user.h).
+const INSTRUCTION_POINTER: usize = 16 * 8;
+/// What stands at the head of the file.
+const HEAD: &str = "\
+/* What `podling-runtime run` executes, side by side in the file: a page of it that is needed is mapped with its
+ * neighbours (the kernel takes 16 pages at each fault), and scattered over all of the program that would be most of it.
+ *
+ * Written by `cargo run --example layout` from a trace. Names are without their hashes, so that they last: what is not
+ * there any more is left out by the linker, and what is new is merely found elsewhere.
+ */
+";
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let program = arguments.first().ok_or("usage: layout PROGRAM ARGUMENT…")?;
+    let symbols = symbols(program)?;
+    let addresses = trace(&arguments)?;
+    print(&symbols, &addresses)
+}
+
+/// The addresses of all instructions that the program and its children execute.
+fn trace(arguments: &[OsString]) -> Result<HashSet<u64>> {
+    // A shell stops itself, to be followed from there on.
+    let shell = Command::new("/bin/sh")
+        .args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""])
+        .args(arguments)
+        .spawn()?;
+    let first = Pid::from_raw(shell.id().cast_signed());
+    waitpid(first, Some(WaitPidFlag::WUNTRACED))?;
+    ptrace::attach(first)?;
+    waitpid(first, None)?;
+    ptrace::setoptions(
+        first,
+        Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK,
+    )?;
+    nix::sys::signal::kill(first, Signal::SIGCONT)?;
+    ptrace::step(first, None)?;
+    let mut seen = HashSet::new();
+    loop {
+        let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
+            Err(nix::Error::ECHILD) => return Ok(seen),
+            status => status?,
+        };
+        let (pid, signal) = match status {
+            // The container's program.
+            WaitStatus::PtraceEvent(pid, _, event)
+                if event == Event::PTRACE_EVENT_EXEC as i32 && pid != first =>
+            {
+                ptrace::detach(pid, None)?;
+                continue;
+            }
+            WaitStatus::PtraceEvent(pid, ..)
+            | WaitStatus::Stopped(pid, Signal::SIGTRAP | Signal::SIGSTOP) => (pid, None),
+            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
+            _ => continue,
+        };
+        let at = ptrace::read_user(pid, INSTRUCTION_POINTER as AddressType)?;
+        seen.insert(at.cast_unsigned());
+        ptrace::step(pid, signal)?;
+    }
+}
+
+/// The program's functions, by address. Several names can be of one.
+fn symbols(program: &OsString) -> Result<BTreeMap<u64, Vec<String>>> {
+    let output = Command::new("nm")
+        .arg("--defined-only")
+        .arg(program)
+        .output()?;
+    let mut symbols: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(address), Some("t" | "T" | "w" | "W" | "i"), Some(name)) =
+            (words.next(), words.next(), words.next())
+        {
+            let address = u64::from_str_radix(address, 16)?;
+            symbols.entry(address).or_default().push(name.to_owned());
+        }
+    }
+    if symbols.is_empty() {
+        return Err("the program has no symbols: build it with profile.release.strip=false".into());
+    }
+    Ok(symbols)
+}
+
+/// Which member of the C library's archive has a function: those have no sections of their own.
+fn members() -> Result<HashMap<String, String>> {
+    let path = Command::new("cc").arg("-print-file-name=libc.a").output()?;
+    let path = String::from_utf8(path.stdout)?;
+    let output = Command::new("nm")
+        .args(["-A", "--defined-only", path.trim()])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut members = HashMap::new();
+    for line in text.lines() {
+        // `…/libc.a:malloc.o:0000000000001a00 T malloc`
+        let mut fields = line.splitn(3, ':').skip(1);
+        if let (Some(member), Some(rest)) = (fields.next(), fields.next())
+            && let Some(name) = rest.split_whitespace().nth(2)
+        {
+            members
+                .entry(name.to_owned())
+                .or_insert_with(|| member.to_owned());
+        }
+    }
+    Ok(members)
+}
+
+fn print(symbols: &BTreeMap<u64, Vec<String>>, addresses: &HashSet<u64>) -> Result<()> {
+    let members = members()?;
+    let mut inputs = BTreeSet::new();
+    for address in addresses {
+        let Some((_, names)) = symbols.range(..=address).next_back() else {
+            continue;
+        };
+        for name in names {
+            match (pattern(name), members.get(name)) {
+                (Some(pattern), _) => {
+                    inputs.insert(format!("*(.text.{pattern} .text.unlikely.{pattern})"))
+                }
+                (None, Some(member)) => inputs.insert(format!("*libc.a:{member}(.text .text.*)")),
+                (None, None) => false,
+            };
+        }
+    }
+    print!("{HEAD}SECTIONS {{\n  .text.hot : {{\n");
+    for input in inputs {
+        println!("    {input}");
+    }
+    println!("  }}\n}}\nINSERT BEFORE .text;");
+    Ok(())
+}
+
+/// A Rust function's name without what changes from build to build: the hash at its end, or those of its crates.
+fn pattern(name: &str) -> Option<String> {
+    if name.starts_with("_ZN") {
+        let (name, _) = name.rsplit_once("17h")?;
+        return Some(format!("{name}17h*"));
+    }
+    let name = name.strip_prefix("_R")?;
+    let name = name.split(".llvm.").next().unwrap_or(name);
+    let mut parts = name.split("Cs");
+    let mut pattern = format!("_R{}", parts.next().unwrap_or_default());
+    for part in parts {
+        // `Cs<hash>_<length><crate>`
+        pattern.push_str("Cs*_");
+        pattern.push_str(part.split_once('_').map_or("", |(_, rest)| rest));
+    }
+    pattern.push('*');
+    Some(pattern)
+}
