@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 
 use super::detached::{attach, clone_of, new_filesystem};
 use super::devices::Node;
@@ -49,7 +50,8 @@ impl Given {
                 Some(there) => there,
                 None => {
                     let mode = [("mode".to_owned(), Some("0711".to_owned()))];
-                    let new = new_filesystem("tmpfs", Some("tmpfs"), &mode);
+                    let none = MountAttrFlags::empty();
+                    let new = new_filesystem("tmpfs", Some("tmpfs"), &mode, none);
                     let new = new.map_err(|(_, e)| e).at(Step::MakeDevice, "(tmpfs)")?;
                     given.filesystem.insert(new)
                 }
