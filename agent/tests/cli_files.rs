@@ -106,6 +106,7 @@ fn help_teaches() {
         "images",
         "images list",
         "images pull",
+        "images push",
         "images load",
         "images save",
         "images tag",

@@ -50,7 +50,7 @@ pub use changes::{Aspect, Change, ChangeKind, ChangesError, changes};
 pub use digest::Digest;
 pub use image::{Image, ImageLayer, LayerBlob};
 pub use load::{LoadError, LoadOptions};
-pub use manifest::ManifestError;
+pub use manifest::{DocumentKind, ManifestError, check_config, check_document};
 pub use oci_spec::image::ImageConfiguration;
 pub use platform::Platform;
 pub use pull::{LayerSummary, Progress, PullError, PullOptions};

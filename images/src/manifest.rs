@@ -315,6 +315,37 @@ pub(crate) fn parse_config(
     Ok(Configuration { diff_ids })
 }
 
+/// What a document of a registry or a layout is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// The manifest of an image that can be used, with this many layers.
+    Image(usize),
+    /// An index with this many entries.
+    Index(usize),
+}
+
+/// Tells what a document is, without fetching or loading anything.
+///
+/// # Errors
+/// When it is neither an image nor an index that can be used here: the same error with which a pull or a load ends.
+pub fn check_document(json: &[u8]) -> Result<DocumentKind, ManifestError> {
+    Ok(match parse_document(json)? {
+        Document::Manifest(manifest) => DocumentKind::Image(manifest.layers.len()),
+        Document::Index(entries) => {
+            choose(&entries, &Platform::current())?;
+            DocumentKind::Index(entries.len())
+        }
+    })
+}
+
+/// Tells whether a configuration fits a manifest with so many layers, and runs on a platform.
+///
+/// # Errors
+/// When it does not: the same error with which a pull or a load ends.
+pub fn check_config(json: &[u8], layers: usize, platform: &Platform) -> Result<(), ManifestError> {
+    parse_config(json, layers, platform).map(drop)
+}
+
 fn parse<T: for<'de> Deserialize<'de>>(
     what: &'static str,
     json: &[u8],

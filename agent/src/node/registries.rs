@@ -42,6 +42,12 @@ pub fn remedy(error: &PullError) -> Option<String> {
         PullError::Distrust(distrust) => return Some(super::trust::remedy(distrust)),
         _ => return None,
     };
+    remedy_of(error)
+}
+
+/// What may help after a registry failed; none where the error says it all.
+#[must_use]
+pub fn remedy_of(error: &RegistryError) -> Option<String> {
     match error.decisive() {
         RegistryError::Connect {
             registry, source, ..

@@ -11,6 +11,7 @@ mod p02_manifests;
 mod p03_etcd;
 mod p04_disk;
 mod p04_images;
+mod p04_images_push;
 mod p04_registries;
 mod p04_signatures;
 mod p05_runtime;

@@ -13,7 +13,9 @@ mod history;
 mod inspect;
 mod list;
 mod load;
+mod progress;
 mod pull;
+mod push;
 mod remove;
 mod save;
 mod tag;
@@ -70,6 +72,7 @@ pub struct ImagesArgs {
 pub enum ImagesCommand {
     List(list::ListArgs),
     Pull(pull::PullArgs),
+    Push(push::PushArgs),
     Load(load::LoadArgs),
     Save(save::SaveArgs),
     Tag(tag::TagArgs),
@@ -112,6 +115,7 @@ pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, C
     match args.command {
         ImagesCommand::List(args) => list::list(&store, &args),
         ImagesCommand::Pull(args) => pull::pull(&store, &args, config),
+        ImagesCommand::Push(args) => push::push(&store, &args, config),
         ImagesCommand::Load(args) => load::load(&store, &args, config),
         ImagesCommand::Save(args) => save::save(&store, &args),
         ImagesCommand::Tag(args) => tag::tag(&store, &args),

@@ -4,24 +4,20 @@
 //! ctrl-C ends the pull: no image is made, and what has come of the layers stays, so that the next pull goes on from
 //! there.
 
-use std::collections::HashMap;
-use std::io::IsTerminal;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use clap::Args;
 use futures_util::{StreamExt, stream};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use podling_images::{Digest, Image, ImageStore, LayerSummary, Progress, PullOptions, Reference};
-use tokio::signal::unix::{SignalKind, signal};
+use podling_images::{Image, ImageStore, LayerSummary, Progress, PullOptions, Reference};
 
 use super::super::{CommandError, Exit, agent};
 use super::load::parse_platform;
+use super::progress::{self, Shown, Step};
 use super::view::ImageView;
 use crate::node::registries;
 
-/// As shells report a program that ctrl-C ended: 128 and the number of SIGINT.
-const INTERRUPTED: u8 = 130;
 /// Each fetches several layers at once; more images would only share the same line.
 const PARALLEL_IMAGES: usize = 3;
 
@@ -70,43 +66,27 @@ pub(super) fn pull(
     config: Option<&Path>,
 ) -> Result<Exit, CommandError> {
     let mut references = super::parse_all(&args.images)?;
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     references.retain(|reference| seen.insert(reference.clone()));
     let options = options(args, config)?;
     let shown = Shown::new(args.quiet);
     let pulled = agent::runtime()?.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())
-            .map_err(|e| CommandError::new("cannot listen to signals").because(e))?;
-        tokio::select! {
-            pulled = pull_all(store, &references, &options, &shown, args) => Ok(pulled),
-            _ = interrupt.recv() => Err(CommandError::new("the pull was interrupted")
-                .code(INTERRUPTED)
-                .hint("what has come stays here: pulled again, it goes on from there")),
-        }
+        let pulled = pull_all(store, &references, &options, &shown, args);
+        progress::unless_interrupted(pulled).await?.ok_or_else(|| {
+            CommandError::new("the pull was interrupted")
+                .code(progress::INTERRUPTED)
+                .hint("what has come stays here: pulled again, it goes on from there")
+        })
     });
     shown.end();
-    let (mut images, mut errors) = (Vec::new(), Vec::new());
-    for result in pulled? {
-        match result {
-            Ok(image) => images.push(image),
-            Err(error) => errors.push(error),
-        }
-    }
+    let (images, errors) = progress::tell_apart(pulled?);
     if args.json {
         let views = ImageView::all(store, &images);
         super::print_json(
             &views.map_err(|e| CommandError::new("cannot look at the images").because(e))?,
         )?;
     }
-    match errors.pop() {
-        None => Ok(Exit::Done),
-        Some(last) => {
-            for error in errors {
-                error.report();
-            }
-            Err(last)
-        }
-    }
+    progress::last_of(errors)
 }
 
 /// In the order of the names, whichever comes first.
@@ -118,9 +98,11 @@ async fn pull_all(
     args: &PullArgs,
 ) -> Vec<Result<Image, CommandError>> {
     let pulls = references.iter().map(|reference| async move {
-        let listener = shown.of(reference);
+        let (listener, name) = (shown.listener(), reference.to_string());
         let options = PullOptions {
-            progress: Some(Arc::new(move |progress| listener.show(progress))),
+            progress: Some(Arc::new(move |progress| {
+                listener.show(step(&name, progress))
+            })),
             ..options.clone()
         };
         let pulled = pull_one(store, reference, &options).await;
@@ -175,145 +157,42 @@ async fn pull_one(
     })
 }
 
-/// How pulls are shown, on standard error.
-enum Shown {
-    Not,
-    /// A line for each layer.
-    Lines,
-    /// A bar for each layer.
-    Bars(MultiProgress),
-}
-
-impl Shown {
-    fn new(quiet: bool) -> Self {
-        match quiet {
-            true => Self::Not,
-            false if std::io::stderr().is_terminal() => Self::Bars(MultiProgress::new()),
-            false => Self::Lines,
-        }
-    }
-
-    /// What shows the pull of one image.
-    fn of(&self, reference: &Reference) -> Listener {
-        match self {
-            Self::Not => Listener::Not,
-            Self::Lines => Listener::Lines(reference.to_string()),
-            Self::Bars(all) => Listener::Bars(Bars {
-                all: all.clone(),
-                layers: Mutex::default(),
-            }),
-        }
-    }
-
-    /// Prints something above the bars.
-    fn above(&self, print: impl FnOnce()) {
-        match self {
-            Self::Bars(all) => all.suspend(print),
-            Self::Not | Self::Lines => print(),
-        }
-    }
-
-    fn end(&self) {
-        if let Self::Bars(all) = self {
-            // A terminal that cannot be cleared keeps the bars: no harm.
-            drop(all.clear());
-        }
-    }
-}
-
-/// Shows the pull of one image.
-enum Listener {
-    Not,
-    Lines(String),
-    Bars(Bars),
-}
-
-impl Listener {
-    fn show(&self, progress: Progress) {
-        match self {
-            Self::Not => {}
-            Self::Lines(name) => {
-                if let Some(line) = line(name, &progress) {
-                    eprintln!("{line}");
-                }
-            }
-            Self::Bars(bars) => bars.show(progress),
-        }
-    }
-}
-
-/// What a log should have of a pull.
-fn line(name: &str, progress: &Progress) -> Option<String> {
+/// The step that the progress of a pull is.
+fn step(name: &str, progress: Progress) -> Step {
     match progress {
         Progress::Resolved { layers, .. } => {
             let missing: Vec<&LayerSummary> = layers.iter().filter(|l| !l.present).collect();
             let bytes = missing.iter().map(|layer| layer.size_bytes).sum();
-            Some(format!(
-                "pulling {name}: {} of {} layers, {}",
-                missing.len(),
-                layers.len(),
-                super::size(bytes)
-            ))
-        }
-        Progress::Downloading { .. } | Progress::Unpacking { .. } => None,
-        Progress::Done { layer } => Some(format!("layer {} is here", short(layer))),
-    }
-}
-
-fn short(digest: &Digest) -> String {
-    digest.hex().chars().take(12).collect()
-}
-
-/// One bar for each layer of an image.
-struct Bars {
-    all: MultiProgress,
-    layers: Mutex<HashMap<Digest, ProgressBar>>,
-}
-
-impl Bars {
-    fn show(&self, progress: Progress) {
-        // A thread that panicked while it held the lock leaves bars that are right enough.
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        match progress {
-            Progress::Resolved { layers: new, .. } => {
-                for layer in new {
-                    let bar = self.all.add(ProgressBar::new(layer.size_bytes));
-                    bar.set_style(style());
-                    bar.set_prefix(short(&layer.digest));
-                    if layer.present {
-                        bar.set_position(layer.size_bytes);
-                        bar.finish_with_message("already here");
-                    }
-                    layers.insert(layer.digest, bar);
-                }
-            }
-            Progress::Downloading {
-                layer,
-                bytes,
-                total_bytes,
-            } => {
-                if let Some(bar) = layers.get(&layer) {
-                    bar.set_length(total_bytes);
-                    bar.set_position(bytes);
-                }
-            }
-            Progress::Unpacking { layer } => {
-                if let Some(bar) = layers.get(&layer) {
-                    bar.set_message("unpacking");
-                }
-            }
-            Progress::Done { layer } => {
-                if let Some(bar) = layers.get(&layer) {
-                    bar.finish_with_message("done");
-                }
+            Step::Begins {
+                line: format!(
+                    "pulling {name}: {} of {} layers, {}",
+                    missing.len(),
+                    layers.len(),
+                    super::size(bytes)
+                ),
+                parts: layers
+                    .into_iter()
+                    .map(|layer| (layer.digest, layer.size_bytes, layer.present))
+                    .collect(),
             }
         }
+        Progress::Downloading {
+            layer,
+            bytes,
+            total_bytes,
+        } => Step::Moves {
+            part: layer,
+            bytes,
+            total_bytes,
+        },
+        Progress::Unpacking { layer } => Step::Note {
+            part: layer,
+            note: "unpacking",
+        },
+        Progress::Done { layer } => Step::Done {
+            line: format!("layer {} is here", progress::short(&layer)),
+            part: layer,
+            note: "done",
+        },
     }
-}
-
-fn style() -> ProgressStyle {
-    let template = "{prefix} [{bar:30}] {bytes:>10}/{total_bytes:<10} {msg}";
-    ProgressStyle::with_template(template)
-        .map(|style| style.progress_chars("=> "))
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -1,0 +1,183 @@
+//! `podling images push`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use podling_images::{
+    Arrival, ImageStore, PushError, PushOptions, PushProgress, Pushed, Reference,
+};
+use serde_json::json;
+
+use super::super::{CommandError, Exit, agent};
+use super::progress::{self, Shown, Step};
+use crate::node::registries;
+
+/// Send images to their registries
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  podling images push registry.example/team/app:v3
+  podling images push nginx:1.27 --to registry.example/mirror/nginx:1.27      under another name
+  podling images push --json registry.example/team/app:v3 | jq -r '.[].reference'
+
+All is sent as it came, so the digests stay the same. What the registry has is not sent again, and a push that
+broke goes on where it stopped. How registries are spoken to, and credentials, are as with `podling images pull`.
+
+Exit status: 0 all are there, 1 some are not, 130 interrupted.")]
+pub struct PushArgs {
+    /// Their names, which say where they go
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Send the image under this name instead of its own
+    #[arg(long, value_name = "NAME")]
+    pub to: Option<String>,
+    /// A Docker configuration file with credentials [default: ~/.docker/config.json]
+    #[arg(long, value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
+    /// Print only errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print what was pushed as a JSON array of reference, with the digest, and platforms
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Sends images, one after the other; the layers of each go in parallel.
+pub(super) fn push(
+    store: &ImageStore,
+    args: &PushArgs,
+    config: Option<&Path>,
+) -> Result<Exit, CommandError> {
+    let sources = super::parse_all(&args.images)?;
+    let target = args.to.as_deref().map(super::parse).transpose()?;
+    if target.is_some() && sources.len() > 1 {
+        return Err(
+            CommandError::usage("--to names one image, and several were given")
+                .hint("push them one by one"),
+        );
+    }
+    let options = options(args, config)?;
+    let shown = Shown::new(args.quiet);
+    let pushed = agent::runtime()?.block_on(async {
+        let pushed = push_all(store, &sources, target.as_ref(), &options, &shown);
+        progress::unless_interrupted(pushed).await?.ok_or_else(|| {
+            CommandError::new("the push was interrupted")
+                .code(progress::INTERRUPTED)
+                .hint("what has arrived stays there: pushed again, it goes on from there")
+        })
+    });
+    shown.end();
+    let (pushed, errors) = progress::tell_apart(pushed?);
+    if args.json {
+        let views = pushed
+            .iter()
+            .map(|pushed| json!({"reference": pushed.reference, "platforms": pushed.platforms}));
+        super::print_json(&views.collect::<Vec<_>>())?;
+    } else if !args.quiet {
+        pushed.iter().for_each(tell);
+    }
+    progress::last_of(errors)
+}
+
+fn tell(pushed: &Pushed) {
+    println!("pushed {}", pushed.reference);
+    if pushed.left_out > 0 {
+        eprintln!(
+            "its images for {} other platforms are not here, and were left out",
+            pushed.left_out
+        );
+    }
+}
+
+fn options(args: &PushArgs, config: Option<&Path>) -> Result<PushOptions, CommandError> {
+    if let Some(file) = &args.auth_file
+        && let Err(error) = std::fs::metadata(file)
+    {
+        let text = format!("cannot read the credentials in {}", file.display());
+        return Err(CommandError::new(text).because(error));
+    }
+    let config = agent::load(config)?;
+    Ok(PushOptions {
+        docker_config: args.auth_file.clone(),
+        registries: registries::settings(&config),
+        ..PushOptions::default()
+    })
+}
+
+async fn push_all(
+    store: &ImageStore,
+    sources: &[Reference],
+    target: Option<&Reference>,
+    options: &PushOptions,
+    shown: &Shown,
+) -> Vec<Result<Pushed, CommandError>> {
+    let mut results = Vec::new();
+    for source in sources {
+        let target = target.unwrap_or(source);
+        let (listener, name) = (shown.listener(), target.to_string());
+        let options = PushOptions {
+            progress: Some(Arc::new(move |progress| {
+                listener.show(step(&name, progress))
+            })),
+            ..options.clone()
+        };
+        let pushed = store.push(source, target, &options).await;
+        results.push(pushed.map_err(|error| explain(source, target, error)));
+    }
+    results
+}
+
+fn explain(source: &Reference, target: &Reference, error: PushError) -> CommandError {
+    let remedy = match &error {
+        PushError::NotHere(_) => return super::missing(source),
+        PushError::Registry(error) => registries::remedy_of(error),
+        _ => None,
+    };
+    let failed = CommandError::new(format!("cannot push {target}")).because(error);
+    match remedy {
+        Some(remedy) => failed.hint(remedy),
+        None => failed,
+    }
+}
+
+/// The step that the progress of a push is.
+fn step(name: &str, progress: PushProgress) -> Step {
+    match progress {
+        PushProgress::Planned { blobs, .. } => {
+            let bytes = blobs.iter().map(|(_, bytes)| bytes).sum();
+            Step::Begins {
+                line: format!(
+                    "pushing {name}: {} blobs, {}",
+                    blobs.len(),
+                    super::size(bytes)
+                ),
+                parts: blobs
+                    .into_iter()
+                    .map(|(digest, bytes)| (digest, bytes, false))
+                    .collect(),
+            }
+        }
+        PushProgress::Uploading {
+            blob,
+            bytes,
+            total_bytes,
+        } => Step::Moves {
+            part: blob,
+            bytes,
+            total_bytes,
+        },
+        PushProgress::Done { blob, how } => {
+            let note = match how {
+                Arrival::Present => "already there",
+                Arrival::Mounted => "there in another repository",
+                Arrival::Uploaded => "sent",
+            };
+            Step::Done {
+                line: format!("blob {}: {note}", progress::short(&blob)),
+                part: blob,
+                note,
+            }
+        }
+    }
+}
