@@ -92,6 +92,8 @@ pub(crate) struct Descriptor {
 
 /// A manifest or an index.
 #[derive(Debug)]
+// One at a time is read, and taken apart at once.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Document {
     Manifest(Manifest),
     Index(Vec<Descriptor>),

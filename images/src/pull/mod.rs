@@ -251,9 +251,14 @@ impl ImageStore {
         let known = blocking(move || Ok(store.known_document(&name)?)).await?;
         if let Some((known, json)) = known
             && reference.digest().is_none()
-            && repository.resolve().await? == Some(known.clone())
         {
-            return Ok((known, json));
+            match repository.resolve().await {
+                Ok(Some(digest)) if digest == known => return Ok((known, json)),
+                Ok(_) => {}
+                // Some registries do not know this kind of question.
+                Err(e) if is_not_understood(&e) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(repository.manifest(reference.digest()).await?)
     }
@@ -271,6 +276,17 @@ impl ImageStore {
         let content = self.read_blob(&digest).ok();
         Ok(content.map(|content| (digest, content)))
     }
+}
+
+/// True when the registry answered, but not to this question.
+fn is_not_understood(error: &RegistryError) -> bool {
+    matches!(
+        error.decisive(),
+        RegistryError::Status {
+            status: 400 | 405 | 501,
+            ..
+        } | RegistryError::Protocol { .. }
+    )
 }
 
 /// One run of [`ImageStore::pull`].

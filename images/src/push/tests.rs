@@ -21,6 +21,8 @@ struct Shelf {
     breaks: usize,
     /// Uploads are forgotten when one breaks.
     forgets: bool,
+    /// As many uploads are refused for now.
+    busy: usize,
 }
 
 impl Shelf {
@@ -61,6 +63,10 @@ impl Shelf {
 
     fn upload(&mut self, asked: &Asked, id: &str, query: &HashMap<&str, &str>) -> Reply {
         if asked.method == "POST" {
+            if self.busy > 0 {
+                self.busy -= 1;
+                return Reply::new(503, b"").header("Retry-After", "0");
+            }
             let id = format!("u{}", self.uploads.len() + self.log.len());
             self.uploads.insert(id.clone(), Vec::new());
             return accepted(202, &id, 0);
@@ -239,6 +245,7 @@ async fn a_push_that_breaks_goes_on_where_it_broke() {
         let test = image();
         let (registry, shelf) = start(Shelf {
             breaks: 2,
+            busy: 2,
             forgets,
             ..Shelf::default()
         })

@@ -135,11 +135,23 @@ impl Push<'_> {
         self.location(&response).map(Some)
     }
 
+    /// May be repeated: an upload that is begun and not gone on with is forgotten by the registry.
     async fn post(&self, url: Url) -> Result<Response, RegistryError> {
         let mut request = self.request(Method::POST, url, "blobs/uploads/");
         let none = HeaderValue::from_static("0");
         request.headers.insert(CONTENT_LENGTH, none);
-        self.endpoint.send(&request).await
+        let mut failures = 0;
+        loop {
+            let error = match self.endpoint.send(&request).await {
+                Ok(response) => return Ok(response),
+                Err(e) => e,
+            };
+            failures += 1;
+            match self.endpoint.patience().wait_after(&error, failures) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(error),
+            }
+        }
     }
 
     /// Sends what is missing, and ends the upload.

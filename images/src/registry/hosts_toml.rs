@@ -703,6 +703,33 @@ ca = "/etc/own.crt"
         ));
     }
 
+    proptest::proptest! {
+        /// Any damage to a file gives hosts, or an error that names a line of it.
+        #[test]
+        fn damaged_files_end_in_peace(
+            damage in proptest::collection::vec((0_usize..400, proptest::char::any()), 0..4),
+            text in "[a-z\"\\[\\].= \n]{0,80}",
+            is_damaged in proptest::bool::ANY,
+        ) {
+            let whole = "server = \"https://r.example\"\n[host.\"https://m.example:5000/x\"]\n\
+                capabilities = [\"pull\"]\nca = [\"a\"]\nclient = [[\"c\", \"k\"], \"both\"]\n\
+                dial_timeout = \"5s\"\n[host.\"https://m.example:5000/x\".header]\na = [\"b\"]\n";
+            let mut chars: Vec<char> = whole.chars().collect();
+            for (at, c) in damage {
+                let at = at % chars.len();
+                chars[at] = c;
+            }
+            let text = if is_damaged { chars.into_iter().collect() } else { text };
+            match parse(Path::new("/certs.d/hosts.toml"), &text, "r.example") {
+                Ok(hosts) => proptest::prop_assert!(!hosts.is_empty()),
+                Err(HostsError::Invalid { line, .. }) => {
+                    proptest::prop_assert!(line <= text.lines().count().max(1) + 1);
+                }
+                Err(e @ HostsError::Read { .. }) => panic!("{e}"),
+            }
+        }
+    }
+
     #[test]
     fn durations_are_as_in_go() {
         for (text, millis) in [("5s", Some(5000)), ("1h2m", Some(3_720_000)), ("5", None)] {

@@ -140,7 +140,7 @@ impl Disk {
             let is_kept = match cut {
                 Cut::Nothing | Cut::Zeroes | Cut::Contents => true,
                 Cut::All => false,
-                Cut::Some(_) => random.next() % 2 == 0,
+                Cut::Some(_) => random.next().is_multiple_of(2),
             };
             if is_kept {
                 change.apply(&mut names);

@@ -158,6 +158,20 @@ async fn a_tag_that_is_here_is_only_asked_about() {
 }
 
 #[tokio::test]
+async fn a_registry_that_does_not_know_head_is_asked_for_the_manifest() {
+    let test = image();
+    let served = test.clone();
+    let registry = serve(move |request| match request.method.as_str() {
+        "HEAD" => Reply::new(405, b""),
+        _ => honest(&served, request),
+    })
+    .await;
+    let puller = Puller::new(&[&registry]);
+    puller.pull(&registry).await.unwrap();
+    puller.pull(&registry).await.unwrap();
+}
+
+#[tokio::test]
 async fn two_different_images_with_a_common_layer_fetch_it_once() {
     let common = Tar::new().file("common", &[7; 200_000]).finish();
     let tests = [b"one", b"two"]
