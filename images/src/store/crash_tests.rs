@@ -166,6 +166,40 @@ fn a_power_cut_while_a_damaged_layer_is_replaced_leaves_one_of_both() {
     assert!(states > 100, "{states}");
 }
 
+/// A blob that is received in two goes, as a pull does it.
+#[test]
+fn a_power_cut_while_a_blob_is_received_leaves_a_partial_that_can_be_gone_on_with() {
+    let states = replay(|fixture| {
+        let test = image(b"content one");
+        let (blob, tar) = (&test.blobs[1], &test.tars[1]);
+        let (digest, diff_id) = (Digest::sha256(blob), Digest::sha256(tar));
+        let size = blob.len() as u64;
+        let session = Session::begin(&fixture.store).unwrap();
+        let mut first = session.receive(&digest, size).unwrap();
+        first.keep(&blob[..20]).unwrap();
+        first.keep(&blob[20..50]).unwrap();
+        drop((first, session));
+        let session = Session::begin(&fixture.store).unwrap();
+        let _lock = session.lock_layer(&diff_id).unwrap();
+        let mut ingest = session.receive(&digest, size).unwrap();
+        assert_eq!(ingest.before(), 50);
+        let before = ingest.pieces_before().unwrap();
+        let source = before.chain(pieces(&blob[50..]));
+        let path = ingest.path().to_owned();
+        session
+            .put_layer(&diff_id, Some(&path), |target| -> Result<_, StoreError> {
+                let wanted = (Wanted::Digest(&digest), Wanted::Digest(&diff_id));
+                let keep = |piece: &[u8]| ingest.keep(piece);
+                let limits = Limits::default();
+                Ok(unpack_stream(source, keep, size, target, wanted, &limits).unwrap())
+            })
+            .unwrap();
+        drop(session);
+        vec![load(fixture, &test, "app:1")]
+    });
+    assert!(states > 150, "{states}");
+}
+
 /// The replay itself: a store that did not sync would be found out.
 #[test]
 fn the_replay_finds_what_was_not_synced() {
