@@ -10,7 +10,7 @@ mod images;
 use std::path::{Path, PathBuf};
 
 pub use duration::{Length, parse_duration};
-pub use images::{GcConfig, ImagesConfig};
+pub use images::{GcConfig, ImagesConfig, ScrubConfig};
 use serde::{Deserialize, Serialize};
 
 /// Where manifests are looked for when nothing else is said.

@@ -7,6 +7,9 @@ use super::config::ConfigError;
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    /// The thread that checks images cannot be started.
+    #[error("start the thread that checks images")]
+    Scrub(#[source] std::io::Error),
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),

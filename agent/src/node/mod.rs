@@ -16,6 +16,7 @@ pub mod garbage;
 mod handle;
 mod machine;
 pub mod registries;
+mod scrub;
 mod sources;
 mod start;
 pub mod trust;

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use podling_images::ImageStore;
+use podling_images::{ImageStore, PullOptions};
 use podling_runtime::cgroup;
 use podling_systemd::Systemd;
 
 use super::config::CgroupDriver;
 use super::garbage::{Collection, Garbage};
 use super::handle::{NodeHandle, Options, Shutdown};
+use super::scrub::Scrub;
 use super::{Config, NodeError, Wait};
 use crate::network::{Network, NetworkConfig};
 use crate::pod::context::Context;
@@ -26,6 +27,8 @@ pub(super) struct Inner {
     dispatcher: super::dispatcher::Handle,
     sources: Mutex<super::sources::Sources>,
     _collection: Collection,
+    /// Ends with the node.
+    _scrub: Option<Scrub>,
     /// Held as long as the node runs; the kernel lets go of it whatever happens.
     _lock: File,
 }
@@ -45,7 +48,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
     let node_name = config.node_name();
     let uid_seed = options.uid_seed.as_deref().unwrap_or(&node_name);
     let store = Store::open_seeded(&config.store_path(), &node_name, uid_seed)?;
-    let images = ImageStore::open(&config.images_dir())?;
+    let images = ImageStore::open(&config.images_dir())?.with_kept_blobs(config.images.keep_blobs);
     let network = Network::open(NetworkConfig {
         bridge: config.network.bridge.clone(),
         pod_cidr: config.network.pod_cidr.clone(),
@@ -79,12 +82,14 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
     let sources = super::sources::start(&context.config, &options, &store)?;
     // Only now is known which images are needed.
     let collection = Collection::begin(&context);
+    let scrub = scrub(&context)?;
     Ok(NodeHandle {
         inner: Arc::new(Inner {
             context,
             dispatcher,
             sources: Mutex::new(sources),
             _collection: collection,
+            _scrub: scrub,
             _lock: lock,
         }),
     })
@@ -116,6 +121,23 @@ impl Inner {
             }
         }
     }
+}
+
+/// Begins the check of images in the background, where it is configured.
+fn scrub(context: &Context) -> Result<Option<Scrub>, NodeError> {
+    let config = &context.config;
+    let options = PullOptions {
+        registries: super::registries::settings(config),
+        platform: config.platform(),
+        ..PullOptions::default()
+    };
+    super::scrub::begin(
+        &context.images,
+        &config.images.scrub,
+        &config.data_dir,
+        options,
+    )
+    .map_err(NodeError::Scrub)
 }
 
 /// Connects to systemd where pods are to get scopes.

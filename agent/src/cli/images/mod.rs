@@ -112,11 +112,15 @@ impl OutputArg {
 pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, CommandError> {
     let store = open(directories)?;
     let config = args.config.as_deref();
+    let keeping = |store: ImageStore| -> Result<ImageStore, CommandError> {
+        let keep = super::agent::load(config)?.images.keep_blobs;
+        Ok(store.with_kept_blobs(keep))
+    };
     match args.command {
         ImagesCommand::List(args) => list::list(&store, &args),
-        ImagesCommand::Pull(args) => pull::pull(&store, &args, config),
+        ImagesCommand::Pull(args) => pull::pull(&keeping(store)?, &args, config),
         ImagesCommand::Push(args) => push::push(&store, &args, config),
-        ImagesCommand::Load(args) => load::load(&store, &args, config),
+        ImagesCommand::Load(args) => load::load(&keeping(store)?, &args, config),
         ImagesCommand::Save(args) => save::save(&store, &args),
         ImagesCommand::Tag(args) => tag::tag(&store, &args),
         ImagesCommand::Inspect(args) => inspect::inspect(&store, &args),
@@ -124,8 +128,8 @@ pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, C
         ImagesCommand::Diff(args) => diff::diff(&store, &args),
         ImagesCommand::Du(args) => du::du(&store, &args),
         ImagesCommand::Verify(args) => verify::verify(&store, &args),
-        ImagesCommand::Rm(args) => remove::remove(&store, &args, directories),
-        ImagesCommand::Prune(args) => remove::prune(&store, &args, directories),
+        ImagesCommand::Rm(args) => remove::remove(&keeping(store)?, &args, directories),
+        ImagesCommand::Prune(args) => remove::prune(&keeping(store)?, &args, directories),
     }
 }
 

@@ -9,7 +9,7 @@ use super::ConfigError;
 use super::duration::Length;
 
 /// Which images may come, and how they are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ImagesConfig {
     /// Which images may come and run, in the format of containers-policy.json(5); by default
@@ -18,10 +18,50 @@ pub struct ImagesConfig {
     /// How registries are spoken to, in containerd's `hosts.toml` layout; by default `/etc/podling/certs.d`. What
     /// `registries` says of one wins.
     pub hosts_directory: Option<PathBuf>,
+    /// Keep compressed layers after they are unpacked: to mend a damaged layer, to save and to push without the registry.
+    pub keep_blobs: bool,
+    /// The slow check of all images in the background.
+    pub scrub: ScrubConfig,
     /// When unneeded images are removed.
     pub gc: GcConfig,
     /// Images that are never removed by the node itself: those that came with the appliance.
     pub pinned: Vec<String>,
+}
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        Self {
+            signature_policy: None,
+            hosts_directory: None,
+            keep_blobs: true,
+            scrub: ScrubConfig::default(),
+            gc: GcConfig::default(),
+            pinned: Vec::new(),
+        }
+    }
+}
+
+/// The slow check of all images in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ScrubConfig {
+    /// From the end of one check to the next; 0: never.
+    pub interval: Length,
+    /// How fast it reads, in bytes per second; 0: as fast as others leave it.
+    pub bytes_per_second: u64,
+    /// Also while the machine runs on its battery.
+    pub on_battery: bool,
+}
+
+impl Default for ScrubConfig {
+    /// Once a week, 8 MiB/s: 10 GiB take 20 minutes, and any disk has time for others.
+    fn default() -> Self {
+        Self {
+            interval: Length(std::time::Duration::from_secs(7 * 24 * 3600)),
+            bytes_per_second: 8 << 20,
+            on_battery: false,
+        }
+    }
 }
 
 /// When unneeded images are removed; the names are the kubelet's (`imageGCHighThresholdPercent` and so on).

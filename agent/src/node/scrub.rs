@@ -1,0 +1,389 @@
+//! The slow check of all images in the background.
+//!
+//! ```text
+//!           ┌────────── due (the interval since the last end) ──────────┐
+//!  waiting ─┘                                                           └─► part by part ─► end, noted ─► waiting
+//!                                       on battery, unless configured: waits ─┘   └─► damaged: mended, or reported
+//! ```
+//! One thread of the lowest priority (nice 19, I/O class idle) reads at a bounded rate. Which part was checked last is
+//! noted in `scrub.json`, so that a node that is often off gets through all of it in time. What is damaged is unpacked
+//! again from its blob or fetched again ([`ImageStore::heal_from_registry`]); what cannot be mended is in the log, and
+//! found again next time.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use podling_images::{Healed, ImageStore, Part, Problem, PullOptions};
+use podling_runtime::chain;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::config::ScrubConfig;
+
+/// Where the kernel tells of batteries and mains.
+const POWER_SUPPLIES: &str = "/sys/class/power_supply";
+/// How long it is waited before the time or the battery is looked at again: a clock may be set, a plug pulled.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// The lowest priority of setpriority(2).
+const NICE: i32 = 19;
+/// `IOPRIO_CLASS_IDLE` of linux/ioprio.h: only when nobody else wants the disk.
+const IO_CLASS_IDLE: u8 = 3;
+
+/// The running check. Dropping it ends it at the next part.
+#[derive(Debug)]
+pub(super) struct Scrub {
+    stop: Arc<Stop>,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    is_set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Drop for Scrub {
+    fn drop(&mut self) {
+        *self
+            .stop
+            .is_set
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.changed.notify_all();
+    }
+}
+
+impl Stop {
+    /// Sleeps, but not longer than until the end. True at the end.
+    fn sleep(&self, time: Duration) -> bool {
+        let is_set = self.is_set.lock().unwrap_or_else(PoisonError::into_inner);
+        let slept = self
+            .changed
+            .wait_timeout_while(is_set, time, |is_set| !*is_set);
+        *slept.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// How far the check has come; what `scrub.json` holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Progress {
+    /// When the last check ended, or the node was first started.
+    last_end: Option<Timestamp>,
+    /// The part that was checked last, of a check that has begun.
+    position: Option<String>,
+}
+
+/// Begins to check the images of `store` from time to time; none when the interval is zero.
+pub(super) fn begin(
+    store: &ImageStore,
+    config: &ScrubConfig,
+    data_dir: &Path,
+    pull_options: PullOptions,
+) -> std::io::Result<Option<Scrub>> {
+    if config.interval.0.is_zero() {
+        return Ok(None);
+    }
+    let stop = Arc::new(Stop::default());
+    let scrubber = Scrubber {
+        store: store.clone(),
+        config: config.clone(),
+        file: data_dir.join("scrub.json"),
+        power_supplies: PathBuf::from(POWER_SUPPLIES),
+        pull_options,
+        runtime: Handle::current(),
+        stop: Arc::clone(&stop),
+    };
+    std::thread::Builder::new()
+        .name("scrub".to_owned())
+        .spawn(move || scrubber.run())?;
+    Ok(Some(Scrub { stop }))
+}
+
+struct Scrubber {
+    store: ImageStore,
+    config: ScrubConfig,
+    file: PathBuf,
+    power_supplies: PathBuf,
+    pull_options: PullOptions,
+    runtime: Handle,
+    stop: Arc<Stop>,
+}
+
+impl Scrubber {
+    fn run(&self) {
+        lower_priority();
+        let mut progress = self.load();
+        loop {
+            let now = Timestamp::now();
+            let last_end = *progress.last_end.get_or_insert(now);
+            let is_going_on = progress.position.is_some();
+            if is_going_on || is_due(last_end, now, self.config.interval.0) {
+                if self.check_all(&mut progress) {
+                    return;
+                }
+            } else {
+                self.save(&progress);
+                if self.stop.sleep(LOOK_AGAIN) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Checks all parts after the position. True when the node ends meanwhile.
+    fn check_all(&self, progress: &mut Progress) -> bool {
+        let parts = match self.store.parts_to_verify() {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot check the images");
+                return self.stop.sleep(LOOK_AGAIN);
+            }
+        };
+        let position = progress.position.as_deref().and_then(|p| p.parse().ok());
+        for (part, images) in parts {
+            if !is_after(&part, position.as_ref()) {
+                continue;
+            }
+            if self.wait_for_mains() || self.stop.sleep(Duration::ZERO) {
+                return true;
+            }
+            let mut pace = Pace::new(self.config.bytes_per_second, &self.stop);
+            let found = self
+                .store
+                .verify_part(&part, &images, &mut |bytes| pace.take(bytes));
+            if let Some(problem) = found {
+                self.mend(&problem);
+            }
+            progress.position = Some(part.to_string());
+            self.save(progress);
+        }
+        *progress = Progress {
+            last_end: Some(Timestamp::now()),
+            position: None,
+        };
+        self.save(progress);
+        false
+    }
+
+    fn mend(&self, problem: &Problem) {
+        // It may have been removed since.
+        let is_needed = self.store.parts_to_verify().is_ok_and(|parts| {
+            let mut parts = parts.iter();
+            parts.any(|(part, _)| *part == problem.part)
+        });
+        if !is_needed {
+            return;
+        }
+        let path = problem.path.display();
+        let images: Vec<_> = problem.images.iter().map(ToString::to_string).collect();
+        let images = images.join(", ");
+        let healing = self.store.heal_from_registry(problem, &self.pull_options);
+        match self.runtime.block_on(healing) {
+            Ok(Healed::Broken(reason)) => tracing::error!(
+                %path,
+                images,
+                what = problem.what,
+                reason = chain(&*reason),
+                "an image is damaged; load or pull it again"
+            ),
+            Ok(healed) => tracing::warn!(
+                %path,
+                images,
+                what = problem.what,
+                ?healed,
+                "an image was damaged, and is mended; containers that run see it when they start again"
+            ),
+            Err(error) => {
+                tracing::error!(%path, images, error = chain(&error), "cannot mend an image");
+            }
+        }
+    }
+
+    /// True when the node ends meanwhile.
+    fn wait_for_mains(&self) -> bool {
+        while !self.config.on_battery && is_on_battery(&self.power_supplies) {
+            if self.stop.sleep(LOOK_AGAIN) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn load(&self) -> Progress {
+        let text = fs::read(&self.file).unwrap_or_default();
+        // Without it, or with one that a power cut has damaged, the check begins anew.
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    fn save(&self, progress: &Progress) {
+        let new = self.file.with_extension("json.new");
+        let saved = serde_json::to_vec(progress)
+            .map_err(std::io::Error::from)
+            .and_then(|text| fs::write(&new, text))
+            .and_then(|()| fs::rename(&new, &self.file));
+        if let Err(error) = saved {
+            tracing::warn!(%error, file = %self.file.display(), "cannot note how far images were checked");
+        }
+    }
+}
+
+fn lower_priority() {
+    // Both concern this thread alone (setpriority(2), ioprio_set(2)).
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "images are checked with ordinary priority");
+    }
+    if let Err(error) = podling_runtime::sys::schedule::set_io_priority(IO_CLASS_IDLE, 0) {
+        tracing::debug!(%error, "images are checked with ordinary I/O priority");
+    }
+}
+
+/// A clock that was set back does not keep a check from ever being due.
+fn is_due(last_end: Timestamp, now: Timestamp, interval: Duration) -> bool {
+    let since = now.duration_since(last_end).as_secs();
+    let interval = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX);
+    since < -3600 || since >= interval
+}
+
+fn is_after(part: &Part, position: Option<&Part>) -> bool {
+    position.is_none_or(|position| part > position)
+}
+
+/// Keeps to a rate, over the part that is being read.
+struct Pace<'a> {
+    bytes_per_second: u64,
+    bytes: u64,
+    begun: Instant,
+    stop: &'a Stop,
+}
+
+impl<'a> Pace<'a> {
+    fn new(bytes_per_second: u64, stop: &'a Stop) -> Self {
+        Self {
+            bytes_per_second,
+            bytes: 0,
+            begun: Instant::now(),
+            stop,
+        }
+    }
+
+    fn take(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let early = self.due().saturating_sub(self.begun.elapsed());
+        if !early.is_zero() {
+            self.stop.sleep(early);
+        }
+    }
+
+    /// How long what was taken should take.
+    fn due(&self) -> Duration {
+        match self.bytes_per_second {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs_f64(self.bytes as f64 / rate as f64),
+        }
+    }
+}
+
+/// True when a battery of the machine itself is being drained, and nothing else supplies it.
+fn is_on_battery(power_supplies: &Path) -> bool {
+    let Ok(supplies) = fs::read_dir(power_supplies) else {
+        return false;
+    };
+    let mut drained = false;
+    for supply in supplies.flatten() {
+        let read = |name: &str| {
+            let text = fs::read_to_string(supply.path().join(name)).unwrap_or_default();
+            text.trim().to_owned()
+        };
+        match read("type").as_str() {
+            // Of a mouse or headset.
+            "Battery" if read("scope") == "Device" => {}
+            "Battery" => drained |= read("status") == "Discharging",
+            "Mains" | "USB" | "Wireless" if read("online") == "1" => return false,
+            _ => {}
+        }
+    }
+    drained
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supply(dir: &Path, name: &str, files: &[(&str, &str)]) {
+        let dir = dir.join(name);
+        fs::create_dir_all(&dir).expect("directory");
+        for (name, text) in files {
+            fs::write(dir.join(name), format!("{text}\n")).expect("file");
+        }
+    }
+
+    #[test]
+    fn a_machine_is_on_battery_when_nothing_else_supplies_it() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert!(!is_on_battery(&dir.path().join("none")));
+        supply(
+            dir.path(),
+            "hid",
+            &[
+                ("type", "Battery"),
+                ("scope", "Device"),
+                ("status", "Discharging"),
+            ],
+        );
+        assert!(!is_on_battery(dir.path()));
+        supply(
+            dir.path(),
+            "BAT0",
+            &[("type", "Battery"), ("status", "Discharging")],
+        );
+        supply(dir.path(), "AC", &[("type", "Mains"), ("online", "0")]);
+        assert!(is_on_battery(dir.path()));
+        supply(dir.path(), "AC", &[("type", "Mains"), ("online", "1")]);
+        assert!(!is_on_battery(dir.path()));
+        supply(dir.path(), "AC", &[("online", "0")]);
+        supply(dir.path(), "BAT0", &[("status", "Charging")]);
+        assert!(!is_on_battery(dir.path()));
+    }
+
+    #[test]
+    fn a_check_is_due_after_the_interval_and_when_the_clock_was_set_back() {
+        let at = |hours: i64| Timestamp::from_second(1_800_000_000 + hours * 3600).expect("time");
+        let week = Duration::from_secs(168 * 3600);
+        assert!(!is_due(at(0), at(167), week));
+        assert!(is_due(at(0), at(168), week));
+        assert!(is_due(at(0), at(-5), week));
+        assert!(!is_due(at(0), at(0), week));
+    }
+
+    #[test]
+    fn a_check_goes_on_after_the_part_that_was_checked_last() {
+        let part = |kind: &str, byte: char| -> Part {
+            let hex: String = std::iter::repeat_n(byte, 64).collect();
+            format!("{kind} sha256:{hex}").parse().expect("part")
+        };
+        let (document, layer, blob) =
+            (part("document", 'f'), part("layer", 'b'), part("blob", 'a'));
+        assert!(is_after(&document, None));
+        assert!(is_after(&layer, Some(&document)));
+        assert!(is_after(&part("layer", 'c'), Some(&layer)));
+        assert!(!is_after(&layer, Some(&layer)));
+        assert!(!is_after(&layer, Some(&blob)));
+    }
+
+    #[test]
+    fn the_rate_is_kept_to_and_the_end_is_not_waited_for() {
+        let stop = Arc::new(Stop::default());
+        let mut pace = Pace::new(1000, &stop);
+        pace.bytes = 2500;
+        assert_eq!(pace.due(), Duration::from_millis(2500));
+        drop(Scrub {
+            stop: Arc::clone(&stop),
+        });
+        // A day, if it were waited for.
+        pace.take(86_400_000);
+        assert!(stop.sleep(Duration::from_secs(86_400)));
+    }
+}
