@@ -6,6 +6,7 @@
 #   make test-root    the tests on real containers (root)
 #   make test-vm      the tests in virtual machines (qemu, no KVM needed)
 #   make bench        measure against the budgets and the peers
+#   make bench-images measure pulls and layers against the peers
 #   make install      programs, units, man pages and completions under $(DESTDIR)$(PREFIX)
 
 SHELL  := /bin/bash
@@ -33,7 +34,7 @@ define ensure
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
 endef
 
-.PHONY: all build run test test-lint test-unit test-root test-vm bench install deps deps-test deps-vm deps-bench
+.PHONY: all build run test test-lint test-unit test-root test-vm bench bench-images install deps deps-test deps-vm deps-bench
 
 all: build
 
@@ -77,6 +78,9 @@ test-vm: deps-vm
 
 bench: build deps-bench
 	$(ROOT_RUNNER) $(CARGO) bench --bench budgets
+
+bench-images: deps-test
+	$(ROOT_RUNNER) $(CARGO) bench -p podling-images --bench layers
 
 install: build
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/podling $(RELEASE)/podling-runtime

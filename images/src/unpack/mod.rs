@@ -451,4 +451,6 @@ pub fn unpack_file(
 }
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;

@@ -210,7 +210,7 @@ fn receive(
     Received::Whole(hasher.finish(), bytes)
 }
 
-/// Sends the content in pieces. An error reaches whoever reads the entries, and is returned if nobody does.
+/// Sends the content in pieces. An error reaches whoever reads the entries, and is returned.
 fn produce(
     compressed: Receiver<io::Result<Bytes>>,
     allowed: Allowed,
@@ -250,11 +250,12 @@ fn produce(
     Ok(())
 }
 
+/// Tells whoever reads the entries. They may have read the end of the archive and read no more, so that the error is
+/// returned, too.
 fn give_up(sender: &SyncSender<io::Result<Bytes>>, error: io::Error) -> io::Result<()> {
-    match sender.send(Err(error)) {
-        Ok(()) => Ok(()),
-        Err(returned) => returned.0.map(drop),
-    }
+    let returned = io::Error::new(error.kind(), error.to_string());
+    drop(sender.send(Err(error)));
+    Err(returned)
 }
 
 /// The compressed pieces, for a decompressor.

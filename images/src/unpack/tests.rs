@@ -6,21 +6,21 @@ use tar::EntryType;
 use super::*;
 use crate::test_archive::{Tar, gzip};
 
-struct Layer {
-    dir: tempfile::TempDir,
-    result: Result<Unpacked, UnpackError>,
+pub(super) struct Layer {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) result: Result<Unpacked, UnpackError>,
 }
 
 impl Layer {
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join("root").join(name)
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(super) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    fn error(&self) -> String {
+    pub(super) fn error(&self) -> String {
         let mut text = String::new();
         let mut error: Option<&dyn std::error::Error> = Some(self.result.as_ref().unwrap_err());
         while let Some(e) = error {
@@ -43,11 +43,11 @@ impl Layer {
     }
 }
 
-fn unpack(tar: Tar) -> Layer {
+pub(super) fn unpack(tar: Tar) -> Layer {
     unpack_blob(&tar.finish(), &Limits::default())
 }
 
-fn unpack_blob(blob: &[u8], limits: &Limits) -> Layer {
+pub(super) fn unpack_blob(blob: &[u8], limits: &Limits) -> Layer {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("root")).unwrap();
     std::fs::write(dir.path().join("outside"), "untouched").unwrap();
