@@ -1,0 +1,76 @@
+//! Layers in a user namespace, as rootless podman and `unshare --user` give one to an ordinary user.
+//!
+//! The process in the namespace is this test program, started again with a variable that tells it what to do.
+#![cfg(feature = "privileged-tests")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+
+use podling_images::{ImageStore, LoadOptions};
+use support::test_archive::{Tar, TestImage};
+use tar::EntryType;
+
+const CHILD: &str = "PODLING_TEST_ROOTLESS_IN";
+
+#[test]
+fn a_user_namespace_maps_owners_and_leaves_devices_out() {
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return load(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let layer = Tar::new()
+        .owned_by(0, 0)
+        .dir("d")
+        .file("d/.wh..wh..opq", b"")
+        .file("d/.wh.removed", b"")
+        .pax(&[("SCHILY.xattr.trusted.note", b"nobody sees it")])
+        .entry("d/su", EntryType::Regular, 0o4755, "", b"program")
+        .device("d/null", EntryType::Char, 1, 3)
+        .entry("d/pipe", EntryType::Fifo, 0o600, "", b"");
+    let image = TestImage::new(vec![layer.finish()]);
+    image.write_layout(&dir.path().join("mapped"), "host.example/app:1");
+    // The namespace has one owner only.
+    let foreign = Tar::new().owned_by(7, 7).file("f", b"").finish();
+    let image = TestImage::new(vec![foreign]);
+    image.write_layout(&dir.path().join("foreign"), "host.example/app:2");
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user"])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "a_user_namespace_maps_owners_and_leaves_devices_out",
+        ])
+        .env(CHILD, dir.path())
+        .status()
+        .expect("unshare is needed: apt-get install util-linux");
+    assert!(status.success());
+}
+
+fn load(dir: &Path) {
+    let store = ImageStore::open(&dir.join("images")).unwrap();
+    let options = LoadOptions::default();
+    let images = store.load(&dir.join("mapped"), &options).unwrap();
+    let path = |name: &str| images[0].layers[0].join(name);
+    let su = std::fs::metadata(path("d/su")).unwrap();
+    assert_eq!((su.uid(), su.mode() & 0o7777), (0, 0o4755));
+    let removed = std::fs::symlink_metadata(path("d/removed")).unwrap();
+    assert!(removed.file_type().is_char_device() && removed.rdev() == 0);
+    let pipe = std::fs::symlink_metadata(path("d/pipe")).unwrap();
+    assert!(pipe.file_type().is_fifo());
+    assert!(!path("d/null").exists());
+    let mut value = [0; 8];
+    let len = rustix::fs::getxattr(path("d"), "user.overlay.opaque", &mut value).unwrap();
+    assert_eq!(value[..len], *b"y");
+    let error = store.load(&dir.join("foreign"), &options).unwrap_err();
+    let mut text = String::new();
+    let mut next: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(error) = next {
+        text += &error.to_string();
+        next = error.source();
+    }
+    assert!(text.contains("subuid(5)"), "{text}");
+}
