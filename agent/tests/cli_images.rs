@@ -328,16 +328,68 @@ fn du_tells_what_is_shared_and_prune_frees_what_no_image_needs() {
 }
 
 #[test]
-fn verify_tells_what_is_damaged_as_json_too() {
+fn verify_mends_a_layer_from_its_blob_and_tells_what_it_cannot_mend() {
     let fixture = Fixture::new();
     fixture.load(NAME, &[&[("app", "application")]]);
     assert_eq!(fixture.ok(&["verify"]), "all images are whole\n");
-    let directory = fixture.json(&["inspect", NAME])["directories"][0].clone();
-    fs::write(Path::new(directory.as_str().unwrap()).join("app"), "").unwrap();
-    let found = fixture.run(&["verify", "-o", "json"]);
+    let inspected = fixture.json(&["inspect", NAME]);
+    let file = Path::new(inspected["directories"][0].as_str().unwrap()).join("app");
+    fs::write(&file, "").unwrap();
+    let found = fixture.run(&["verify", "--check", "-o", "json"]);
+    assert_eq!(found.status.code(), Some(1));
     let problems: Value = serde_json::from_slice(&found.stdout).unwrap();
     assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
     assert_eq!(problems[0]["images"], json!([NAME]));
+    assert_eq!(problems[0]["healed"], Value::Null);
+    let healed = fixture.json(&["verify", "--offline", "-o", "json"]);
+    assert_eq!(healed[0]["healed"], "unpacked");
+    assert_eq!(fs::read(&file).unwrap(), b"application");
+    assert_eq!(
+        fixture.json(&["verify", "--check", "-o", "json"]),
+        json!([])
+    );
+
+    // Without the blob there is nothing to mend it from.
+    let digest = inspected["layers"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .replace(':', "/");
+    fs::remove_file(fixture.path("data/images/blobs").join(digest)).unwrap();
+    fs::write(&file, "").unwrap();
+    let broken = fixture.run(&["verify", "--offline"]);
+    assert_eq!(broken.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&broken.stdout);
+    assert!(
+        said.contains("cannot be mended") && said.contains("load or pull it again"),
+        "{said}"
+    );
+}
+
+#[test]
+fn blobs_are_not_kept_where_the_configuration_says_so() {
+    let fixture = Fixture::new();
+    let archive = fixture.archive("load.tar", NAME, &[&[("app", "application")]]);
+    fs::write(
+        fixture.path("lean.yaml"),
+        "images: {keepBlobs: false, pinned: [localhost/app:1]}",
+    )
+    .unwrap();
+    let lean = fixture.path("lean.yaml").display().to_string();
+    fixture.ok(&["load", &archive, "--config", &lean]);
+    assert_eq!(
+        fixture.json(&["list", "-o", "json"])[0]["layers"][0]["kept"],
+        false
+    );
+    assert_eq!(fixture.json(&["verify", "-o", "json"]), json!([]));
+    let output = fixture.path("x.tar").display().to_string();
+    assert!(
+        fixture
+            .said(1, &["save", NAME, "-o", &output])
+            .contains("images.keepBlobs")
+    );
+    // What is pinned is not pruned.
+    let pruned = fixture.json(&["prune", "--all", "--config", &lean, "-o", "json"]);
+    assert_eq!(pruned["removed"], json!([]));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! `podling images rm` and `podling images prune`.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use podling_images::{Collected, Image, ImageStore, Reference};
 use serde_json::json;
 
-use super::super::{CommandError, Directories, Exit, offline};
+use super::super::{CommandError, Directories, Exit, agent, offline};
 use super::OutputArg;
 
 /// Remove images; what no other image and no pod uses is freed
@@ -36,7 +36,7 @@ Examples:
   podling images prune                  what is of no image, and downloads that were given up
   podling images prune --all            also the images that no pod of this machine runs
 
-With --all, images that manifests name but that no pod runs now are removed, too: they are pulled
+Pinned images (`images.pinned`) stay. With --all, images that manifests name but that no pod runs now are removed, too: they are pulled
 again when they are needed, which takes a registry. JSON has removed (names), layers, blobs and
 freed (bytes).")]
 pub struct PruneArgs {
@@ -94,12 +94,17 @@ pub(super) fn prune(
     store: &ImageStore,
     args: &PruneArgs,
     directories: &Directories,
+    config: Option<&Path>,
 ) -> Result<Exit, CommandError> {
     let in_use = offline::layers_in_use(directories);
     let mut idle = Vec::new();
     if args.all {
         let images = super::all(store)?;
-        let images = images.into_iter().filter(|image| !is_run(image, &in_use));
+        let pinned = super::parse_all(&agent::load(config)?.images.pinned)?;
+        let is_pinned = |image: &Image| pinned.iter().any(|pin| image.references.contains(pin));
+        let images = images
+            .into_iter()
+            .filter(|image| !is_run(image, &in_use) && !is_pinned(image));
         idle = images.flat_map(|image| image.references).collect();
     }
     if args.dry_run {
