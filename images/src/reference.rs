@@ -143,11 +143,14 @@ impl Reference {
     /// The short form that people write: without `docker.io/library/`.
     pub fn familiar(&self) -> String {
         let whole = self.to_string();
-        whole
-            .strip_prefix("docker.io/library/")
-            .or_else(|| whole.strip_prefix("docker.io/"))
-            .unwrap_or(&whole)
-            .to_owned()
+        // Of `docker.io/a.b/c` and `docker.io/library/a/b` something else would be left.
+        let short = ["docker.io/library/", "docker.io/"]
+            .into_iter()
+            .find_map(|prefix| {
+                let short = whole.strip_prefix(prefix)?;
+                (Self::parse(short).as_ref() == Ok(self)).then(|| short.to_owned())
+            });
+        short.unwrap_or(whole)
     }
 }
 
@@ -412,6 +415,20 @@ mod tests {
         assert_eq!(reference.familiar(), text);
         let canonical = format!("docker.io/library/nginx@sha256:{HEX}");
         assert_eq!(reference.canonical().to_string(), canonical);
+    }
+
+    #[test]
+    fn the_familiar_form_means_the_same() {
+        for (whole, familiar) in [
+            ("docker.io/library/nginx:1", "nginx:1"),
+            ("docker.io/team/app:1", "team/app:1"),
+            ("docker.io/l.ib/app:1", "docker.io/l.ib/app:1"),
+            ("docker.io/localhost/app:1", "docker.io/localhost/app:1"),
+            ("docker.io/library/team/app:1", "library/team/app:1"),
+            ("host.example/app:1", "host.example/app:1"),
+        ] {
+            assert_eq!(Reference::parse(whole).unwrap().familiar(), familiar);
+        }
     }
 
     proptest! {
