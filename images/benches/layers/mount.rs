@@ -17,10 +17,11 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         path
     };
     let layers: Vec<PathBuf> = (0..100).map(|i| make(format!("layer{i}"))).collect();
-    let (upper, work) = (make("upper".to_owned()), make("work".to_owned()));
     for count in [1, 10, 100] {
         let mut samples = Samples::default();
-        for _ in 0..effort.runs * 10 {
+        for i in 0..effort.runs * 10 {
+            // New ones each time: a volatile overlay leaves a mark that forbids another mount.
+            let (upper, work) = (make(format!("u{count}-{i}")), make(format!("w{count}-{i}")));
             let before = Instant::now();
             let mounted = mount(&layers[..count], &upper, &work);
             samples.push(before.elapsed());
