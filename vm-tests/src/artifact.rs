@@ -46,3 +46,22 @@ fn artifact(line: &str) -> Option<Artifact> {
         executable: PathBuf::from(message["executable"].as_str()?),
     })
 }
+
+/// Podling's programs, by name: those in the directory `PODLING_BIN_DIR`, or built as cargo builds tests.
+///
+/// # Errors
+/// When they do not compile.
+pub fn programs() -> io::Result<Vec<(String, PathBuf)>> {
+    let names = ["podling", "podling-pod", "podling-runtime"];
+    if let Some(dir) = std::env::var_os("PODLING_BIN_DIR") {
+        let dir = PathBuf::from(dir);
+        return Ok(names.map(|name| (name.to_owned(), dir.join(name))).into());
+    }
+    let packages = ["-p", "podling-agent", "-p", "podling-runtime"];
+    let mut programs = build(&[&["build", "--bins"], &packages[..]].concat())?;
+    programs.retain(|it| names.contains(&it.name.as_str()));
+    Ok(programs
+        .into_iter()
+        .map(|it| (it.name, it.executable))
+        .collect())
+}

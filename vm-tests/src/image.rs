@@ -13,7 +13,7 @@ use crate::{attempt, run_command, workspace};
 const SUITE: &str = "bookworm";
 
 /// What is installed beside the essential packages.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,linux-image-cloud-amd64,iproute2,procps,curl,kmod,busybox-static,dbus-user-session,libpam-systemd,uidmap,criu,iptables,strace,podman,runc,catatonit";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,linux-image-cloud-amd64,iproute2,procps,curl,kmod,busybox-static,dbus-user-session,libpam-systemd,uidmap,criu,iptables,strace,podman,runc,catatonit,docker-registry";
 
 /// Answers the host on the virtio-serial port.
 const CONTROL_SCRIPT: &str = include_str!("../guest/control.sh");
@@ -112,6 +112,19 @@ fn configure(root: &Path) -> io::Result<()> {
     let wants = units.join("multi-user.target.wants");
     fs::create_dir_all(&wants).map_err(attempt("create", &wants))?;
     std::os::unix::fs::symlink("../vm-control.service", wants.join("vm-control.service"))
+}
+
+/// An empty disk of an ext4 file system with a journal, which a power cut leaves consistent.
+///
+/// # Errors
+/// When a tool is missing or fails.
+pub fn make_journaled_disk(disk: &Path, size: &str) -> io::Result<()> {
+    run_command(
+        Command::new("mkfs.ext4")
+            .args(["-q", "-F"])
+            .arg(disk)
+            .arg(size),
+    )
 }
 
 /// An ext4 file system with the content of a directory.

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub struct Machine {
     next_number: u64,
     directory: tempfile::TempDir,
     // Its disk is in use.
-    _payload: Payload,
+    payload: Payload,
 }
 
 /// How a command ended.
@@ -52,6 +52,14 @@ impl Machine {
     /// # Errors
     /// When qemu cannot be started or the guest does not come up.
     pub fn boot(image: &Image, payload: Payload) -> io::Result<Self> {
+        Self::boot_with_disks(image, payload, &[])
+    }
+
+    /// Boots with further disks, `/dev/vdc` and on, which keep what is written to them.
+    ///
+    /// # Errors
+    /// When qemu cannot be started or the guest does not come up.
+    pub fn boot_with_disks(image: &Image, payload: Payload, disks: &[&Path]) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("control");
         let qemu = Command::new("qemu-system-x86_64")
@@ -88,6 +96,12 @@ impl Machine {
                 "file={},if=virtio,format=raw,snapshot=on",
                 payload.disk()?.display()
             ))
+            .args(disks.iter().flat_map(|disk| {
+                // What the guest flushes is safe from the end of qemu, if not from that of the host.
+                let disk = disk.display();
+                let drive = format!("file={disk},if=virtio,format=raw,cache=unsafe");
+                ["-drive".to_owned(), drive]
+            }))
             .arg("-serial")
             .arg(format!(
                 "file:{}",
@@ -115,7 +129,7 @@ impl Machine {
             control: BufReader::new(control),
             next_number: 1,
             directory,
-            _payload: payload,
+            payload,
         };
         machine.wait_ready()?;
         Ok(machine)
@@ -193,6 +207,15 @@ impl Machine {
     pub fn reboot(&mut self) -> io::Result<()> {
         self.check("systemctl reboot --no-block")?;
         self.wait_ready()
+    }
+
+    /// Cuts the power: what the guest had not written to its disks is lost. Gives back what another machine may take.
+    ///
+    /// # Errors
+    /// When no temporary directory can be made.
+    pub fn cut_power(mut self) -> io::Result<Payload> {
+        let empty = Payload::new()?;
+        Ok(std::mem::replace(&mut self.payload, empty))
     }
 
     /// The end of the guest's console, for the message of a failed test.

@@ -1,11 +1,8 @@
 //! The whole product on a machine with systemd and cgroup v2, seen from outside: installed as a package would, driven
 //! by its unit files, its manifests and its command line.
-//!
-//! Programs come from `PODLING_BIN_DIR`, or are built as cargo builds tests.
 #![cfg(feature = "vm")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use podling_vm_tests::artifact;
@@ -124,7 +121,7 @@ impl Node {
 
 fn boot() -> Node {
     let payload = Payload::new().unwrap();
-    for (name, program) in programs() {
+    for (name, program) in artifact::programs().unwrap() {
         payload.add_program(&program, &name).unwrap();
     }
     payload
@@ -139,32 +136,7 @@ fn boot() -> Node {
     node
 }
 
-fn programs() -> Vec<(String, PathBuf)> {
-    let names = ["podling", "podling-pod", "podling-runtime"];
-    if let Some(dir) = std::env::var_os("PODLING_BIN_DIR") {
-        let dir = PathBuf::from(dir);
-        return names
-            .iter()
-            .map(|name| ((*name).to_owned(), dir.join(name)))
-            .collect();
-    }
-    let packages = [
-        "build",
-        "-p",
-        "podling-agent",
-        "-p",
-        "podling-runtime",
-        "--bins",
-    ];
-    artifact::build(&packages)
-        .unwrap()
-        .into_iter()
-        .filter(|it| names.contains(&it.name.as_str()))
-        .map(|it| (it.name, it.executable))
-        .collect()
-}
-
-/// Issue by issue of a node's life, in one boot: an emulated machine takes a minute for it.
+/// Event by event of a node's life, in one boot: an emulated machine takes a minute for it.
 #[test]
 fn a_node_lives_through_what_happens_to_it() {
     let mut node = boot();

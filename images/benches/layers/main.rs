@@ -11,7 +11,6 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../tests/support/mod.rs"]
-#[allow(unreachable_pub)]
 mod support;
 #[path = "../../../agent/benches/budgets/table.rs"]
 #[allow(dead_code)]
