@@ -93,7 +93,7 @@ impl Node {
             r#"{command} >/tmp/said 2>&1 & pid=$!
 sleep {seconds}
 # FS_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: not even the journal is written.
-perl -e 'open(F, "<", "/data") or die $!; ioctl(F, 0x8004587d, pack("L", 2)) or die $!' || exit 1
+perl -e 'open(F, "<", "/data") or die $!; $how = pack("L", 2); ioctl(F, 0x8004587d, $how) or die $!' || exit 1
 kill -KILL $pid 2>/dev/null
 wait $pid
 umount /data && mount /dev/vdc /data || exit 1"#
