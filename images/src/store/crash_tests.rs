@@ -180,7 +180,7 @@ fn a_power_cut_while_a_blob_is_received_leaves_a_partial_that_can_be_gone_on_wit
         first.keep(&blob[20..50]).unwrap();
         drop((first, session));
         let session = Session::begin(&fixture.store).unwrap();
-        let _lock = session.lock_layer(&diff_id).unwrap();
+        let lock = session.lock_layer(&diff_id).unwrap();
         let mut ingest = session.receive(&digest, size).unwrap();
         assert_eq!(ingest.before(), 50);
         let before = ingest.pieces_before().unwrap();
@@ -194,7 +194,7 @@ fn a_power_cut_while_a_blob_is_received_leaves_a_partial_that_can_be_gone_on_wit
                 Ok(unpack_stream(source, keep, size, target, wanted, &limits).unwrap())
             })
             .unwrap();
-        drop(session);
+        drop((ingest, lock, session));
         vec![load(fixture, &test, "app:1")]
     });
     assert!(states > 150, "{states}");
