@@ -399,12 +399,13 @@ fn has_runtime_hooks(spec: &Spec) -> bool {
     })
 }
 
-/// How many mounts the spec's are, planned as [`create`] does, without a container: for who checks configurations.
+/// How many mounts the spec's are, planned as [`create`] does for a bundle at `/`, without a container: for who checks
+/// configurations.
 ///
 /// # Errors
 /// When one of them is wrong or not supported.
 pub fn plan_mounts(spec: &Spec) -> Result<usize> {
-    mount_plan::plan(spec, None, None).map(|plans| plans.len())
+    mount_plan::plan(spec, Some(Path::new("/")), None).map(|plans| plans.len())
 }
 
 fn process_of(spec: &Spec) -> Result<&Process> {

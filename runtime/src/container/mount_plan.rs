@@ -109,6 +109,10 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
         if is_root(mount.destination()) {
             check_root(mount, &options)?;
         }
+        if is_bind(mount) && !options.remount {
+            // Wherever the bundle is.
+            bind_source(mount, Some(Path::new("/")), false)?;
+        }
         if id_mapped::plan(spec, mount, options.id_map.as_ref())?.is_some() && !is_bind(mount) {
             return Err(Error::Invalid {
                 field,
