@@ -182,13 +182,10 @@ fn is_known(tool: &str, path: &Path, what: &str) -> bool {
 /// The image as a container sees it, in a mount that no namespace has.
 fn mount(image: &Image) -> OwnedFd {
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    let layers = image
-        .layers
-        .iter()
-        .rev()
-        .map(|layer| layer.display().to_string());
-    let layers = layers.collect::<Vec<_>>().join(":");
-    rustix::mount::fsconfig_set_string(&fs, "lowerdir", layers).unwrap();
+    // One by one: a parameter has at most 255 bytes (fsconfig(2)).
+    for layer in image.layers.iter().rev() {
+        rustix::mount::fsconfig_set_string(&fs, "lowerdir+", layer).unwrap();
+    }
     rustix::mount::fsconfig_create(&fs).unwrap();
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     rustix::mount::fsmount(&fs, flags, MountAttrFlags::empty()).unwrap()

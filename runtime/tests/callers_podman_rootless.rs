@@ -100,7 +100,7 @@ fn an_ordinary_users_podman_runs_enters_stops_and_removes() {
     let (code, _, errors) = podman.run("podman exec c missing");
     assert_eq!(code, 127, "{errors}");
     let terminal = podman.ok("script --quiet --command 'podman exec -it c tty' /dev/null");
-    assert!(terminal.ends_with("/dev/pts/0"), "{terminal}");
+    assert!(terminal.contains("/dev/pts/0"), "{terminal}");
     podman.ok("podman stop --time 60 c");
     assert_eq!(
         podman.ok("podman inspect c --format '{{.State.ExitCode}}'"),
