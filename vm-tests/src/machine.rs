@@ -140,10 +140,7 @@ impl Machine {
     /// # Errors
     /// When the guest does not answer.
     pub fn run(&mut self, script: &str) -> io::Result<Output> {
-        let number = self.next_number;
-        self.next_number += 1;
-        let request = format!("{number} {}\n", BASE64.encode(script));
-        self.control.get_mut().write_all(request.as_bytes())?;
+        let number = self.send(script)?;
         let deadline = Instant::now() + COMMAND_DEADLINE;
         loop {
             let line = self.read_line(deadline)?;
@@ -161,6 +158,15 @@ impl Machine {
                 _ => Err(io::Error::other(format!("the guest answered {line:?}"))),
             };
         }
+    }
+
+    /// Gives the guest a shell script, and the number that its answer will have.
+    fn send(&mut self, script: &str) -> io::Result<u64> {
+        let number = self.next_number;
+        self.next_number += 1;
+        let request = format!("{number} {}\n", BASE64.encode(script));
+        self.control.get_mut().write_all(request.as_bytes())?;
+        Ok(number)
     }
 
     /// Runs a shell script that must succeed, and gives its output.
@@ -205,7 +211,8 @@ impl Machine {
     /// # Errors
     /// When it does not come up.
     pub fn reboot(&mut self) -> io::Result<()> {
-        self.check("systemctl reboot --no-block")?;
+        // What runs the command is ended by it, perhaps before it has answered.
+        self.send("systemctl reboot --no-block")?;
         self.wait_ready()
     }
 
