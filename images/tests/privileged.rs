@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
 
 use oci_spec::image::ConfigBuilder;
 use podling_images::{FileSource, Image, ImageFile, ImageStore, LoadOptions};
@@ -35,6 +37,10 @@ fn store() -> (tempfile::TempDir, ImageStore) {
 
 /// The image as a container sees it.
 fn mount(image: &Image) -> OwnedFd {
+    mount_with(image, MountAttrFlags::empty())
+}
+
+fn mount_with(image: &Image, attributes: MountAttrFlags) -> OwnedFd {
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
     let layers: Vec<_> = image
         .layers
@@ -45,7 +51,7 @@ fn mount(image: &Image) -> OwnedFd {
     rustix::mount::fsconfig_set_string(&fs, "lowerdir", layers.join(":")).unwrap();
     rustix::mount::fsconfig_create(&fs).unwrap();
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    rustix::mount::fsmount(&fs, flags, MountAttrFlags::empty()).unwrap()
+    rustix::mount::fsmount(&fs, flags, attributes).unwrap()
 }
 
 fn names(root: &OwnedFd, path: &str) -> Vec<String> {
@@ -156,6 +162,62 @@ fn owners_devices_set_user_id_and_capabilities_are_kept() {
     let path = layer.join("home/server");
     let len = rustix::fs::getxattr(path, "security.capability", &mut value).unwrap();
     assert_eq!(value[..len], capability);
+}
+
+const NODEV_CHILD: &str = "PODLING_TEST_NODEV_IN";
+
+/// The store may lie on a file system that is mounted `nodev`. A layer's device node is made there all the same, and
+/// means nothing there; whether a container may open it is decided by the container's own mount (and device cgroup).
+///
+/// In a mount namespace of its own: this test program, started again with a variable that tells it what to do.
+#[test]
+fn a_device_node_under_nodev_is_made_and_opens_only_as_the_containers_mount_says() {
+    if let Some(dir) = std::env::var_os(NODEV_CHILD) {
+        return under_nodev(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"mount -t tmpfs -o nodev tmpfs "$1" && shift && exec "$@""#;
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .args(["sh", "-c", script, "sh"])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "a_device_node_under_nodev_is_made_and_opens_only_as_the_containers_mount_says",
+        ])
+        .env(NODEV_CHILD, dir.path())
+        .status()
+        .expect("unshare is needed: apt-get install util-linux");
+    assert!(status.success());
+}
+
+fn under_nodev(dir: &Path) {
+    let store = ImageStore::open(&dir.join("images")).unwrap();
+    let tar = Tar::new()
+        .owned_by(0, 0)
+        .device("null", EntryType::Char, 1, 3)
+        .device("disk", EntryType::Block, 7, 0);
+    // An overlay of lower layers alone has two at least.
+    let other = Tar::new().owned_by(0, 0).file("file", b"");
+    let image = load(&store, vec![tar.finish(), other.finish()]);
+    let node = image.layers[0].join("null");
+    let stat = std::fs::symlink_metadata(&node).unwrap();
+    assert_eq!(
+        (stat.mode() & 0o170_000, stat.rdev()),
+        (0o020_000, rustix::fs::makedev(1, 3))
+    );
+    let refused = File::open(&node).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    assert_eq!(store.verify().unwrap(), []);
+    let open = |attributes| {
+        let root = mount_with(&image, attributes);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(&root, "null", flags, Mode::empty()).map(drop)
+    };
+    let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
+    assert_eq!(open(nodev), Err(rustix::io::Errno::ACCESS));
+    assert_eq!(open(MountAttrFlags::empty()), Ok(()));
 }
 
 #[test]
