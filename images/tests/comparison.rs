@@ -46,6 +46,47 @@ fn real_images_are_as_others_unpack_them() {
     }
 }
 
+/// Where a lower layer has a link and a higher one writes below it without an entry for a directory there, tools differ.
+/// Podling and podman's overlay storage (its default) unpack each layer by itself: the directory hides the link. umoci
+/// and podman's vfs storage unpack one layer over the other, through the link.
+#[test]
+fn a_directory_without_an_entry_hides_a_lower_link_as_in_podmans_overlay_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("layout");
+    let low = Tar::new()
+        .owned_by(0, 0)
+        .dir("etc")
+        .symlink("link", "etc")
+        .finish();
+    let high = Tar::new().owned_by(0, 0).file("link/file", b"x").finish();
+    TestImage::new(vec![low, high]).write_layout(&layout, "latest");
+
+    let store = ImageStore::open(&dir.path().join("images")).unwrap();
+    let options = LoadOptions {
+        reference: Some("host.example/compared:1".parse().unwrap()),
+        ..LoadOptions::default()
+    };
+    let images = store.load(&layout, &options).unwrap();
+    let mounted = mount(&images[0]);
+    let root = PathBuf::from(format!("/proc/self/fd/{}", mounted.as_raw_fd()));
+    let (storage, _) = containers_storage(&layout, dir.path(), "overlay");
+    let layers = std::fs::read_dir(storage.join("overlay")).unwrap();
+    let tops = layers.map(|layer| layer.unwrap().path().join("diff"));
+    let tops: Vec<_> = tops
+        .filter(|diff| diff.join("link/file").exists())
+        .collect();
+    assert_eq!(tops.len(), 1, "{tops:?}");
+    for directory in [root.join("link"), tops[0].join("link")] {
+        assert!(std::fs::symlink_metadata(&directory).unwrap().is_dir());
+        assert!(directory.join("file").exists());
+    }
+    assert!(!root.join("etc/file").exists());
+
+    let theirs = umoci(&layout, dir.path());
+    assert!(theirs.contains_key(Path::new("etc/file")));
+    assert!(!theirs.contains_key(Path::new("link/file")));
+}
+
 /// The layout of a real image, made if it is not there yet.
 fn real_image(package: Option<&str>) -> PathBuf {
     let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -205,35 +246,46 @@ fn umoci(layout: &Path, scratch: &Path) -> Tree {
 /// Podman with storage of its own, of the kind that needs no mounts. Skopeo fills it, with podman's library: podman
 /// itself wants a layout whose path is a name of an image.
 fn podman(layout: &Path, scratch: &Path) -> Tree {
-    let path = |name: &str| scratch.join(name).display().to_string();
-    let (root, runroot, tmp) = (path("storage"), path("run"), path("tmp"));
-    let name = "localhost/compared:1";
-    let run = |arguments: &[&str]| {
-        let mut all = vec!["--mount", "--propagation", "private"];
-        all.extend(arguments);
-        support::run("unshare", &all).expect("unshare is needed: apt-get install util-linux")
-    };
-    run(&[
-        "skopeo",
-        "--insecure-policy",
-        "copy",
-        "--quiet",
-        &format!("oci:{}:latest", layout.display()),
-        &format!("containers-storage:[vfs@{root}+{runroot}]{name}"),
-    ]);
-    let mounted = run(&[
+    let tmp = scratch.join("tmp").display().to_string();
+    let (root, runroot) = containers_storage(layout, scratch, "vfs");
+    let mounted = unshared(&[
         "podman",
         "--root",
-        &root,
+        root.to_str().unwrap(),
         "--runroot",
-        &runroot,
+        runroot.to_str().unwrap(),
         "--tmpdir",
         &tmp,
         "--storage-driver=vfs",
         "--cgroup-manager=cgroupfs",
         "image",
         "mount",
-        name,
+        COMPARED,
     ]);
     facts::read(Path::new(mounted.trim()))
+}
+
+/// What the image is called in podman's storage.
+const COMPARED: &str = "localhost/compared:1";
+
+/// Fills a storage of podman's by its own library. Gives its directory, and that of its state.
+fn containers_storage(layout: &Path, scratch: &Path, driver: &str) -> (PathBuf, PathBuf) {
+    let (root, runroot) = (scratch.join("storage"), scratch.join("run"));
+    let storage = format!("[{driver}@{}+{}]", root.display(), runroot.display());
+    unshared(&[
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        "--quiet",
+        &format!("oci:{}:latest", layout.display()),
+        &format!("containers-storage:{storage}{COMPARED}"),
+    ]);
+    (root, runroot)
+}
+
+/// Runs a program in a mount namespace of its own; gives its output.
+fn unshared(arguments: &[&str]) -> String {
+    let mut all = vec!["--mount", "--propagation", "private"];
+    all.extend(arguments);
+    support::run("unshare", &all).expect("unshare is needed: apt-get install util-linux")
 }

@@ -6,6 +6,12 @@
 //! implied in the file `implied` beside the layer, and the first image that is committed with the layer gives these
 //! directories what the highest of its lower layers says; then the list is removed.
 //!
+//! Where a lower layer has a symbolic link in that place, the directory hides the link, and what the layer has below it
+//! does not come where the link leads. So it is with Docker's overlay2 and podman's overlay storage, which unpack layer
+//! by layer as well; umoci, which unpacks one layer over the other, follows the link. It stays so here: a layer is unpacked
+//! once for all images that have it, on whatever layers it stands there. Builders that copy files as a container would
+//! (Docker, BuildKit, buildah) write no such layers.
+//!
 //! A second image may stand the layer on other ones. Then the directories keep what the first gave them: a layer that
 //! running containers use does not change.
 
