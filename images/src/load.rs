@@ -7,8 +7,11 @@
 //! Names come from the annotations `io.containerd.image.name` and `org.opencontainers.image.ref.name`, or from
 //! `RepoTags`, or from the caller. A name that is only a tag (as umoci writes it) is not enough.
 
+mod error;
+mod layer;
+
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,20 +20,22 @@ use serde_json::json;
 
 use crate::bundle::{Bundle, BundleError};
 use crate::compression::Compression;
-use crate::digest::{Algorithm, Digest, Hasher};
+use crate::digest::Digest;
 use crate::image::Image;
 use crate::manifest::{
     self, CONFIG_MAX_BYTES, Descriptor, Document, INDEX_ANNOTATION, INDEX_DEPTH_MAX,
     MANIFEST_MAX_BYTES, Manifest, ManifestError, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST,
 };
 use crate::platform::Platform;
-use crate::reference::{Reference, ReferenceError};
-use crate::store::{Held, IMAGE_NAME, ImageStore, REF_NAME, Record, Session, StoreError};
+use crate::reference::Reference;
+use crate::store::{Held, IMAGE_NAME, ImageStore, REF_NAME, Record, Session};
 use crate::trust::{
     Distrust, EntryKind, Gathered, Origin, Policy, PublicKey, Rules, SignatureImage, Subject,
     Trust, Verdict, entry_kind,
 };
-use crate::unpack::{Limits, UnpackError, Wanted, pieces, unpack_stream};
+use crate::unpack::Limits;
+
+pub use error::LoadError;
 
 /// A decompressed copy of a compressed archive may hold this many layers of the largest size allowed.
 const ARCHIVE_LAYERS: u64 = 4;
@@ -52,119 +57,6 @@ pub struct LoadOptions {
     /// Ask for a signature whatever the policy says of files: by one of these keys, for the repository of the image; with
     /// none, by those that the policy has for the image's registry.
     pub require_signature: Option<Vec<PublicKey>>,
-}
-
-/// Images that cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The file or directory cannot be read.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// It holds no image that can be used.
-    #[error("cannot use the image in {path}")]
-    Manifest {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: ManifestError,
-    },
-    /// The signature policy does not allow it. No layer was unpacked.
-    #[error(transparent)]
-    Distrust(#[from] Distrust),
-    /// It is none of the formats.
-    #[error(
-        "{path} is neither an OCI layout or archive (`oci-layout`, `index.json`) nor a docker-archive (`manifest.json`)"
-    )]
-    UnknownFormat {
-        /// The file or directory.
-        path: PathBuf,
-    },
-    /// `manifest.json` is malformed.
-    #[error("`manifest.json` in {path} is malformed")]
-    DockerManifest {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A file has other content than its name says.
-    #[error("`{name}` in {path} is damaged or forged: its digest is {actual}, not {expected}")]
-    Mismatch {
-        /// The file or directory.
-        path: PathBuf,
-        /// The blob.
-        name: String,
-        /// What the image says.
-        expected: Digest,
-        /// What it is.
-        actual: Digest,
-    },
-    /// A blob is longer or shorter than what names it says.
-    #[error("`{name}` in {path} has {actual} bytes, not {expected} as the image says")]
-    Size {
-        /// The file or directory.
-        path: PathBuf,
-        /// The blob.
-        name: String,
-        /// What the image says.
-        expected: u64,
-        /// What it is.
-        actual: u64,
-    },
-    /// A layer cannot be unpacked.
-    #[error("cannot unpack layer {layer} of {path}")]
-    Layer {
-        /// The file or directory.
-        path: PathBuf,
-        /// The layer's diff ID.
-        layer: Digest,
-        /// Why not.
-        #[source]
-        source: UnpackError,
-    },
-    /// The name in the archive is none.
-    #[error("{path} gives the image a name that cannot be used; give one with --name")]
-    Name {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: ReferenceError,
-    },
-    /// There is no name.
-    #[error("the image in {path} has no full name{}; give one with --name", note(.tag))]
-    NoName {
-        /// The file or directory.
-        path: PathBuf,
-        /// The tag, where it has one.
-        tag: Option<String>,
-    },
-    /// A name was given for several images.
-    #[error("{path} holds {count} images, and one name was given; load it without a name")]
-    SeveralImages {
-        /// The file or directory.
-        path: PathBuf,
-        /// How many.
-        count: usize,
-    },
-    /// There is nothing in it.
-    #[error("{path} holds no image")]
-    Empty {
-        /// The file or directory.
-        path: PathBuf,
-    },
-}
-
-fn note(tag: &Option<String>) -> String {
-    match tag {
-        Some(tag) => format!(" (only the tag `{tag}`)"),
-        None => String::new(),
-    }
 }
 
 impl ImageStore {
@@ -439,7 +331,7 @@ impl Load<'_> {
         for _ in 0..=INDEX_DEPTH_MAX {
             let json = self.blob(&entry, MANIFEST_MAX_BYTES)?;
             match manifest::parse_document(&json).map_err(self.unusable())? {
-                Document::Manifest(manifest) => return Ok((json, manifest, entry.digest, index)),
+                Document::Manifest(manifest) => return Ok((json, *manifest, entry.digest, index)),
                 Document::Index(entries) => {
                     self.session.put_blob(&entry.digest, &json)?;
                     index.get_or_insert(entry.digest);
@@ -573,94 +465,6 @@ impl Load<'_> {
         Err(self.mismatch(&name, descriptor.digest.clone(), actual))
     }
 
-    /// Adds the layer unless it is here. Gives digest, size and compression of the blob.
-    fn add_layer(
-        &self,
-        name: &str,
-        expected: Option<&Digest>,
-        diff_id: &Digest,
-    ) -> Result<(Digest, u64, Compression), LoadError> {
-        let (file, size) = self.bundle.file(name)?;
-        let mut file = BufReader::with_capacity(128 * 1024, file);
-        let start = std::io::BufRead::fill_buf(&mut file).map_err(self.unreadable(name))?;
-        let compression = Compression::detect(start).map_err(self.unreadable(name))?;
-        let _lock = self.session.lock_layer(diff_id)?;
-        if self.session.has_layer(diff_id) {
-            let (digest, size) = self.keep_blob(file, size, expected, name)?;
-            return Ok((digest, size, compression));
-        }
-        let mut blob = self.session.new_blob()?;
-        let path = blob.as_ref().map(|blob| blob.path().to_owned());
-        let unpacked = self.session.put_layer(diff_id, path.as_deref(), |target| {
-            let wanted = (wanted(expected), Wanted::Digest(diff_id));
-            let keep = |piece: &[u8]| blob.as_mut().map_or(Ok(()), |blob| blob.append(piece));
-            let limits = &self.options.limits;
-            unpack_stream(pieces(file), keep, size, target, wanted, limits)
-                .map_err(|source| self.unpack_error(source, diff_id, name))
-        })?;
-        Ok((unpacked.blob, unpacked.blob_bytes, compression))
-    }
-
-    /// Keeps the blob of a layer that is unpacked already, unless it is here. Gives its digest and size.
-    fn keep_blob(
-        &self,
-        file: impl Read + Send,
-        size: u64,
-        expected: Option<&Digest>,
-        name: &str,
-    ) -> Result<(Digest, u64), LoadError> {
-        if let Some(expected) = expected
-            && (!self.session.store().keeps_blobs() || self.session.has_blob(expected, size))
-        {
-            return Ok((expected.clone(), size));
-        }
-        let mut blob = self.session.new_blob()?;
-        let mut hasher = Hasher::new(expected.map_or(Algorithm::Sha256, Digest::algorithm));
-        let mut bytes = 0;
-        for piece in pieces(file) {
-            let piece = piece.map_err(self.unreadable(name))?;
-            hasher.update(&piece);
-            bytes += piece.len() as u64;
-            if let Some(blob) = &mut blob {
-                blob.append(&piece).map_err(|e| blob.failed(e))?;
-            }
-        }
-        let digest = hasher.finish();
-        if let Some(expected) = expected
-            && *expected != digest
-        {
-            return Err(self.mismatch(name, expected.clone(), digest));
-        }
-        if let Some(blob) = blob {
-            self.session.keep_blob(blob.path(), &digest)?;
-        }
-        Ok((digest, bytes))
-    }
-
-    fn unreadable(&self, name: &str) -> impl FnOnce(std::io::Error) -> BundleError + use<> {
-        let path = self.bundle.path().join(name);
-        move |source| BundleError::Io {
-            action: "read",
-            path,
-            source,
-        }
-    }
-
-    fn unpack_error(&self, source: UnpackError, diff_id: &Digest, name: &str) -> LoadError {
-        match source {
-            UnpackError::WrongDigest { expected, actual }
-            | UnpackError::WrongDiffId { expected, actual } => {
-                self.mismatch(name, expected, actual)
-            }
-            UnpackError::Source(source) => self.unreadable(name)(source).into(),
-            source => LoadError::Layer {
-                path: self.bundle.path().to_owned(),
-                layer: diff_id.clone(),
-                source,
-            },
-        }
-    }
-
     fn check_size(&self, name: &str, expected: u64, actual: u64) -> Result<(), LoadError> {
         if expected == actual {
             return Ok(());
@@ -699,11 +503,6 @@ fn tell_apart(entries: Vec<Descriptor>) -> (Vec<Descriptor>, Vec<Digest>) {
         }
     }
     (images, signatures)
-}
-
-/// What is known of a blob: its digest, or nothing.
-fn wanted(expected: Option<&Digest>) -> Wanted<'_> {
-    expected.map_or(Wanted::Any(Algorithm::Sha256), Wanted::Digest)
 }
 
 fn blob_name(digest: &Digest) -> String {

@@ -92,10 +92,8 @@ pub(crate) struct Descriptor {
 
 /// A manifest or an index.
 #[derive(Debug)]
-// One at a time is read, and taken apart at once.
-#[allow(clippy::large_enum_variant)]
 pub(crate) enum Document {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Vec<Descriptor>),
 }
 
@@ -180,7 +178,7 @@ pub(crate) fn parse_document(json: &[u8]) -> Result<Document, ManifestError> {
             .collect::<Result<_, _>>()?,
     };
     check_manifest(&manifest, probe.artifact_type.as_deref())?;
-    Ok(Document::Manifest(manifest))
+    Ok(Document::Manifest(Box::new(manifest)))
 }
 
 fn check_manifest(manifest: &Manifest, artifact_type: Option<&str>) -> Result<(), ManifestError> {

@@ -73,7 +73,7 @@ impl OldRecord {
         let manifest = disk::read_blob(dir, &self.manifest)
             .ok()
             .and_then(|json| match manifest::parse_document(&json) {
-                Ok(Document::Manifest(manifest)) => Some(manifest),
+                Ok(Document::Manifest(manifest)) => Some(*manifest),
                 _ => None,
             })
             .filter(|manifest| manifest.layers.len() == self.layers.len());

@@ -451,6 +451,8 @@ pub fn unpack_file(
 }
 
 #[cfg(test)]
+mod escape_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod tests;
