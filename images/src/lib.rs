@@ -53,7 +53,7 @@ pub use load::{LoadError, LoadOptions};
 pub use manifest::{DocumentKind, ManifestError, check_config, check_document};
 pub use oci_spec::image::ImageConfiguration;
 pub use platform::Platform;
-pub use pull::{LayerSummary, Progress, PullError, PullOptions};
+pub use pull::{FetchedBlobs, LayerSummary, Progress, PullError, PullOptions};
 pub use push::{Arrival, PushError, PushOptions, PushProgress, Pushed};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
@@ -62,8 +62,8 @@ pub use registry::{
 };
 pub use save::{ArchiveFormat, SaveError, SavedImage};
 pub use store::{
-    Collected, Fetch, FetchError, Healed, ImageStore, JudgeError, Lost, Part, Problem, Removed,
-    StoreError,
+    Collected, Fetch, FetchError, Healed, ImageHold, ImageStore, JudgeError, Lost, Part, Problem,
+    Removed, StoreError,
 };
 pub use tar_stream::TarError;
 pub use trust::{Distrust, Policy, PolicyError, PublicKey};

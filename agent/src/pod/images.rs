@@ -11,10 +11,13 @@
 //! An image must be allowed by the signature policy of the node, whether it comes or is here; one that is here and not
 //! allowed is as good as none, unless the pod runs already.
 //!
+//! Until an image's layers stand in the pod's plan, where collectors look, the image is held: its name may come to mean
+//! another image meanwhile, and then nothing else would keep its files.
+//!
 //! A difference to the kubelet: with `imagePullPolicy: Always` and a registry that cannot be reached, an image that is
 //! here is used, with a line in the log. A node without network must start what it last knew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +25,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use oci_spec::image::ConfigBuilder;
 use podling_images::{
-    FileSource, Image, ImageFile, ImageStore, Keyring, Policy as SignaturePolicy, PullError,
-    PullOptions, Reference,
+    FileSource, Image, ImageFile, ImageHold, ImageStore, Keyring, Policy as SignaturePolicy,
+    PullError, PullOptions, Reference,
 };
 use podling_runtime::chain;
 use tokio::sync::mpsc;
@@ -134,7 +137,14 @@ pub struct Pulled {
     image: String,
     /// What was tried.
     keyring: Keyring,
-    result: Result<Arc<Image>, Failure>,
+    result: Result<Found, Failure>,
+}
+
+/// An image that is here, and stays.
+#[derive(Debug)]
+struct Found {
+    image: Arc<Image>,
+    hold: ImageHold,
 }
 
 /// Why an image does not come: the word for the container's state, and the text.
@@ -142,7 +152,7 @@ type Failure = (&'static str, String);
 
 /// What is here of an image.
 struct Here {
-    image: Image,
+    found: Found,
     /// Why it may not be used.
     refusal: Option<String>,
 }
@@ -152,6 +162,8 @@ struct Here {
 pub struct Images {
     context: Arc<Context>,
     states: BTreeMap<String, State>,
+    /// Of images that are ready and in no plan yet.
+    holds: BTreeMap<String, ImageHold>,
     failures: BTreeMap<String, u32>,
     /// What the pod brings along.
     keyring: Keyring,
@@ -167,6 +179,7 @@ impl Images {
         let images = Self {
             context,
             states: BTreeMap::new(),
+            holds: BTreeMap::new(),
             failures: BTreeMap::new(),
             keyring: Keyring::default(),
             done,
@@ -190,6 +203,25 @@ impl Images {
         self.states.retain(
             |_, state| !matches!(state, State::Failed { reason, .. } if PULL_FAILURES.contains(reason)),
         );
+    }
+
+    /// Forgets what the pod no longer names: an image that it names again is looked for again.
+    pub fn keep_only(&mut self, named: &BTreeSet<&str>) {
+        let is_named = |image: &String| named.contains(image.as_str());
+        self.holds.retain(|image, _| is_named(image));
+        self.states
+            .retain(|image, state| is_named(image) || matches!(state, State::Pulling { .. }));
+    }
+
+    /// The pod's plan is written, with all images that are ready: they are held by it.
+    pub fn are_planned(&mut self) {
+        self.holds.clear();
+    }
+
+    fn ready(&mut self, image: &str, found: Found) {
+        self.holds.insert(image.to_owned(), found.hold);
+        self.states
+            .insert(image.to_owned(), State::Ready(found.image));
     }
 
     /// True when all images that were asked for are here.
@@ -230,12 +262,9 @@ impl Images {
         };
         match here {
             Some(Here {
-                image: found,
+                found,
                 refusal: None,
-            }) if adopt || is_demo || policy != Policy::Always => {
-                self.states
-                    .insert(image.to_owned(), State::Ready(Arc::new(found)));
-            }
+            }) if adopt || is_demo || policy != Policy::Always => self.ready(image, found),
             Some(Here {
                 refusal: Some(refusal),
                 ..
@@ -275,7 +304,9 @@ impl Images {
                 true => None,
                 false => refusal(&store, &reference, &image, trust::policy(&context.config)),
             };
-            Ok(Some(Here { image, refusal }))
+            // Somebody else's collector may have been faster: then it is not here.
+            let found = hold(&store, image)?;
+            Ok(found.map(|found| Here { found, refusal }))
         })
         .await
     }
@@ -297,9 +328,9 @@ impl Images {
                 Ok(policy) => pull(&context, &image, &reference, &keyring, policy, here).await,
                 Err(error) => match here {
                     Some(Here {
-                        image: here,
+                        found,
                         refusal: None,
-                    }) => Ok(Arc::new(here)),
+                    }) => Ok(found),
                     _ => Err(not_allowed(&image, &chain(&error))),
                 },
             };
@@ -318,10 +349,10 @@ impl Images {
     /// Takes note of the end of a pull.
     pub fn pulled(&mut self, pulled: Pulled) {
         match pulled.result {
-            Ok(image) => {
-                tracing::info!(image = pulled.image, digest = %image.digest, "pulled image");
+            Ok(found) => {
+                tracing::info!(image = pulled.image, digest = %found.image.digest, "pulled image");
                 self.failures.remove(&pulled.image);
-                self.states.insert(pulled.image, State::Ready(image));
+                self.ready(&pulled.image, found);
             }
             // The pod has got other credentials meanwhile.
             Err(_) if pulled.keyring != self.keyring => {
@@ -393,7 +424,7 @@ async fn pull(
     keyring: &Keyring,
     policy: Option<Arc<SignaturePolicy>>,
     here: Option<Here>,
-) -> Result<Arc<Image>, Failure> {
+) -> Result<Found, Failure> {
     let options = PullOptions {
         keyring: keyring.clone(),
         registries: registries::settings(&context.config),
@@ -402,13 +433,19 @@ async fn pull(
         ..PullOptions::default()
     };
     let error = match context.images.pull(reference, &options).await {
-        Ok(pulled) => return Ok(Arc::new(pulled)),
+        Ok(pulled) => {
+            let store = context.images.clone();
+            let found = blocking(move || hold(&store, pulled)).await;
+            let vanished = || "it was pulled, and removed at once by another".to_owned();
+            let found = found.and_then(|found| found.ok_or_else(vanished));
+            return found.map_err(|message| (PULL_FAILED, message));
+        }
         Err(error) => error,
     };
     let text = explain(context, &error);
     match here {
         Some(Here {
-            image: here,
+            found,
             refusal: None,
         }) if error.is_transient() => {
             let error = chain(&error);
@@ -417,7 +454,7 @@ async fn pull(
                 error,
                 "registry not reached; using the image that is here"
             );
-            Ok(Arc::new(here))
+            Ok(found)
         }
         _ if matches!(error, PullError::Distrust(_)) => Err(not_allowed(image, &text)),
         Some(Here {
@@ -429,6 +466,15 @@ async fn pull(
         )),
         _ => Err((PULL_FAILED, text)),
     }
+}
+
+/// Sees to it that an image stays; none if it is gone already.
+fn hold(store: &ImageStore, image: Image) -> Result<Option<Found>, String> {
+    let hold = store.hold(&image).map_err(|error| chain(&error))?;
+    Ok(hold.map(|hold| Found {
+        image: Arc::new(image),
+        hold,
+    }))
 }
 
 /// As the kubelet words it.

@@ -48,11 +48,13 @@
 //!   lock is taken under them, except `lock` for a moment.
 //!
 //! Readers take no lock: records are replaced atomically. What a reader resolved stays until `gc` is called without it
-//! in the set of layers in use; who starts containers must keep that set.
+//! in the set of layers in use; who starts containers must keep that set, and hold the image ([`ImageStore::hold`]) until
+//! its layers are in it.
 
 mod collect;
 pub(crate) mod disk;
 mod heal;
+mod hold;
 mod ingest;
 mod inherit;
 #[cfg(test)]
@@ -75,6 +77,7 @@ use crate::reference::Reference;
 
 pub use collect::Collected;
 pub use heal::{Fetch, FetchError, Healed, Lost};
+pub use hold::ImageHold;
 pub(crate) use ingest::Ingest;
 pub(crate) use layout::{IMAGE_NAME, REF_NAME};
 pub(crate) use record::Record;
@@ -333,6 +336,8 @@ impl ImageStore {
 mod crash_tests;
 #[cfg(test)]
 mod heal_tests;
+#[cfg(test)]
+mod load_tests;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]

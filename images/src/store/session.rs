@@ -192,10 +192,22 @@ impl Session {
         self.keep_synced(path, digest)
     }
 
+    /// Keeps a compressed layer even where blobs are not kept: at least as long as this session lives, then until the
+    /// next [`ImageStore::gc`].
+    pub(crate) fn lend_blob(&self, path: &Path, digest: &Digest) -> Result<(), StoreError> {
+        let file = File::open(path).map_err(failed("open", path))?;
+        disk::sync_file(&file, path)?;
+        self.place_blob(path, digest)
+    }
+
     fn keep_synced(&self, path: &Path, digest: &Digest) -> Result<(), StoreError> {
         if !self.store.keeps_blobs() {
             return disk::remove(path);
         }
+        self.place_blob(path, digest)
+    }
+
+    fn place_blob(&self, path: &Path, digest: &Digest) -> Result<(), StoreError> {
         self.hold(&[Held::Blob(digest.clone())])?;
         disk::rename(path, &disk::blob_path(self.store.dir(), digest))
     }

@@ -77,12 +77,15 @@ async fn image_states(
     let Some(spec) = &pod.spec else {
         return states;
     };
-    for container in spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-    {
+    let containers = || {
+        spec.init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+    };
+    let named = containers().map(|container| container.image.as_deref().unwrap_or_default());
+    images.keep_only(&named.collect());
+    for container in containers() {
         let name = container.image.as_deref().unwrap_or_default();
         let policy = Policy::of(container.image_pull_policy.as_deref(), name);
         let adopt = had.contains(&container.name.as_str());

@@ -325,6 +325,7 @@ impl Worker {
                     keep_sources(&mut plan, before);
                     if is_same(&plan, before) {
                         if !self.refused {
+                            self.images.are_planned();
                             return Ok(Next::Wait);
                         }
                         plan.generation = before.generation;
@@ -332,6 +333,7 @@ impl Worker {
                     prepare::weigh_again(&self.context, &self.uid, before, &plan).await?;
                 }
                 prepare::write_plan(&self.context, &self.uid, &plan)?;
+                self.images.are_planned();
                 tracing::info!(pod = %object.key, generation = plan.generation, "pod changed");
                 link.send(&Request::Reload)
                     .map_err(|e| ("SupervisorFailed", chain(&e)))?;
@@ -372,6 +374,7 @@ impl Worker {
             return Err(("NotStored", reason.to_owned()));
         }
         prepare::write_plan(&self.context, &self.uid, &plan)?;
+        self.images.are_planned();
         self.link = Some(waiting.begin().await.map_err(failed)?);
         self.begun = Some(Instant::now());
         self.plan = Some(plan);
