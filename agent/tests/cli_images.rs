@@ -384,7 +384,7 @@ fn blobs_are_not_kept_where_the_configuration_says_so() {
     let output = fixture.path("x.tar").display().to_string();
     assert!(
         fixture
-            .said(1, &["save", NAME, "-o", &output])
+            .said(1, &["save", "--offline", NAME, "-o", &output])
             .contains("images.keepBlobs")
     );
     // What is pinned is not pruned.

@@ -170,13 +170,32 @@ impl TestImage {
         let config = json!({
             "os": "linux", "architecture": architecture, "config": config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        })
-        .to_string()
-        .into_bytes();
+        });
         let blobs: Vec<_> = tars.iter().map(|tar| gzip(tar)).collect();
+        let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+        Self::assemble(tars, blobs, media_type, &config)
+    }
+
+    /// The same layers with blobs that are not compressed: other digests, the same diff IDs.
+    pub fn uncompressed(&self) -> Self {
+        let config = serde_json::from_slice(&self.config).unwrap();
+        let media_type = "application/vnd.oci.image.layer.v1.tar";
+        Self::assemble(self.tars.clone(), self.tars.clone(), media_type, &config)
+    }
+
+    /// The same image for another processor.
+    pub fn of_architecture(&self, architecture: &str) -> Self {
+        let mut config: Value = serde_json::from_slice(&self.config).unwrap();
+        config["architecture"] = json!(architecture);
+        let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+        Self::assemble(self.tars.clone(), self.blobs.clone(), media_type, &config)
+    }
+
+    fn assemble(tars: Vec<Vec<u8>>, blobs: Vec<Vec<u8>>, media_type: &str, config: &Value) -> Self {
+        let config = config.to_string().into_bytes();
         let layers: Vec<_> = blobs
             .iter()
-            .map(|blob| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", blob))
+            .map(|blob| descriptor(media_type, blob))
             .collect();
         let manifest = json!({
             "schemaVersion": 2,

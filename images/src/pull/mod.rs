@@ -14,6 +14,7 @@
 //!
 //! How registries are spoken to, and what they may cost, is the business of [`crate::registry`].
 
+mod complete;
 mod download;
 mod layer;
 mod mend;
@@ -41,6 +42,9 @@ use crate::registry::{
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
 use crate::trust::{Distrust, Origin, Policy};
 use crate::unpack::{Limits, UnpackError};
+
+pub use complete::FetchedBlobs;
+pub(crate) use complete::fetch_blob;
 
 /// As many as Docker and containerd fetch at once.
 const PARALLEL_LAYERS: usize = 3;
@@ -349,7 +353,7 @@ impl Pull<'_> {
         for _ in 0..=INDEX_DEPTH_MAX {
             self.put_blob(&digest, &json).await?;
             match manifest::parse_document(&json).map_err(self.unusable())? {
-                Document::Manifest(manifest) => return Ok((digest, manifest, index)),
+                Document::Manifest(manifest) => return Ok((digest, *manifest, index)),
                 Document::Index(entries) => {
                     index.get_or_insert(digest);
                     let entry =

@@ -585,4 +585,5 @@ async fn a_pull_can_be_spawned() {
 
 mod hosts;
 mod lying;
+mod missing;
 mod resume;

@@ -10,8 +10,10 @@
 //! Of an image for several platforms those are pushed that are here: all, then the index itself; some, then an index of
 //! these; one, then its manifest alone.
 //!
-//! Deliberately absent: signatures, which are pushed with `cosign` or `skopeo`, and compressing layers again: a layer whose
-//! blob was not kept cannot be pushed, unless the registry has it.
+//! A layer that is here only unpacked, and that the registry does not have, is fetched from where the image came from:
+//! compressed again it would have another digest.
+//!
+//! Deliberately absent: signatures, which are pushed with `cosign` or `skopeo`.
 
 mod plan;
 mod upload;
@@ -27,6 +29,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use crate::digest::Digest;
 use crate::manifest::ManifestError;
+use crate::pull::PullError;
 use crate::reference::Reference;
 use crate::registry::{
     Access, Credentials, Endpoint, Keyring, Purpose, RegistriesConfig, RegistryError, Repository,
@@ -144,15 +147,18 @@ pub enum PushError {
         #[source]
         source: ManifestError,
     },
-    /// A layer's blob is not in the store, and not in the registry.
+    /// A layer's blob is not in the store, not in the registry, and cannot be fetched from where the image came from.
     #[error(
-        "layer {layer} was not kept when it was unpacked, and {registry} does not have it: pull the image again with images.keepBlobs, or push it to where it came from"
+        "layer {layer} is here only unpacked (see images.keepBlobs), {registry} does not have it, and it cannot be fetched: load the image again, or push it to where it came from"
     )]
     NotKept {
         /// The blob.
         layer: Digest,
         /// Where it was to go.
         registry: String,
+        /// Why it cannot be fetched.
+        #[source]
+        source: Box<PullError>,
     },
     /// A blob of the store cannot be read.
     #[error("cannot read the blob {blob}")]
@@ -199,10 +205,10 @@ impl ImageStore {
         };
         let (store, name, to) = (self.clone(), source.clone(), target.clone());
         // Held until the end: what is being sent is not collected.
-        let (_session, plan) = blocking(move || {
+        let (session, plan) = blocking(move || {
             let session = Session::begin(&store)?;
             let plan = plan::plan(&store, &session, &name, &to)?;
-            Ok((session, plan))
+            Ok((Arc::new(session), plan))
         })
         .await?;
         if let Some(digest) = target.digest()
@@ -221,6 +227,8 @@ impl ImageStore {
                 target,
                 options,
                 plan: &plan,
+                session: &session,
+                access: &access,
                 endpoint,
             };
             match push.run().await {
@@ -245,6 +253,8 @@ struct Push<'a> {
     target: &'a Reference,
     options: &'a PushOptions,
     plan: &'a Plan,
+    session: &'a Arc<Session>,
+    access: &'a Access,
     endpoint: Arc<Endpoint>,
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) platforms: usize,
     /// Platforms of the index that are not here.
     pub(super) left_out: usize,
+    /// Names of the image, whose repositories may have blobs that are not here: that which is pushed first.
+    pub(super) names: Vec<Reference>,
 }
 
 /// A manifest or an index, as it is sent.
@@ -73,7 +75,14 @@ pub(super) fn plan(
                 return Err(not_here());
             };
             let document = document(record.manifest.clone(), json, OCI_MANIFEST);
-            (vec![Part { document, manifest }], None, 0)
+            (
+                vec![Part {
+                    document,
+                    manifest: *manifest,
+                }],
+                None,
+                0,
+            )
         }
     };
     let mount_from = image
@@ -111,6 +120,9 @@ pub(super) fn plan(
         blobs,
         platforms,
         left_out,
+        names: std::iter::once(source.canonical())
+            .chain(image.references)
+            .collect(),
     })
 }
 
@@ -133,7 +145,7 @@ fn of_index(
     let mut parts = Vec::new();
     let mut left_out = 0;
     for entry in &entries {
-        match part(store, session, &entry.digest)? {
+        match part(store, session, record, &entry.digest)? {
             Some(part) => parts.push(part),
             None => left_out += 1,
         }
@@ -154,8 +166,14 @@ fn of_index(
     }
 }
 
-/// The image for one platform, if all of it is here.
-fn part(store: &ImageStore, session: &Session, digest: &Digest) -> Result<Option<Part>, PushError> {
+/// The image for one platform, if all of it is here. Of the platform that the record is for, compressed layers may be
+/// missing: they are fetched when it turns out that the registry needs them.
+fn part(
+    store: &ImageStore,
+    session: &Session,
+    record: &Record,
+    digest: &Digest,
+) -> Result<Option<Part>, PushError> {
     session.hold(&[Held::Blob(digest.clone())])?;
     let Ok(json) = store.read_blob(digest) else {
         return Ok(None);
@@ -168,14 +186,15 @@ fn part(store: &ImageStore, session: &Session, digest: &Digest) -> Result<Option
         .map(|blob| Held::Blob(blob.digest.clone()))
         .collect();
     session.hold(&held)?;
+    let is_the_records = *digest == record.manifest;
     for blob in blobs() {
-        if store.open_blob(&blob.digest)?.is_none() {
+        if !is_the_records && store.open_blob(&blob.digest)?.is_none() {
             return Ok(None);
         }
     }
     Ok(Some(Part {
         document: document(digest.clone(), json, OCI_MANIFEST),
-        manifest,
+        manifest: *manifest,
     }))
 }
 

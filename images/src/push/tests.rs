@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
+use crate::manifest;
 use crate::registry::Patience;
 use crate::registry::test_server::{Reply, Request as Asked, serve};
 use crate::test_archive::{Tar, TestImage, sha256};
@@ -294,23 +295,58 @@ async fn a_registry_that_stops_reading_is_given_up() {
     assert!(error.to_string().contains("too slow"), "{error}");
 }
 
-#[tokio::test]
-async fn a_layer_that_was_not_kept_is_named() {
-    let test = image();
-    let (registry, _shelf) = start(Shelf::default()).await;
-    let pusher = Pusher::new(&registry, &test);
-    let blob = Digest::sha256(&test.blobs[1]);
-    pusher.store.remove_blob(&blob).unwrap();
-    let error = pusher
-        .push(&format!("{registry}/team/app:1"))
-        .await
-        .unwrap_err();
-    let text = error.to_string();
+/// The files of an image that came in another compression are not fetched again by a pull: its blobs are not here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_here_only_unpacked_is_fetched_from_where_the_image_came_from() {
+    let test = image().uncompressed();
+    let mut origin = Shelf::default();
+    for blob in test.blobs.iter().chain([&test.config]) {
+        origin.blobs.insert(sha256(blob), blob.clone());
+    }
+    let manifest = (manifest::OCI_MANIFEST.to_owned(), test.manifest.clone());
+    for name in [sha256(&test.manifest), "1".to_owned()] {
+        origin.manifests.insert(name, manifest.clone());
+    }
+    let (from, origin) = start(origin).await;
+    let (to, target) = start(Shelf::default()).await;
+    let mut pusher = Pusher::new(&from, &image());
+    pusher.options.registries.plain_http.insert(to.clone());
+    let options = PullOptions {
+        registries: pusher.options.registries.clone(),
+        docker_config: pusher.options.docker_config.clone(),
+        ..PullOptions::default()
+    };
+    let source: Reference = format!("{from}/team/app:1").parse().unwrap();
+    pusher.store.pull(&source, &options).await.unwrap();
+    let name = std::slice::from_ref(&source);
+    assert_eq!(pusher.store.missing_blobs(name).unwrap().len(), 2);
+
+    // Where the image came from no longer has one of them.
+    let (gone, lost) = (sha256(&test.blobs[1]), test.blobs[1].clone());
+    origin.lock().unwrap().blobs.remove(&gone);
+    let destination = format!("{to}/team/app:1").parse().unwrap();
+    let push = || pusher.store.push(&source, &destination, &pusher.options);
+    let error = push().await.unwrap_err();
     assert!(
-        matches!(&error, PushError::NotKept { layer, .. } if *layer == blob),
-        "{text}"
+        matches!(&error, PushError::NotKept { layer, .. } if layer.to_string() == gone),
+        "{error}"
     );
-    assert!(text.contains("images.keepBlobs"), "{text}");
+    assert!(error.to_string().contains("images.keepBlobs"), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("404"), "{cause}");
+    assert!(!target.lock().unwrap().manifests.contains_key("1"));
+
+    origin.lock().unwrap().blobs.insert(gone, lost);
+    let pushed = push().await.unwrap();
+    assert_eq!(
+        pushed.reference.digest(),
+        Some(&Digest::sha256(&test.manifest))
+    );
+    for blob in &test.blobs {
+        assert!(target.lock().unwrap().blobs.contains_key(&sha256(blob)));
+    }
+    assert_eq!(pusher.store.missing_blobs(name).unwrap(), []);
+    assert_eq!(pusher.store.verify().unwrap(), []);
 }
 
 #[tokio::test]

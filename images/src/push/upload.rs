@@ -7,6 +7,7 @@
 //! ```
 //! Bytes go from the file to the network as they are; the registry compares the digest.
 
+use std::fs::File;
 use std::io::SeekFrom;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::plan::Upload;
 use super::{Arrival, Push, PushError, PushProgress};
+use crate::image::LayerBlob;
+use crate::pull::{PullError, fetch_blob};
 use crate::registry::{Endpoint, RegistryError, Request};
 
 /// Smaller blobs are sent in one request.
@@ -66,12 +69,7 @@ impl Push<'_> {
         let Some(mut url) = self.begin(blob).await? else {
             return Ok(Arrival::Mounted);
         };
-        let Some(file) = self.store.open_blob(&blob.digest)? else {
-            return Err(PushError::NotKept {
-                layer: blob.digest.clone(),
-                registry: self.endpoint.registry().to_owned(),
-            });
-        };
+        let file = self.open(blob).await?;
         let patience = &self.options.registries.patience;
         let (mut offset, mut failures) = (0, 0);
         loop {
@@ -101,6 +99,27 @@ impl Push<'_> {
             }
             offset = reached;
         }
+    }
+
+    /// The blob, which is fetched if it is not here.
+    async fn open(&self, blob: &Upload) -> Result<File, PushError> {
+        if let Some(file) = self.store.open_blob(&blob.digest)? {
+            return Ok(file);
+        }
+        let not_kept = |source| PushError::NotKept {
+            layer: blob.digest.clone(),
+            registry: self.endpoint.registry().to_owned(),
+            source: Box::new(source),
+        };
+        let wanted = LayerBlob {
+            digest: blob.digest.clone(),
+            media_type: String::new(),
+            size_bytes: blob.size_bytes,
+        };
+        let fetched = fetch_blob(self.session, &self.plan.names, self.access, &wanted);
+        fetched.await.map_err(not_kept)?;
+        let opened = self.store.open_blob(&blob.digest)?;
+        opened.ok_or_else(|| not_kept(PullError::Cancelled))
     }
 
     async fn is_there(&self, blob: &Upload) -> Result<bool, RegistryError> {
@@ -158,7 +177,7 @@ impl Push<'_> {
     async fn go_on(
         &self,
         blob: &Upload,
-        file: &std::fs::File,
+        file: &File,
         url: &mut Url,
         offset: u64,
     ) -> Result<(), Stopped> {
@@ -185,7 +204,7 @@ impl Push<'_> {
         method: Method,
         url: Url,
         blob: &Upload,
-        file: &std::fs::File,
+        file: &File,
         part: std::ops::Range<u64>,
     ) -> Result<Response, Stopped> {
         let read = |source| PushError::Read {

@@ -9,8 +9,8 @@
 //!
 //! Signatures that came with an image go with it into an OCI layout.
 //!
-//! What is saved is held against the collector until the end. Layers whose blobs were not kept cannot be saved: a blob
-//! made again of unpacked files would have another digest.
+//! What is saved is held against the collector until the end. Layers whose blobs are not here cannot be saved (a blob made
+//! again of unpacked files would have another digest): [`ImageStore::fetch_missing_blobs`] brings them first.
 
 mod docker;
 mod layout;
@@ -64,7 +64,7 @@ pub enum SaveError {
     },
     /// A layer is here only unpacked.
     #[error(
-        "the compressed layer {layer} of {reference} was not kept (`images.keepBlobs`): pull or load the image again"
+        "the compressed layer {layer} of {reference} is not here, only unpacked (see `images.keepBlobs`): let it be fetched, or load the image again"
     )]
     NotKept {
         /// The image.
@@ -222,7 +222,7 @@ impl ImageStore {
             source,
         };
         let manifest = match manifest::parse_document(&json).map_err(unusable)? {
-            Document::Manifest(manifest) => manifest,
+            Document::Manifest(manifest) => *manifest,
             Document::Index(_) => {
                 let reason = "it is an index".to_owned();
                 return Err(unusable(ManifestError::Unusable(reason)));

@@ -261,7 +261,7 @@ fn a_damaged_store_gives_an_error_and_no_archive() {
         .save(&[NAME], ArchiveFormat::Oci)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("was not kept"), "{error}");
+    assert!(error.contains("only unpacked"), "{error}");
 }
 
 #[test]

@@ -121,7 +121,7 @@ pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, C
         ImagesCommand::Pull(args) => pull::pull(&keeping(store)?, &args, config),
         ImagesCommand::Push(args) => push::push(&store, &args, config),
         ImagesCommand::Load(args) => load::load(&keeping(store)?, &args, config),
-        ImagesCommand::Save(args) => save::save(&store, &args),
+        ImagesCommand::Save(args) => save::save(&store, &args, config),
         ImagesCommand::Tag(args) => tag::tag(&store, &args),
         ImagesCommand::Inspect(args) => inspect::inspect(&store, &args),
         ImagesCommand::History(args) => history::history(&store, &args),

@@ -15,7 +15,7 @@ use podling_images::{Image, ImageStore, LayerSummary, Progress, PullOptions, Ref
 use super::super::{CommandError, Exit, agent};
 use super::load::parse_platform;
 use super::progress::{self, Shown, Step};
-use super::view::ImageView;
+use super::view::{ImageView, platform};
 use crate::node::registries;
 
 /// Each fetches several layers at once; more images would only share the same line.
@@ -36,6 +36,9 @@ How registries are spoken to is in the configuration file, for this command as f
   - {host: 'localhost:5000', plainHttp: true}                  one without TLS
   - {host: registry.example, caFile: /etc/podling/ca.pem}      one with an authority of your own
   - {host: docker.io, mirrors: [mirror.example]}               a mirror, asked first
+
+A name means the image for one platform, the one that was pulled last: give the first another name
+with `podling images tag` before a second is pulled.
 
 Credentials are those that `docker login` or `podman login` wrote. Layers that are here are not
 fetched again, and a download that broke goes on where it stopped.
@@ -105,7 +108,7 @@ async fn pull_all(
             })),
             ..options.clone()
         };
-        let pulled = pull_one(store, reference, &options).await;
+        let pulled = pull_one(store, reference, &options, shown).await;
         if let Ok(image) = &pulled
             && !args.quiet
             && !args.json
@@ -145,8 +148,14 @@ async fn pull_one(
     store: &ImageStore,
     reference: &Reference,
     options: &PullOptions,
+    shown: &Shown,
 ) -> Result<Image, CommandError> {
+    // What cannot be read is pulled again.
+    let before = store.resolve(reference).ok().flatten();
     let pulled = store.pull(reference, options).await;
+    if let (Some(before), Ok(pulled)) = (&before, &pulled) {
+        tell_platform(reference, before, pulled, shown);
+    }
     pulled.map_err(|error| {
         let remedy = registries::remedy(&error);
         let failed = CommandError::new(format!("cannot pull {reference}")).because(error);
@@ -155,6 +164,19 @@ async fn pull_one(
             None => failed,
         }
     })
+}
+
+/// A name means one platform. Says so when it was another one until now.
+fn tell_platform(reference: &Reference, before: &Image, now: &Image, shown: &Shown) {
+    let (old, new) = (platform(before), platform(now));
+    if old != new && before.references.len() == 1 {
+        shown.above(|| {
+            eprintln!(
+                "{reference} was the image for {old} and is now that for {new}; to keep both, give each a name with \
+                 `podling images tag`"
+            );
+        });
+    }
 }
 
 /// The step that the progress of a pull is.

@@ -5,9 +5,13 @@ use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use podling_images::{ArchiveFormat, ImageStore, Reference, SaveError, SavedImage};
+use podling_images::{
+    ArchiveFormat, FetchedBlobs, ImageStore, PullOptions, Reference, SaveError, SavedImage,
+};
 
-use super::super::{CommandError, Exit};
+use super::super::{CommandError, Exit, agent};
+use super::progress;
+use crate::node::registries;
 
 /// Write images to a file, for other machines and tools
 #[derive(Debug, Args)]
@@ -22,7 +26,10 @@ Examples:
 An OCI archive or layout has the same manifests, configurations and layers, byte for byte, so the
 same digests: `podling images load`, skopeo, podman, containerd and Docker read it. A
 docker-archive has uncompressed layers and no manifest: only the image ID stays the same. The same
-images give the same archive.")]
+images give the same archive. Of an image for several platforms the one that is here is saved.
+
+Compressed layers that are not here (because of `images.keepBlobs: false`, or because the same
+files had come in another compression) are fetched from the image's registry.")]
 pub struct SaveArgs {
     /// Their names
     #[arg(value_name = "IMAGE", required = true)]
@@ -33,6 +40,9 @@ pub struct SaveArgs {
     /// What to write
     #[arg(long, value_enum, default_value_t = SaveFormat::Oci)]
     pub format: SaveFormat,
+    /// Fetch nothing: save only what is here
+    #[arg(long)]
+    pub offline: bool,
     /// Print only errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -51,7 +61,11 @@ pub enum SaveFormat {
     OciDir,
 }
 
-pub(super) fn save(store: &ImageStore, args: &SaveArgs) -> Result<Exit, CommandError> {
+pub(super) fn save(
+    store: &ImageStore,
+    args: &SaveArgs,
+    config: Option<&Path>,
+) -> Result<Exit, CommandError> {
     let references = super::parse_all(&args.images)?;
     let output = args
         .output
@@ -61,6 +75,11 @@ pub(super) fn save(store: &ImageStore, args: &SaveArgs) -> Result<Exit, CommandE
         SaveFormat::Oci => Some(ArchiveFormat::Oci),
         SaveFormat::Docker => Some(ArchiveFormat::Docker),
         SaveFormat::OciDir => None,
+    };
+    // Held until the archive is written.
+    let _fetched = match args.offline {
+        true => None,
+        false => complete(store, &references, args, config)?,
     };
     let saved = match (format, output) {
         (None, Some(dir)) => store
@@ -77,6 +96,49 @@ pub(super) fn save(store: &ImageStore, args: &SaveArgs) -> Result<Exit, CommandE
         tell(&saved);
     }
     Ok(Exit::Done)
+}
+
+/// Fetches the compressed layers that are not here.
+fn complete(
+    store: &ImageStore,
+    references: &[Reference],
+    args: &SaveArgs,
+    config: Option<&Path>,
+) -> Result<Option<FetchedBlobs>, CommandError> {
+    let missing = store
+        .missing_blobs(references)
+        .map_err(|e| CommandError::new("cannot look at the images").because(e))?;
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    if !args.quiet {
+        let bytes = missing.iter().map(|blob| blob.size_bytes).sum();
+        eprintln!(
+            "fetching {} compressed layers that are not here, {}",
+            missing.len(),
+            super::size(bytes)
+        );
+    }
+    let config = agent::load(config)?;
+    let options = PullOptions {
+        registries: registries::settings(&config),
+        ..PullOptions::default()
+    };
+    let fetched = agent::runtime()?.block_on(progress::unless_interrupted(
+        store.fetch_missing_blobs(references, &options),
+    ))?;
+    let Some(fetched) = fetched else {
+        return Err(CommandError::new("the save was interrupted").code(progress::INTERRUPTED));
+    };
+    fetched.map(Some).map_err(|error| {
+        let remedy = registries::remedy(&error);
+        let failed = "cannot fetch the compressed layers that are not here (see images.keepBlobs)";
+        let failed = CommandError::new(failed).because(error);
+        match remedy {
+            Some(remedy) => failed.hint(remedy),
+            None => failed,
+        }
+    })
 }
 
 /// On standard error: standard output may be the archive.

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What a registry answers that keeps to the protocol but for one kind of request.
-async fn lying(
+pub(super) async fn lying(
     test: &TestImage,
     path: &str,
     lie: impl Fn(&Request, Reply) -> Reply + Send + Sync + 'static,
@@ -31,7 +31,7 @@ async fn refusal(registry: &str) -> String {
         .join(": ")
 }
 
-fn noise_blob(test: &TestImage) -> String {
+pub(super) fn noise_blob(test: &TestImage) -> String {
     format!("blobs/{}", sha256(&test.blobs[1]))
 }
 
