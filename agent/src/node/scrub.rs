@@ -126,7 +126,9 @@ impl Scrubber {
                 }
             } else {
                 self.save(&progress);
-                if self.stop.sleep(LOOK_AGAIN) {
+                // Whole seconds are compared: one more than is left.
+                let interval = self.config.interval.0 + Duration::from_secs(1);
+                if self.stop.sleep(interval.min(LOOK_AGAIN)) {
                     return;
                 }
             }

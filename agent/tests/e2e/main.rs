@@ -12,6 +12,7 @@ mod p03_etcd;
 mod p04_disk;
 mod p04_images;
 mod p04_images_push;
+mod p04_images_whole;
 mod p04_registries;
 mod p04_signatures;
 mod p05_runtime;
