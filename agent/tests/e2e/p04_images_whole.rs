@@ -130,3 +130,47 @@ fn p04_verify_fetches_damaged_blobs_again_and_save_those_that_never_came() {
         failed.stderr
     );
 }
+
+#[test]
+fn p04_an_image_that_a_waiting_pod_found_stays_when_its_tag_moves_and_all_else_is_pruned() {
+    let node = Node::start();
+    node.load_busybox();
+    node.apply(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: waits}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {name: main, image: localhost/busybox, command: [sleep, infinity], volumeMounts: [{name: tardy, mountPath: /tardy}]}\n  volumes: [{name: tardy, configMap: {name: tardy}}]\n",
+    );
+    node.wait("the pod waits for its volume", || {
+        let why = node.podling(&["why", "waits"]).stdout;
+        why.contains("tardy").then_some(())
+    });
+    let (file, _) = files(&node, "localhost/busybox");
+
+    // The name means something else now, and nobody has a name for what the pod found.
+    let mut layer = tar::Builder::new(Vec::new());
+    let kind = tar::EntryType::Regular;
+    image::append(&mut layer, "other", kind, 0o644, b"other", None);
+    let other = node.path("other.tar");
+    let layers = [layer.into_inner().unwrap()];
+    image::write_archive(
+        &other,
+        "localhost/busybox:latest",
+        &layers,
+        serde_json::json!({}),
+    );
+    node.podling(&["images", "load", other.to_str().unwrap()])
+        .ok();
+    node.podling(&["images", "prune"]).ok();
+    assert!(file.exists());
+
+    node.apply(
+        "tardy.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: tardy}\ndata: {a: b}\n",
+    );
+    node.wait_ready("waits");
+    node.podling(&["images", "prune"]).ok();
+    assert_eq!(
+        node.podling(&["exec", "waits", "--", "cat", "/tardy/a"])
+            .ok(),
+        "b"
+    );
+}
