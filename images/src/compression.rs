@@ -34,13 +34,40 @@ impl Compression {
     }
 }
 
+/// The largest window of zstd that is decompressed, as a power of two: the 8 MiB that every decoder should support
+/// (RFC 8878, section 3.1.1.1.2), and that no ordinary level exceeds (`--ultra` and `--long` do). Each layer that is
+/// being unpacked holds one window in memory.
+pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
 /// A reader of the decompressed content of `input`.
 pub fn decompress<'a, R: BufRead + 'a>(mut input: R) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match Compression::detect(input.fill_buf()?)? {
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(ZstdReader(decoder))
+        }
     })
+}
+
+/// Says what to do about a window that is too large.
+struct ZstdReader<'a, R: BufRead>(zstd::stream::read::Decoder<'a, R>);
+
+impl<R: BufRead> Read for ZstdReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|e| {
+            // The library tells its errors by text alone.
+            if !e.to_string().contains("too much memory") {
+                return e;
+            }
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is compressed by zstd with a window above 8 MiB; compress it without `--ultra` and `--long`",
+            )
+        })
+    }
 }
 
 /// Fails once more than `limit` bytes were read: what it says is `message`.
@@ -97,6 +124,25 @@ mod tests {
                 .unwrap();
             assert_eq!(out, "hello world");
         }
+    }
+
+    #[test]
+    fn a_window_that_would_cost_too_much_memory_is_refused() {
+        let content: Vec<u8> = (0..20_000_000_u32).map(|i| (i / 4096) as u8).collect();
+        let compress = |window_log| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(window_log).unwrap();
+            encoder.write_all(&content).unwrap();
+            encoder.finish().unwrap()
+        };
+        let read = |blob: &[u8]| {
+            let mut out = Vec::new();
+            decompress(blob)?.read_to_end(&mut out).map(|_| out)
+        };
+        assert!(read(&compress(ZSTD_WINDOW_LOG_MAX)).unwrap() == content);
+        let error = read(&compress(ZSTD_WINDOW_LOG_MAX + 1)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("window above 8 MiB"), "{error}");
     }
 
     #[test]
