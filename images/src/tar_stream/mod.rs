@@ -11,7 +11,7 @@ mod fields;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
@@ -244,12 +244,13 @@ impl<R: Read> TarStream<R> {
     }
 
     fn skip_content(&mut self) -> Result<(), TarError> {
-        let mut buffer = [0; 8192];
         while self.content_left > 0 {
+            let mut buffer = [0; 8192];
             let want = self.content_left.min(buffer.len() as u64) as usize;
             self.fill(&mut buffer[..want], "an entry")?;
             self.content_left -= want as u64;
         }
+        let mut buffer = [0; BLOCK];
         let padding = std::mem::take(&mut self.padding_left) as usize;
         // Some programs (umoci) leave out the filling after the last file, and the end marks.
         if padding > 0 && !self.fill_or_end(&mut buffer[..padding])? {
@@ -415,15 +416,40 @@ impl<R: Read> Read for TarStream<R> {
         }
         let n = self.inner.read(&mut buffer[..want])?;
         if n == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the archive ends in the middle of a file",
-            ));
+            return Err(ends_in_file());
         }
         self.position += n as u64;
         self.content_left -= n as u64;
         Ok(n)
     }
+}
+
+/// The same without a copy.
+impl<R: BufRead> BufRead for TarStream<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.content_left == 0 {
+            return Ok(&[]);
+        }
+        let buffer = self.inner.fill_buf()?;
+        if buffer.is_empty() {
+            return Err(ends_in_file());
+        }
+        let len = self.content_left.min(buffer.len() as u64) as usize;
+        Ok(&buffer[..len])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        self.position += amount as u64;
+        self.content_left -= amount as u64;
+    }
+}
+
+fn ends_in_file() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the archive ends in the middle of a file",
+    )
 }
 
 /// True when the block's bytes, those of the checksum itself taken as blanks, sum up to `stated`. Some old programs

@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps,
 use rustix::io::Errno;
 
 use super::caller::Caller;
+use super::in_root::open_in_root;
 use super::metadata;
 use super::tree::{failed, failed_at, remove_whiteout};
 use super::{UnpackError, refused};
@@ -185,17 +186,12 @@ impl Directories {
 
     /// Opens a directory of the layer by its path from the root. Links on the way lead to places in the layer.
     pub(super) fn resolve(&self, components: &[&[u8]]) -> Result<OwnedFd, Errno> {
-        let path = components.join(&b'/');
-        rustix::fs::openat2(
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        open_in_root(
             &self.root.fd,
-            if path.is_empty() {
-                b"."
-            } else {
-                path.as_slice()
-            },
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+            &components.join(&b'/'),
+            flags,
+            ResolveFlags::NO_XDEV,
         )
     }
 

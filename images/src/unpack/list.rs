@@ -19,6 +19,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+use super::in_root::open_in_root;
 use super::tree::{is_opaque, is_whiteout};
 use crate::tar_stream::{Entry, Kind};
 
@@ -122,9 +123,14 @@ impl ListWriter {
     }
 }
 
-/// Hashes the content of a file as it will read, holes included.
+/// The content of a file, on its way from the archive to where it is written, and hashed on the way.
 pub(super) struct HashedContent<'a, R> {
     inner: &'a mut R,
+    hash: ContentHash,
+}
+
+/// Hashes the content of a file as it will read, holes included.
+struct ContentHash {
     hasher: Xxh3Default,
     /// Where the next bytes of the stream go, the next piece last.
     pieces: Vec<(u64, u64)>,
@@ -132,23 +138,49 @@ pub(super) struct HashedContent<'a, R> {
     size: u64,
 }
 
-impl<'a, R: Read> HashedContent<'a, R> {
+impl<'a, R: BufRead> HashedContent<'a, R> {
     pub(super) fn new(inner: &'a mut R, entry: &Entry) -> Self {
         let mut pieces = match &entry.sparse {
             Some(pieces) => pieces.clone(),
             None => vec![(0, entry.size)],
         };
         pieces.reverse();
-        Self {
-            inner,
+        let hash = ContentHash {
             hasher: Xxh3Default::new(),
             pieces,
             position: 0,
             size: entry.size,
-        }
+        };
+        Self { inner, hash }
     }
 
-    pub(super) fn finish(mut self) -> u64 {
+    /// Writes the next `max_bytes` of what the archive holds, or all that is left. No byte is copied in between.
+    pub(super) fn write_to(&mut self, out: &mut impl Write, max_bytes: u64) -> io::Result<()> {
+        let mut left = max_bytes;
+        while left > 0 {
+            let stored = match self.inner.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                stored => stored?,
+            };
+            let n = left.min(stored.len() as u64) as usize;
+            if n == 0 {
+                break;
+            }
+            out.write_all(&stored[..n])?;
+            self.hash.add(&stored[..n]);
+            self.inner.consume(n);
+            left -= n as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> u64 {
+        self.hash.finish()
+    }
+}
+
+impl ContentHash {
+    fn finish(mut self) -> u64 {
         self.zeroes_to(self.size);
         self.hasher.digest()
     }
@@ -176,14 +208,6 @@ impl<'a, R: Read> HashedContent<'a, R> {
             }
             bytes = rest;
         }
-    }
-}
-
-impl<R: Read> Read for HashedContent<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.add(&buffer[..n]);
-        Ok(n)
     }
 }
 
@@ -381,13 +405,7 @@ fn hash_of(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<u64> {
 }
 
 fn open(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(
-        root,
-        if path.is_empty() { b"." } else { path },
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
+    open_in_root(root, path, flags, ResolveFlags::empty())
 }
 
 /// True when the way to `path` leads through a symbolic link.
@@ -437,9 +455,10 @@ mod tests {
         whole[5000..5003].copy_from_slice(b"cde");
         let mut stored = &b"abcde"[..];
         let mut content = HashedContent::new(&mut stored, &entry);
-        let mut four = [0; 4];
-        content.read_exact(&mut four).unwrap();
-        content.read_exact(&mut four[..1]).unwrap();
+        let mut written = Vec::new();
+        content.write_to(&mut written, 4).unwrap();
+        content.write_to(&mut written, 4).unwrap();
+        assert_eq!(written, b"abcde");
         assert_eq!(content.finish(), xxh3_64(&whole));
         let entry = Entry {
             sparse: None,
@@ -447,7 +466,7 @@ mod tests {
         };
         let mut stored = whole.as_slice();
         let mut content = HashedContent::new(&mut stored, &entry);
-        io::copy(&mut content, &mut io::sink()).unwrap();
+        content.write_to(&mut io::sink(), u64::MAX).unwrap();
         assert_eq!(content.finish(), xxh3_64(&whole));
     }
 

@@ -25,8 +25,10 @@
 //! left out with a warning, `trusted` attributes too since nobody could see them, and opaque directories get
 //! `user.overlay.opaque`, which overlayfs reads when mounted with `userxattr`.
 
+mod buffers;
 mod caller;
 mod directories;
+mod in_root;
 mod list;
 mod metadata;
 mod pipeline;
@@ -34,7 +36,7 @@ mod tree;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -301,7 +303,7 @@ struct Content {
 }
 
 fn unpack_entries(
-    tar: impl Read,
+    tar: impl BufRead,
     root: OwnedFd,
     mut list: Option<ListWriter>,
     limits: &Limits,
@@ -350,7 +352,7 @@ fn unpack_entries(
 fn unpack_entry(
     tree: &mut Tree,
     entry: &Entry,
-    content: &mut TarStream<impl Read>,
+    content: &mut TarStream<impl BufRead>,
     list: Option<&mut ListWriter>,
 ) -> Result<(), UnpackError> {
     let path = clean_path(&entry.path)?;

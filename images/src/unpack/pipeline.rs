@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
+use super::buffers::Buffers;
 use super::{UnpackError, Wanted};
-use crate::compression::{LimitedReader, decompress};
+use crate::compression::{LimitedReader, ZSTD_WINDOW_LOG_MAX, decompress};
 use crate::digest::{Digest, Hasher};
 
 /// The largest piece that is passed on; a source should give pieces of at most this size.
@@ -32,7 +33,7 @@ const PLAIN_WAITING: usize = 8;
 /// in each of six hands. Three layers at once stay below 64 MiB together with their decompressors and buffers.
 pub(crate) const LAYER_MAX_BYTES: usize =
     (2 * COMPRESSED_WAITING + 2 * PLAIN_WAITING + 6) * PIECE_BYTES;
-const _: () = assert!(3 * LAYER_MAX_BYTES <= 40 << 20);
+const _: () = assert!(3 * (LAYER_MAX_BYTES + (1 << ZSTD_WINDOW_LOG_MAX)) <= 60 << 20);
 
 /// Pieces of a blob, in order.
 pub(crate) trait Pieces: Iterator<Item = io::Result<Bytes>> + Send {}
@@ -46,21 +47,17 @@ impl<T: FnMut(&[u8]) -> io::Result<()> + Send> Keep for T {}
 
 /// Reads pieces from a file or pipe.
 pub(crate) fn pieces(mut reader: impl Read + Send) -> impl Pieces {
+    let buffers = Buffers::default();
     let mut ended = false;
     std::iter::from_fn(move || {
         if ended {
             return None;
         }
-        let mut piece = Vec::with_capacity(PIECE_BYTES);
-        let read = reader
-            .by_ref()
-            .take(PIECE_BYTES as u64)
-            .read_to_end(&mut piece);
-        ended = read.is_err() || piece.is_empty();
+        let read = buffers.read_piece(&mut reader);
+        ended = read.as_ref().map_or(true, Bytes::is_empty);
         match read {
-            Ok(0) => None,
-            Ok(_) => Some(Ok(Bytes::from(piece))),
-            Err(e) => Some(Err(e)),
+            Ok(piece) if piece.is_empty() => None,
+            read => Some(read),
         }
     })
 }
@@ -227,20 +224,16 @@ fn produce(
         Err(e) => return give_up(to_entries, e),
     };
     let mut plain = LimitedReader::new(plain, allowed.bytes, allowed.message);
+    let buffers = Buffers::default();
     let mut is_heard = true;
     while !stop.load(Ordering::Relaxed) {
-        let mut piece = Vec::with_capacity(PIECE_BYTES);
-        let read = plain
-            .by_ref()
-            .take(PIECE_BYTES as u64)
-            .read_to_end(&mut piece);
-        if let Err(e) = read {
-            return give_up(to_entries, e);
-        }
+        let piece = match buffers.read_piece(&mut plain) {
+            Ok(piece) => piece,
+            Err(e) => return give_up(to_entries, e),
+        };
         if piece.is_empty() {
             break;
         }
-        let piece = Bytes::from(piece);
         // What follows the end of the archive counts for the diff ID, too.
         is_heard = is_heard && to_entries.send(Ok(piece.clone())).is_ok();
         if to_diff_id.send(piece).is_err() {
@@ -276,7 +269,7 @@ impl BufRead for PieceReader {
     }
 
     fn consume(&mut self, amount: usize) {
-        drop(self.piece.split_to(amount));
+        self.piece.advance(amount);
     }
 }
 
@@ -294,18 +287,28 @@ pub(super) struct PlainReader {
     piece: Bytes,
 }
 
-impl Read for PlainReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for PlainReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.piece.is_empty() {
             match self.receiver.recv() {
                 Ok(piece) => {
                     self.piece = piece.map_err(|e| io::Error::new(e.kind(), Corruption(e)))?;
                 }
-                Err(_) => return Ok(0),
+                Err(_) => return Ok(&[]),
             }
         }
-        let n = self.piece.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&self.piece.split_to(n));
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.piece.advance(amount);
+    }
+}
+
+impl Read for PlainReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
         Ok(n)
     }
 }

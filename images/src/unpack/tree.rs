@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -12,10 +12,10 @@ use rustix::io::Errno;
 
 use super::caller::Caller;
 use super::directories::{Directories, open_directory, open_own_directory};
+use super::list::HashedContent;
 use super::{UnpackError, metadata, refused, shown};
 use crate::tar_stream::{Entry, Kind};
 
-const COPY_BUFFER_BYTES: usize = 256 * 1024;
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 /// What overlayfs reads instead when it was mounted with `userxattr`, as in a user namespace it must be.
 const USER_OPAQUE_ATTRIBUTE: &str = "user.overlay.opaque";
@@ -28,7 +28,6 @@ pub(super) struct Tree {
     /// Bytes of files that were replaced.
     removed_bytes: u64,
     skipped_devices: u64,
-    buffer: Vec<u8>,
 }
 
 impl Tree {
@@ -41,7 +40,6 @@ impl Tree {
             root_is_opaque: false,
             removed_bytes: 0,
             skipped_devices: 0,
-            buffer: vec![0; COPY_BUFFER_BYTES],
         })
     }
 
@@ -96,7 +94,7 @@ impl Tree {
         parent: &[&[u8]],
         name: &[u8],
         entry: &Entry,
-        content: &mut impl Read,
+        content: &mut HashedContent<'_, impl BufRead>,
     ) -> Result<(), UnpackError> {
         self.directories.enter(parent, &entry.path)?;
         let flags =
@@ -109,10 +107,9 @@ impl Tree {
             rustix::fs::openat(parent, name, flags, mode)
         })?;
         let mut file = File::from(fd);
-        let buffer = &mut self.buffer;
         match &entry.sparse {
-            None => write_all(&mut file, content, buffer),
-            Some(pieces) => write_sparse(&mut file, content, buffer, pieces, entry.size),
+            None => content.write_to(&mut file, u64::MAX),
+            Some(pieces) => write_sparse(&mut file, content, pieces, entry.size),
         }
         .map_err(|source| UnpackError::Entry {
             path: shown(&entry.path),
@@ -396,26 +393,15 @@ pub(super) fn remove_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> Result<boo
     }
 }
 
-/// Copies what is left of the current entry.
-fn write_all(file: &mut File, content: &mut impl Read, buffer: &mut [u8]) -> io::Result<()> {
-    loop {
-        match content.read(buffer)? {
-            0 => return Ok(()),
-            n => file.write_all(&buffer[..n])?,
-        }
-    }
-}
-
 fn write_sparse(
     file: &mut File,
-    content: &mut impl Read,
-    buffer: &mut [u8],
+    content: &mut HashedContent<'_, impl BufRead>,
     pieces: &[(u64, u64)],
     size: u64,
 ) -> io::Result<()> {
     for (offset, len) in pieces {
         file.seek(SeekFrom::Start(*offset))?;
-        write_all(file, &mut content.by_ref().take(*len), buffer)?;
+        content.write_to(file, *len)?;
     }
     file.set_len(size)
 }

@@ -9,6 +9,9 @@ use rustix::io::Errno;
 
 use super::{VolumeError, mounts};
 
+/// openat2 says EAGAIN when a rename or mount raced with `..`; each try is a new race.
+const RACES_MAX: u32 = 128;
+
 /// Binds `sub_path` of `volume` onto `pin`, which is made as a directory or file to match. A path that is not there
 /// becomes a directory. Once pinned, it stays what it was.
 ///
@@ -68,13 +71,20 @@ fn resolve(volume: &Path, sub_path: &str) -> io::Result<OwnedFd> {
 }
 
 fn open_inside(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    openat2(
-        root,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
+    let mut races = 0;
+    loop {
+        let opened = openat2(
+            root,
+            path,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        );
+        match opened {
+            Err(Errno::AGAIN) if races < RACES_MAX => races += 1,
+            opened => return opened,
+        }
+    }
 }
 
 fn into_io(error: VolumeError) -> io::Error {

@@ -1,0 +1,92 @@
+//! Memory of pieces, used again and again: fresh memory costs a page fault for every 4 KiB of it.
+//!
+//! A buffer is filled by one thread and passed on as [`Bytes`]; when the last thread lets go of those, it comes back.
+//! How many there are is bounded by who passes them on.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::PIECE_BYTES;
+
+/// Buffers that nobody uses at the moment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buffers(Arc<Mutex<Vec<Box<[u8]>>>>);
+
+/// One that is used, until it is dropped.
+struct Buffer {
+    memory: Box<[u8]>,
+    filled: usize,
+    home: Buffers,
+}
+
+impl Buffers {
+    /// The next [`PIECE_BYTES`] of the reader; fewer only at its end, and none after it.
+    pub(super) fn read_piece(&self, reader: &mut impl Read) -> io::Result<Bytes> {
+        let mut buffer = self.take();
+        while buffer.filled < buffer.memory.len() {
+            match reader.read(&mut buffer.memory[buffer.filled..]) {
+                Ok(0) => break,
+                Ok(n) => buffer.filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Bytes::from_owner(buffer))
+    }
+
+    fn take(&self) -> Buffer {
+        let unused = self.unused(Vec::pop);
+        Buffer {
+            memory: unused.unwrap_or_else(|| vec![0; PIECE_BYTES].into_boxed_slice()),
+            filled: 0,
+            home: self.clone(),
+        }
+    }
+
+    fn unused<T>(&self, work: impl FnOnce(&mut Vec<Box<[u8]>>) -> T) -> T {
+        // Nothing can panic half way under this lock.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.filled]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        self.home.unused(|unused| unused.push(memory));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_whole_and_its_memory_comes_back() {
+        let content: Vec<u8> = (0..PIECE_BYTES + 10).map(|i| i as u8).collect();
+        // Gives little at a time, as a pipe or a decompressor does.
+        let mut reader = io::BufReader::with_capacity(1000, &*content);
+        let buffers = Buffers::default();
+        let first = buffers.read_piece(&mut reader).unwrap();
+        assert!(first == content[..PIECE_BYTES]);
+        let address = first.as_ptr();
+        let also_first = first.slice(10..);
+        drop(first);
+        let second = buffers.read_piece(&mut reader).unwrap();
+        assert_ne!(second.as_ptr(), address, "somebody still reads the first");
+        drop(also_first);
+        assert!(second == content[PIECE_BYTES..]);
+        let third = buffers.read_piece(&mut reader).unwrap();
+        assert!(third.is_empty());
+        assert_eq!(buffers.unused(|unused| unused.len()), 0);
+        drop((second, third));
+        assert_eq!(buffers.unused(|unused| unused.len()), 2);
+    }
+}
