@@ -1,8 +1,8 @@
 //! What layers cost, beside the tools that people would otherwise use: `make bench-images`, as root.
 //!
 //! Nothing is asserted: a table says what was measured, what others took in the same run, and what the budget is. All
-//! is tried in turns, so that a busy minute of the machine is shared by all. Ratios travel between machines, times do
-//! not. Podling's pulls end when all is on the disk; the others leave that to the kernel.
+//! is tried in turns, each on a new file system, so that a busy minute of the machine is shared by all. Ratios travel
+//! between machines, times do not. Podling's pulls end when all is on the disk; the others leave that to the kernel.
 //!
 //! `PODLING_BENCH_RUNS` (5) is how often each thing is tried, `PODLING_BENCH_MIB` (350) the size of the generated gzip
 //! layer, which has 50,000 files. Arguments choose sections: `unpack`, `pull`, `mount`. Layers are kept in
@@ -16,6 +16,7 @@ mod support;
 #[allow(dead_code)]
 mod table;
 
+mod disk;
 mod generate;
 mod measure;
 mod mount;
@@ -43,6 +44,9 @@ fn main() {
             _ => panic!("unknown part"),
         }
         return;
+    }
+    if let Some(code) = disk::enter_namespace() {
+        std::process::exit(code);
     }
     let number = |variable: &str, default: usize| {
         let text = std::env::var(variable).ok();

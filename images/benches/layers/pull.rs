@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use podling_images::{ImageStore, PullOptions, RegistriesConfig};
 
+use crate::disk::Disk;
 use crate::measure::{Measured, Turns, part, run};
 use crate::support::{self, Registry};
 use crate::table::{Budget, Table};
@@ -50,8 +51,8 @@ fn one(effort: Effort, table: &mut Table, what: &str, name: &str) {
     let mut turns: Vec<Turns> = tools.iter().map(|_| Turns::default()).collect();
     for _ in 0..effort.runs {
         for ((_, tool), turns) in tools.iter().zip(&mut turns) {
-            let dir = tempfile::tempdir().unwrap();
-            turns.push(&tool(name, dir.path()));
+            let disk = Disk::new();
+            turns.push(&tool(name, Path::new(&disk.directory("tool"))));
         }
     }
     let mut peers: Vec<_> = tools.iter().zip(&turns).skip(1).collect();

@@ -8,6 +8,7 @@ use podling_images::Limits;
 use podling_images::digest::Algorithm;
 use podling_images::unpack::unpack_file;
 
+use crate::disk::Disk;
 use crate::measure::{Turns, part, run};
 use crate::table::{Budget, Table};
 use crate::{Effort, generate};
@@ -31,8 +32,9 @@ fn one(effort: Effort, table: &mut Table, what: &str, layout: &Path) {
     let blob = blob.to_str().unwrap();
     let (mut unpacked, mut decompressed) = (Turns::default(), Turns::default());
     for _ in 0..effort.runs {
-        let target = tempfile::tempdir().unwrap();
-        let words = [blob, target.path().to_str().unwrap()];
+        let disk = Disk::new();
+        let target = disk.directory("layer");
+        let words = [blob, &target];
         decompressed.push(&run(&mut [part("decompress", &words)], &[]));
         unpacked.push(&run(&mut [part("unpack", &words)], &[]));
     }
