@@ -34,9 +34,13 @@ impl SmallDisk {
     }
 
     fn enlarge(&self) {
+        self.resize("64m");
+    }
+
+    fn resize(&self, size: &str) {
         let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
         let fs = rustix::mount::fspick(&self.0, "", flags).unwrap();
-        rustix::mount::fsconfig_set_string(&fs, "size", "64m").unwrap();
+        rustix::mount::fsconfig_set_string(&fs, "size", size).unwrap();
         rustix::mount::fsconfig_reconfigure(&fs).unwrap();
     }
 
@@ -129,4 +133,39 @@ async fn a_disk_that_fills_during_a_pull_leaves_a_clean_store() {
     disk.enlarge();
     store.pull(&name, &options).await.unwrap();
     assert_eq!(store.verify().unwrap(), []);
+}
+
+/// The compressed layers that a save needs are fetched beside an image that is whole without them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_while_missing_blobs_are_fetched_keeps_the_image_and_no_part() {
+    let registry = Registry::start(false);
+    registry.push(&image(), "team/app", "1").await;
+    let disk = SmallDisk::new();
+    disk.enlarge();
+    let store = ImageStore::open(&disk.path().join("images")).unwrap();
+    let store = store.with_kept_blobs(false);
+    let options = PullOptions {
+        docker_config: Some(disk.path().join("none.json")),
+        registries: RegistriesConfig {
+            plain_http: [registry.address.clone()].into(),
+            ..RegistriesConfig::default()
+        },
+        ..PullOptions::default()
+    };
+    let name: Reference = format!("{}/team/app:1", registry.address).parse().unwrap();
+    store.pull(&name, &options).await.unwrap();
+    let names = std::slice::from_ref(&name);
+    disk.resize("9m");
+    let error = store.fetch_missing_blobs(names, &options).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, PullError::NoSpace { .. }), "{error:?}");
+    for kind in ["ingest", "tmp"] {
+        assert_eq!(self::names(&store.dir().join(kind)), Vec::<String>::new());
+    }
+    assert!(store.resolve(&name).unwrap().is_some());
+    assert_eq!(store.verify().unwrap(), []);
+    disk.enlarge();
+    let fetched = store.fetch_missing_blobs(names, &options).await.unwrap();
+    assert!(!fetched.blobs.is_empty());
+    assert_eq!(store.missing_blobs(names).unwrap(), []);
 }

@@ -72,7 +72,8 @@ impl ImageStore {
                 if blobs.contains(&blob) {
                     continue;
                 }
-                fetch_blob(&session, &names, &access, &blob).await?;
+                let fetched = fetch_blob(&session, &names, &access, &blob).await;
+                fetched.map_err(|e| no_space(e, self, &names[0]))?;
                 blobs.push(blob);
             }
         }
@@ -99,6 +100,18 @@ impl ImageStore {
             }
         }
         Ok(missing)
+    }
+}
+
+/// Says what it means that the disk is full.
+fn no_space(error: PullError, store: &ImageStore, image: &Reference) -> PullError {
+    if !error.is_out_of_space() {
+        return error;
+    }
+    PullError::NoSpace {
+        reference: Box::new(image.clone()),
+        dir: store.dir().to_owned(),
+        source: Box::new(error),
     }
 }
 
@@ -211,7 +224,12 @@ fn receive(
     }
     while let Some(piece) = coming.blocking_recv() {
         hasher.update(&piece);
-        ingest.keep(&piece).map_err(io("write"))?;
+        if let Err(e) = ingest.keep(&piece).map_err(io("write")) {
+            if e.is_out_of_space() {
+                ingest.discard()?;
+            }
+            return Err(e.into());
+        }
         bytes += piece.len() as u64;
     }
     if bytes < blob.size_bytes {

@@ -169,7 +169,7 @@ pub enum PullError {
     },
     /// The disk is full.
     #[error(
-        "there is not enough space in {dir} for {reference}; nothing of it was kept: remove images or other files, and pull it again"
+        "there is not enough space in {dir} for {reference}; nothing that came was kept: remove images or other files, and try again"
     )]
     NoSpace {
         /// The image.
