@@ -5,10 +5,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{Advice, CWD, FlockOperation, OFlags, RenameFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
@@ -144,6 +147,18 @@ pub(crate) fn append(
     #[cfg(test)]
     journal::note(Step::Append(path.to_owned(), piece.to_vec()));
     Ok(())
+}
+
+/// Has the kernel begin to write this part of a file, without waiting: nothing is promised before [`sync_file`] or
+/// [`sync_all`]. (posix_fadvise(2), `POSIX_FADV_DONTNEED`, which starts the writing of what is not on the disk yet, and
+/// forgets what is: a blob is not read again soon.)
+pub(crate) fn begin_to_write(file: &File, part: Range<u64>) -> io::Result<()> {
+    let len = NonZeroU64::new(part.end - part.start);
+    match rustix::fs::fadvise(file, part.start, len, Advice::DontNeed) {
+        // Only advice: file systems need not have it.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 pub(crate) fn truncate(file: &File, path: &Path, bytes: u64) -> Result<(), StoreError> {

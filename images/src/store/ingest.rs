@@ -18,6 +18,10 @@ use crate::unpack::{Pieces, pieces};
 /// A partial blob that nobody went on with for so long is given up: its tag has moved on.
 pub(super) const PARTIAL_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// The disk is told to write a blob in parts of this size while the rest arrives, so that little is left to wait for at
+/// the end.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+
 /// A blob that is being received, and locked for this session.
 #[derive(Debug)]
 pub(crate) struct Ingest {
@@ -27,6 +31,9 @@ pub(crate) struct Ingest {
     before: u64,
     /// Bytes of those that came by.
     repeated: u64,
+    /// Bytes that were appended, and up to where the disk was told of them.
+    appended: u64,
+    told: u64,
     _lock: File,
 }
 
@@ -52,6 +59,8 @@ impl Session {
             file,
             before,
             repeated: 0,
+            appended: before,
+            told: before,
             _lock: lock,
         })
     }
@@ -82,7 +91,13 @@ impl Ingest {
             self.repeated += len;
             return Ok(());
         }
-        disk::append(&mut self.file, &self.path, piece)
+        disk::append(&mut self.file, &self.path, piece)?;
+        self.appended += len;
+        if self.appended - self.told >= WRITE_BACK_BYTES {
+            disk::begin_to_write(&self.file, self.told..self.appended)?;
+            self.told = self.appended;
+        }
+        Ok(())
     }
 
     /// Forgets what is here: it was wrong, or there is no space for it.
@@ -122,5 +137,34 @@ impl ImageStore {
             }
         }
         Ok(freed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_disk_is_told_to_write_meanwhile_stays_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(&dir.path().join("images")).unwrap();
+        let session = Session::begin(&store).unwrap();
+        let content: Vec<u8> = (0..2 * WRITE_BACK_BYTES + 100_001)
+            .map(|i| (i / 251) as u8)
+            .collect();
+        let digest = Digest::sha256(&content);
+        let size = content.len() as u64;
+        let (here, coming) = content.split_at(300_001);
+        let mut ingest = session.receive(&digest, size).unwrap();
+        ingest.keep(here).unwrap();
+        drop(ingest);
+        let mut ingest = session.receive(&digest, size).unwrap();
+        assert_eq!(ingest.before(), here.len() as u64);
+        ingest.keep(here).unwrap();
+        for piece in coming.chunks(99_999) {
+            ingest.keep(piece).unwrap();
+        }
+        assert!(ingest.told > WRITE_BACK_BYTES);
+        assert!(std::fs::read(ingest.path()).unwrap() == content);
     }
 }
