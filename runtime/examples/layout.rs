@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::ptrace::{self, AddressType, Event, Options};
@@ -104,27 +105,52 @@ fn symbols(program: &OsString) -> Result<BTreeMap<u64, Vec<String>>> {
     Ok(symbols)
 }
 
-/// Which member of the C library's archive has a function: those have no sections of their own.
+/// Where the linker finds a function of the C libraries: those have no sections of their own, so a member of an
+/// archive counts as a whole.
 fn members() -> Result<HashMap<String, String>> {
-    let path = Command::new("cc").arg("-print-file-name=libc.a").output()?;
-    let path = String::from_utf8(path.stdout)?;
-    let output = Command::new("nm")
-        .args(["-A", "--defined-only", path.trim()])
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut members = HashMap::new();
-    for line in text.lines() {
-        // `…/libc.a:malloc.o:0000000000001a00 T malloc`
-        let mut fields = line.splitn(3, ':').skip(1);
-        if let (Some(member), Some(rest)) = (fields.next(), fields.next())
-            && let Some(name) = rest.split_whitespace().nth(2)
-        {
-            members
-                .entry(name.to_owned())
-                .or_insert_with(|| member.to_owned());
+    for archive in ["libc.a", "libm-*.a", "libgcc_eh.a"] {
+        let Some(path) = find_archive(archive)? else {
+            continue;
+        };
+        let output = Command::new("nm")
+            .args(["-A", "--defined-only"])
+            .arg(path)
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        for line in text.lines() {
+            // `…/libc.a:malloc.o:0000000000001a00 T malloc`
+            let mut fields = line.splitn(3, ':').skip(1);
+            if let (Some(member), Some(rest)) = (fields.next(), fields.next())
+                && let Some(name) = rest.split_whitespace().nth(2)
+            {
+                members
+                    .entry(name.to_owned())
+                    .or_insert_with(|| format!("*{archive}:{member}(.text .text.*)"));
+            }
         }
     }
     Ok(members)
+}
+
+/// The file of an archive that the linker would take. `*` stands for a version.
+fn find_archive(name: &str) -> Result<Option<PathBuf>> {
+    let Some((start, end)) = name.split_once('*') else {
+        let path = Command::new("cc")
+            .arg(format!("-print-file-name={name}"))
+            .output()?;
+        return Ok(Some(String::from_utf8(path.stdout)?.trim().into()));
+    };
+    let libc = find_archive("libc.a")?.ok_or("no libc.a")?;
+    let directory = libc.parent().ok_or("libc.a has no directory")?;
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with(start) && name.ends_with(end)) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 fn print(symbols: &BTreeMap<u64, Vec<String>>, addresses: &HashSet<u64>) -> Result<()> {
@@ -135,13 +161,12 @@ fn print(symbols: &BTreeMap<u64, Vec<String>>, addresses: &HashSet<u64>) -> Resu
             continue;
         };
         for name in names {
-            match (pattern(name), members.get(name)) {
-                (Some(pattern), _) => {
-                    inputs.insert(format!("*(.text.{pattern} .text.unlikely.{pattern})"))
-                }
-                (None, Some(member)) => inputs.insert(format!("*libc.a:{member}(.text .text.*)")),
-                (None, None) => false,
-            };
+            inputs.insert(match (pattern(name), members.get(name)) {
+                (Some(pattern), _) => format!("*(.text.{pattern} .text.unlikely.{pattern})"),
+                (None, Some(member)) => member.clone(),
+                // Ours, with the name that the C library or the kernel calls.
+                (None, None) => format!("*(.text.{name})"),
+            });
         }
     }
     print!("{HEAD}SECTIONS {{\n  .text.hot : {{\n");
@@ -152,12 +177,8 @@ fn print(symbols: &BTreeMap<u64, Vec<String>>, addresses: &HashSet<u64>) -> Resu
     Ok(())
 }
 
-/// A Rust function's name without what changes from build to build: the hash at its end, or those of its crates.
+/// A Rust function's name without what changes from build to build: the hashes of its crates.
 fn pattern(name: &str) -> Option<String> {
-    if name.starts_with("_ZN") {
-        let (name, _) = name.rsplit_once("17h")?;
-        return Some(format!("{name}17h*"));
-    }
     let name = name.strip_prefix("_R")?;
     let name = name.split(".llvm.").next().unwrap_or(name);
     let mut parts = name.split("Cs");

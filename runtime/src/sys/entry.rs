@@ -20,6 +20,8 @@
 // registers with atexit. Kept here: rbx = rsp at the start, r12 = rdx. System calls destroy rcx, r11 and rax only.
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
+    // A section of its own, which the linker can put beside what follows it.
+    ".pushsection .text.podling_entry, \"ax\", @progbits",
     ".globl podling_entry",
     ".type podling_entry, @function",
     "podling_entry:",
@@ -97,6 +99,7 @@ std::arch::global_asm!(
     "    jmp _start",
     "7:  .asciz \"/proc/self/exe\"",
     "8:  .asciz \"\"",
+    ".popsection",
     run = const u32::from_le_bytes(*b"run\0"),
     exec = const u32::from_le_bytes(*b"exec"),
     crea = const u32::from_le_bytes(*b"crea"),
