@@ -1,19 +1,19 @@
-//! From an OCI profile to a BPF program, by libseccomp, with one addition: system calls newer than the linked
-//! libseccomp get ENOSYS, or the action that the profile names for them, instead of the default action. A C library
-//! that tries a new system call falls back on ENOSYS; on EPERM it fails (as runc found with glibc's `faccessat2`).
+//! From an OCI profile to a BPF program, by libseccomp, with two additions before its program: several rules for one
+//! system call ([`conditions`]), and system calls newer than the linked libseccomp ([`newer`]), which get ENOSYS or
+//! the action that the profile names for them, not the default action. A C library that tries a new system call
+//! falls back on ENOSYS; on EPERM it fails (as runc found with glibc's `faccessat2`).
 
 use std::fs::File;
 use std::io::{Read, Seek};
 
-use libseccomp::{
-    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
-};
+use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
-    LinuxSeccompOperator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSyscall,
 };
 use rustix::fs::MemfdFlags;
 
+use super::bpf::audit_architecture;
+use super::conditions::{self, Condition, Rule, Rules};
 use super::error::{Error, Result};
 use super::newer;
 use super::verdict::{Call, verdict};
@@ -26,9 +26,6 @@ const SEARCH_TREE: u32 = 2;
 
 /// The kernel's largest error number (`MAX_ERRNO`).
 const MAX_ERRNO: u32 = 4095;
-
-/// How many arguments a system call has.
-const ARGUMENTS: u32 = 6;
 
 /// Where the default action stands in a profile.
 const DEFAULT_ACTION: &str = "defaultAction";
@@ -73,6 +70,7 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
             .map_err(attempt("remove the native architecture"))?;
     }
     let mut unknown = Vec::new();
+    let mut rules = Rules::new();
     for (index, rule) in profile.syscalls().iter().flatten().enumerate() {
         let field = format!("syscalls[{index}]");
         if rule.names().is_empty() {
@@ -82,19 +80,39 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
             ));
         }
         let action = action(rule.action(), rule.errno_ret(), &field)?;
-        let alternatives = alternatives(conditions(rule, &field)?);
+        let alternatives = alternatives(conditions_of(rule, &field)?);
         for name in rule.names() {
-            match ScmpSyscall::from_name(name) {
-                // libseccomp refuses a rule that says what the default says.
-                Ok(_) if action == default => {}
-                Ok(syscall) => add(&mut context, action, syscall, &alternatives, name)?,
-                Err(_) => unknown.push((rule, name.as_str(), action)),
+            if ScmpSyscall::from_name(name).is_err() {
+                unknown.push((rule, name.as_str(), action));
+                continue;
             }
+            let each = alternatives.iter().cloned();
+            let each = each.map(|conditions| Rule { conditions, action });
+            let of_name = rules.entry(name).or_default();
+            // One that says only what the default says is none.
+            of_name.extend(each.filter(|it| action != default || !it.conditions.is_empty()));
         }
     }
     refuse_unknown(profile, &unknown)?;
-    let own = newer::prologue(default, &architectures, &unknown);
-    let program = [own, export(&context)?].concat();
+    for (name, rules) in &rules {
+        // libseccomp refuses a rule that says what the default says.
+        for rule in rules.iter().filter(|rule| rule.action != default) {
+            if !conditions::are_several(rules) {
+                add(&mut context, name, rule)?;
+            }
+        }
+    }
+    let own = [native()];
+    let decided: &[ScmpArch] = match architectures.is_empty() {
+        true => &own,
+        false => &architectures,
+    };
+    let program = [
+        conditions::prologue(default, decided, &rules)?,
+        newer::prologue(default, decided, &unknown),
+        export(&context)?,
+    ]
+    .concat();
     let instructions = program.len() / 8;
     if instructions > MAX_INSTRUCTIONS {
         return Err(Error::TooLarge { instructions });
@@ -105,19 +123,14 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     Ok(Compiled { flags, program })
 }
 
-fn add(
-    context: &mut ScmpFilterContext,
-    action: ScmpAction,
-    syscall: ScmpSyscall,
-    alternatives: &[Vec<ScmpArgCompare>],
-    name: &str,
-) -> Result<()> {
-    alternatives
-        .iter()
-        .try_for_each(|conditions| match conditions.as_slice() {
-            [] => context.add_rule(action, syscall).map(drop),
-            all => context.add_rule_conditional(action, syscall, all).map(drop),
+fn add(context: &mut ScmpFilterContext, name: &str, rule: &Rule) -> Result<()> {
+    let conditions: Vec<ScmpArgCompare> = rule.conditions.iter().map(Condition::compare).collect();
+    ScmpSyscall::from_name(name)
+        .and_then(|syscall| match conditions.as_slice() {
+            [] => context.add_rule(rule.action, syscall),
+            all => context.add_rule_conditional(rule.action, syscall, all),
         })
+        .map(drop)
         .map_err(|source| Error::Compile {
             attempt: format!("add the rule for {name}"),
             source,
@@ -127,15 +140,15 @@ fn add(
 /// The conditions of a rule, as sets of which one must hold wholly: a single set, as the specification has it, unless
 /// two conditions are on one argument. That libseccomp cannot express; then each stands for itself, as runc and crun
 /// have it since before conditions could be combined, and engines' profiles count on it.
-fn alternatives(conditions: Vec<(u32, ScmpArgCompare)>) -> Vec<Vec<ScmpArgCompare>> {
-    let mut arguments: Vec<u32> = conditions.iter().map(|(argument, _)| *argument).collect();
+fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
+    let mut arguments: Vec<u32> = conditions.iter().map(|it| it.argument).collect();
     arguments.sort_unstable();
     let is_repeated = arguments.windows(2).any(|pair| pair[0] == pair[1]);
-    let all = conditions.into_iter().map(|(_, condition)| condition);
     if is_repeated {
-        all.map(|condition| vec![condition]).collect()
+        let each = conditions.into_iter();
+        each.map(|condition| vec![condition]).collect()
     } else {
-        vec![all.collect()]
+        vec![conditions]
     }
 }
 
@@ -193,7 +206,7 @@ fn check_listener(profile: &LinuxSeccomp) -> Result<()> {
 fn check_hand_over(program: &[u8]) -> Result<()> {
     let call = Call {
         number: libc::SYS_sendmsg as u32,
-        architecture: newer::audit_architecture(&native()).unwrap_or_default(),
+        architecture: audit_architecture(&native()).unwrap_or_default(),
         args: [0; 6],
     };
     match verdict(program, &call) {
@@ -272,29 +285,12 @@ fn action(action: LinuxSeccompAction, errno_ret: Option<u32>, field: &str) -> Re
     }
 }
 
-/// A rule's conditions, each with the number of its argument.
-fn conditions(rule: &LinuxSyscall, field: &str) -> Result<Vec<(u32, ScmpArgCompare)>> {
+fn conditions_of(rule: &LinuxSyscall, field: &str) -> Result<Vec<Condition>> {
     let args: &[LinuxSeccompArg] = rule.args().as_deref().unwrap_or_default();
     args.iter()
         .map(|arg| {
-            let argument = u32::try_from(arg.index())
-                .ok()
-                .filter(|index| *index < ARGUMENTS)
-                .ok_or_else(|| unsupported(field, "a system call has six arguments".to_owned()))?;
-            let value = arg.value();
-            let (operator, datum) = match arg.op() {
-                LinuxSeccompOperator::ScmpCmpNe => (ScmpCompareOp::NotEqual, value),
-                LinuxSeccompOperator::ScmpCmpLt => (ScmpCompareOp::Less, value),
-                LinuxSeccompOperator::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, value),
-                LinuxSeccompOperator::ScmpCmpEq => (ScmpCompareOp::Equal, value),
-                LinuxSeccompOperator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, value),
-                LinuxSeccompOperator::ScmpCmpGt => (ScmpCompareOp::Greater, value),
-                LinuxSeccompOperator::ScmpCmpMaskedEq => (
-                    ScmpCompareOp::MaskedEqual(value),
-                    arg.value_two().unwrap_or(0),
-                ),
-            };
-            Ok((argument, ScmpArgCompare::new(argument, operator, datum)))
+            Condition::new(arg)
+                .ok_or_else(|| unsupported(field, "a system call has six arguments".to_owned()))
         })
         .collect()
 }

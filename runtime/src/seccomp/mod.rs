@@ -4,8 +4,8 @@
 //! default_profile(capabilities) ─┐
 //! OCI linux.seccomp ─────────────┴─► compile() ──► Filter ──► load() in the child, just before exec
 //!                                      │   ▲
-//!                              newer   ▼   │ cache (by the profile's hash)
-//!                    (ENOSYS for what libseccomp does not know yet)
+//!                  conditions, newer   ▼   │ cache (by the profile's hash)
+//!          (what libseccomp gets wrong; ENOSYS for what it does not know yet)
 //! ```
 //!
 //! A filter with `SCMP_ACT_NOTIFY` gives a listener when it is loaded, which goes to the profile's [`Agent`]
@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
+mod bpf;
 mod cache;
 mod compile;
+mod conditions;
 mod default;
 mod error;
 mod newer;

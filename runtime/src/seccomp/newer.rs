@@ -5,6 +5,8 @@
 use libseccomp::{ScmpAction, ScmpArch, ScmpSyscall};
 use oci_spec::runtime::LinuxSyscall;
 
+use super::bpf::{self, Instruction, audit_architecture};
+
 /// Names and numbers from `arch/x86/entry/syscalls/syscall_64.tbl`.
 const NEWER: [(&str, u32); 19] = [
     ("cachestat", 451),
@@ -85,9 +87,6 @@ fn assemble(
         .iter()
         .filter_map(audit_architecture)
         .collect();
-    if tokens.is_empty() {
-        tokens.extend(audit_architecture(&super::compile::native()));
-    }
     tokens.sort_unstable();
     tokens.dedup();
     // First what is decided; its length gives the distance to libseccomp's program.
@@ -124,85 +123,5 @@ fn assemble(
         decided_length,
     ));
     code.extend(decided);
-    code.iter().flat_map(Instruction::bytes).collect()
-}
-
-/// The kernel's `AUDIT_ARCH_*` (linux/audit.h).
-pub(super) fn audit_architecture(architecture: &ScmpArch) -> Option<u32> {
-    match architecture {
-        ScmpArch::X8664 | ScmpArch::X32 => Some(0xc000_003e),
-        ScmpArch::X86 => Some(0x4000_0003),
-        ScmpArch::Aarch64 => Some(0xc000_00b7),
-        ScmpArch::Arm => Some(0x4000_0028),
-        ScmpArch::Riscv64 => Some(0xc000_00f3),
-        _ => None,
-    }
-}
-
-/// One instruction of classic BPF (`struct sock_filter`).
-struct Instruction {
-    code: u16,
-    if_true: u8,
-    if_false: u8,
-    value: u32,
-}
-
-impl Instruction {
-    /// Offsets in `struct seccomp_data`.
-    const NUMBER: u32 = 0;
-    const ARCHITECTURE: u32 = 4;
-
-    const LOAD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_GREATER: u16 = 0x25;
-    const JUMP_NOT_LESS: u16 = 0x35;
-    const RETURN: u16 = 0x06;
-
-    fn load(offset: u32) -> Self {
-        Self {
-            code: Self::LOAD,
-            if_true: 0,
-            if_false: 0,
-            value: offset,
-        }
-    }
-
-    fn jump(code: u16, value: u32, if_true: u8, if_false: u8) -> Self {
-        Self {
-            code,
-            if_true,
-            if_false,
-            value,
-        }
-    }
-
-    fn give(action: ScmpAction) -> Self {
-        let value = match action {
-            ScmpAction::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
-            ScmpAction::KillThread => libc::SECCOMP_RET_KILL_THREAD,
-            ScmpAction::Trap => libc::SECCOMP_RET_TRAP,
-            ScmpAction::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & 0xffff),
-            ScmpAction::Trace(message) => libc::SECCOMP_RET_TRACE | u32::from(message),
-            ScmpAction::Log => libc::SECCOMP_RET_LOG,
-            ScmpAction::Notify => libc::SECCOMP_RET_USER_NOTIF,
-            ScmpAction::Allow => libc::SECCOMP_RET_ALLOW,
-            // Refused before; a filter never gives more than was asked for.
-            _ => libc::SECCOMP_RET_KILL_PROCESS,
-        };
-        Self {
-            code: Self::RETURN,
-            if_true: 0,
-            if_false: 0,
-            value,
-        }
-    }
-
-    fn bytes(&self) -> [u8; 8] {
-        let mut bytes = [0; 8];
-        bytes[..2].copy_from_slice(&self.code.to_ne_bytes());
-        bytes[2] = self.if_true;
-        bytes[3] = self.if_false;
-        bytes[4..].copy_from_slice(&self.value.to_ne_bytes());
-        bytes
-    }
+    bpf::assemble(&code)
 }

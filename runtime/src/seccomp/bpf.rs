@@ -1,0 +1,115 @@
+//! Instructions of classic BPF, as far as the parts of a filter that are not libseccomp's need them.
+//!
+//! Source: Documentation/networking/filter.rst of Linux and seccomp(2).
+
+use libseccomp::ScmpAction;
+
+/// One instruction (`struct sock_filter`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Instruction {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    value: u32,
+}
+
+impl Instruction {
+    /// Offsets in `struct seccomp_data`.
+    pub(super) const NUMBER: u32 = 0;
+    pub(super) const ARCHITECTURE: u32 = 4;
+
+    pub(super) const JUMP_EQUAL: u16 = 0x15;
+    pub(super) const JUMP_GREATER: u16 = 0x25;
+    pub(super) const JUMP_NOT_LESS: u16 = 0x35;
+
+    const LOAD: u16 = 0x20;
+    const AND: u16 = 0x54;
+    const JUMP_ALWAYS: u16 = 0x05;
+    const RETURN: u16 = 0x06;
+
+    /// Loads the word at an offset of `struct seccomp_data`.
+    pub(super) fn load(offset: u32) -> Self {
+        Self::plain(Self::LOAD, offset)
+    }
+
+    /// Keeps the bits of a mask of what was loaded.
+    pub(super) fn and(mask: u32) -> Self {
+        Self::plain(Self::AND, mask)
+    }
+
+    /// Compares what was loaded with a value, and skips so many instructions.
+    pub(super) fn jump(code: u16, value: u32, if_true: u8, if_false: u8) -> Self {
+        Self {
+            code,
+            if_true,
+            if_false,
+            value,
+        }
+    }
+
+    pub(super) fn give(action: ScmpAction) -> Self {
+        let value = match action {
+            ScmpAction::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+            ScmpAction::KillThread => libc::SECCOMP_RET_KILL_THREAD,
+            ScmpAction::Trap => libc::SECCOMP_RET_TRAP,
+            ScmpAction::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & 0xffff),
+            ScmpAction::Trace(message) => libc::SECCOMP_RET_TRACE | u32::from(message),
+            ScmpAction::Log => libc::SECCOMP_RET_LOG,
+            ScmpAction::Notify => libc::SECCOMP_RET_USER_NOTIF,
+            ScmpAction::Allow => libc::SECCOMP_RET_ALLOW,
+            // Refused before; a filter never gives more than was asked for.
+            _ => libc::SECCOMP_RET_KILL_PROCESS,
+        };
+        Self::plain(Self::RETURN, value)
+    }
+
+    fn plain(code: u16, value: u32) -> Self {
+        Self {
+            code,
+            if_true: 0,
+            if_false: 0,
+            value,
+        }
+    }
+
+    fn bytes(&self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..2].copy_from_slice(&self.code.to_ne_bytes());
+        bytes[2] = self.if_true;
+        bytes[3] = self.if_false;
+        bytes[4..].copy_from_slice(&self.value.to_ne_bytes());
+        bytes
+    }
+}
+
+/// A part that runs when what was loaded is a value, and is skipped else.
+pub(super) fn only_for(value: u32, part: Vec<Instruction>) -> Vec<Instruction> {
+    // A comparison skips no more than a byte can say.
+    let mut code = match u8::try_from(part.len()) {
+        Ok(skip) => vec![Instruction::jump(Instruction::JUMP_EQUAL, value, 0, skip)],
+        Err(_) => vec![
+            Instruction::jump(Instruction::JUMP_EQUAL, value, 1, 0),
+            Instruction::plain(Instruction::JUMP_ALWAYS, part.len() as u32),
+        ],
+    };
+    code.extend(part);
+    code
+}
+
+/// What the kernel takes.
+pub(super) fn assemble(code: &[Instruction]) -> Vec<u8> {
+    code.iter().flat_map(Instruction::bytes).collect()
+}
+
+/// The kernel's `AUDIT_ARCH_*` (linux/audit.h).
+pub(super) fn audit_architecture(architecture: &libseccomp::ScmpArch) -> Option<u32> {
+    use libseccomp::ScmpArch;
+    match architecture {
+        ScmpArch::X8664 | ScmpArch::X32 => Some(0xc000_003e),
+        ScmpArch::X86 => Some(0x4000_0003),
+        ScmpArch::Aarch64 => Some(0xc000_00b7),
+        ScmpArch::Arm => Some(0x4000_0028),
+        ScmpArch::Riscv64 => Some(0xc000_00f3),
+        _ => None,
+    }
+}
