@@ -17,6 +17,8 @@
 //! A difference to the kubelet: with `imagePullPolicy: Always` and a registry that cannot be reached, an image that is
 //! here is used, with a line in the log. A node without network must start what it last knew.
 
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,8 +34,9 @@ use podling_runtime::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use state::{Policy, State};
+
 use super::context::Context;
-use super::status::Waiting;
 use crate::node::garbage::{self, disk_space};
 use crate::node::{registries, trust};
 
@@ -47,89 +50,6 @@ const DEMO_REGISTRY: &str = "podling.local";
 const PULL_FAILED: &str = "ErrImagePull";
 /// The longest time that a pull's error is shown before the back-off: what the kubelet waits after a sync that failed.
 const ERROR_SHOWN_MAX: Duration = Duration::from_secs(10);
-
-/// When an image is fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// Ask the registry, even if there is one of that name here.
-    Always,
-    /// Only if there is none of that name here.
-    IfNotPresent,
-    /// Never.
-    Never,
-}
-
-impl Policy {
-    /// `imagePullPolicy`; without one, `Always` for the tag `latest` and `IfNotPresent` for all else.
-    #[must_use]
-    pub fn of(written: Option<&str>, image: &str) -> Self {
-        match written {
-            Some("Always") => Self::Always,
-            Some("Never") => Self::Never,
-            Some("IfNotPresent") => Self::IfNotPresent,
-            _ => match Reference::parse(image) {
-                Ok(reference)
-                    if reference.digest().is_none() && reference.tag() == Some("latest") =>
-                {
-                    Self::Always
-                }
-                _ => Self::IfNotPresent,
-            },
-        }
-    }
-}
-
-/// How an image is doing.
-#[derive(Debug, Clone)]
-pub enum State {
-    /// It is being fetched.
-    Pulling {
-        /// Since when.
-        since: Timestamp,
-    },
-    /// It is here.
-    Ready(Arc<Image>),
-    /// It is not, and why.
-    Failed {
-        /// `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`, `SignatureValidationFailed`.
-        reason: &'static str,
-        /// For people.
-        message: String,
-        /// When it is tried again; none: only a new manifest helps.
-        retry: Option<(Instant, Timestamp)>,
-        /// From when on a pull is shown as being in back-off rather than by its error.
-        back_off_from: Option<Instant>,
-    },
-}
-
-impl State {
-    /// What a container of this image shows while the image fails to come: the error first, then, as the kubelet does,
-    /// that the next try is waited for. None of an image that is here or on its way.
-    #[must_use]
-    pub fn shown(&self, image: &str) -> Option<Waiting> {
-        let Self::Failed {
-            reason,
-            message,
-            back_off_from,
-            ..
-        } = self
-        else {
-            return None;
-        };
-        let backs_off = back_off_from.is_some_and(|from| Instant::now() >= from);
-        Some(if backs_off {
-            Waiting {
-                reason: "ImagePullBackOff".to_owned(),
-                message: format!("Back-off pulling image \"{image}\": {reason}: {message}"),
-            }
-        } else {
-            Waiting {
-                reason: (*reason).to_owned(),
-                message: message.clone(),
-            }
-        })
-    }
-}
 
 /// The end of a pull.
 #[derive(Debug)]
@@ -314,8 +234,9 @@ impl Images {
     fn pull(&mut self, image: &str, reference: Reference, here: Option<Here>) {
         tracing::info!(image, "pulling image");
         let since = Timestamp::now();
+        let failed = self.state(image).and_then(|state| state.shown(image));
         self.states
-            .insert(image.to_owned(), State::Pulling { since });
+            .insert(image.to_owned(), State::Pulling { since, failed });
         let context = Arc::clone(&self.context);
         let done = self.done.clone();
         let image = image.to_owned();
@@ -583,49 +504,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn policies() {
-        for (written, image, expected) in [
-            (None, "nginx", Policy::Always),
-            (None, "nginx:latest", Policy::Always),
-            (None, "nginx:1.27", Policy::IfNotPresent),
-            (Some("Never"), "nginx", Policy::Never),
-            (Some("IfNotPresent"), "nginx", Policy::IfNotPresent),
-            (Some("Always"), "nginx:1.27", Policy::Always),
-        ] {
-            assert_eq!(Policy::of(written, image), expected, "{written:?} {image}");
-        }
-    }
-
-    #[test]
-    fn a_pull_that_failed_shows_its_error_and_then_its_back_off() {
-        let failed = |reason, back_off_from| {
-            let state = State::Failed {
-                reason,
-                message: "no such host".to_owned(),
-                retry: None,
-                back_off_from,
-            };
-            state.shown("web:1").expect("it failed")
-        };
-        let now = Instant::now();
-        let error = failed(PULL_FAILED, Some(now + Duration::from_secs(3600)));
-        assert_eq!(
-            (&*error.reason, &*error.message),
-            ("ErrImagePull", "no such host")
-        );
-        let back_off = failed(PULL_FAILED, Some(now));
-        assert_eq!(back_off.reason, "ImagePullBackOff");
-        assert_eq!(
-            back_off.message,
-            "Back-off pulling image \"web:1\": ErrImagePull: no such host"
-        );
-        assert_eq!(
-            failed("ErrImageNeverPull", None).reason,
-            "ErrImageNeverPull"
-        );
-    }
 
     #[test]
     fn delays_double_to_the_most() {

@@ -226,6 +226,16 @@ impl Node {
             self.podling_command(&["agent", "--manifests", manifests.to_str().unwrap()]);
         command.args(["--cgroup-parent", &self.cgroup]);
         command.args(&self.agent_args);
+        if !self
+            .agent_args
+            .iter()
+            .any(|argument| argument == "--config")
+        {
+            // How full the disk is, is this machine's matter.
+            let config = self.path("default.yaml");
+            fs::write(&config, "images: {gc: {highThresholdPercent: 100}}\n").unwrap();
+            command.arg("--config").arg(config);
+        }
         command.env("PODLING_LOG", "info,podling_agent=debug");
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.agent = Some(command.spawn().expect("podling agent"));

@@ -14,7 +14,8 @@ const MIB: u64 = 1 << 20;
 pub(crate) struct DiskSpace {
     /// Where it is mounted.
     pub(crate) mount_point: PathBuf,
-    /// What it holds when it is empty.
+    /// What users other than root have in use or may still write, as df(1) counts: with ext4's reserve for root, which
+    /// may be most of a disk, its size would say nothing about how full it is.
     pub(crate) total_bytes: u64,
     /// What may still be written by users other than root, who has a reserve on some (statvfs(3), `f_bavail`).
     pub(crate) available_bytes: u64,
@@ -27,12 +28,12 @@ impl DiskSpace {
         let found = rustix::fs::statvfs(&path)?;
         Ok(Self {
             mount_point: mount_point(&path)?,
-            total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            total_bytes: usable_blocks(&found).saturating_mul(found.f_frsize),
             available_bytes: found.f_bavail.saturating_mul(found.f_frsize),
         })
     }
 
-    /// As the kubelet computes it: what is not available is used. A file system that has no size is never full.
+    /// As the kubelet rounds it: what is not available is used. A file system that has no size is never full.
     pub(crate) fn used_percent(&self) -> u8 {
         if self.total_bytes == 0 {
             return 0;
@@ -53,6 +54,12 @@ impl fmt::Display for DiskSpace {
             self.total_bytes / MIB
         )
     }
+}
+
+/// All blocks but root's reserve.
+fn usable_blocks(found: &rustix::fs::StatVfs) -> u64 {
+    let used = found.f_blocks.saturating_sub(found.f_bfree);
+    used.saturating_add(found.f_bavail)
 }
 
 /// The highest directory on the way up that is of the same file system.
@@ -110,6 +117,15 @@ mod tests {
         assert_eq!(space(1000, 0).used_percent(), 100);
         assert_eq!(space(0, 0).used_percent(), 0);
         assert_eq!(space(10, u64::MAX).used_percent(), 0);
+    }
+
+    /// A disk of 252 GiB of which 160 are root's.
+    #[test]
+    fn what_only_root_may_write_does_not_count() {
+        let mut found = rustix::fs::statvfs("/").unwrap();
+        (found.f_blocks, found.f_bfree, found.f_bavail) = (66_053_021, 52_646_950, 10_415_401);
+        let total = usable_blocks(&found);
+        assert_eq!(space(total, found.f_bavail).used_percent(), 57);
     }
 
     #[test]

@@ -56,13 +56,13 @@ impl Worker {
                         .images
                         .insert(container.name.clone(), image_facts(name, image));
                 }
-                Some(failed @ State::Failed { .. }) => {
-                    let shown = failed.shown(name);
+                Some(state @ (State::Failed { .. } | State::Pulling { .. })) => {
+                    let shown = state.shown(name);
                     facts
                         .waiting
                         .extend(shown.map(|shown| (container.name.clone(), shown)));
                 }
-                Some(State::Pulling { .. }) | None => {}
+                None => {}
             }
             if let Some(trouble) = &self.trouble {
                 facts
@@ -112,17 +112,17 @@ impl Worker {
         {
             let name = container.image.as_deref().unwrap_or_default();
             match self.images.state(name) {
-                Some(State::Pulling { since }) => waits.push(
-                    Wait::of_container(
-                        &container.name,
-                        "Pulling",
-                        format!("image {name} is being pulled"),
-                    )
-                    .since(Some(*since)),
-                ),
-                Some(failed @ State::Failed { retry, .. }) => {
-                    let until = retry.map(|(_, at)| at);
-                    waits.extend(failed.shown(name).map(|shown| {
+                Some(state @ (State::Failed { .. } | State::Pulling { .. })) => {
+                    if let State::Pulling { since, .. } = state {
+                        let message = format!("image {name} is being pulled");
+                        let wait = Wait::of_container(&container.name, "Pulling", message);
+                        waits.push(wait.since(Some(*since)));
+                    }
+                    let until = match state {
+                        State::Failed { retry, .. } => retry.map(|(_, at)| at),
+                        _ => None,
+                    };
+                    waits.extend(state.shown(name).map(|shown| {
                         Wait::of_container(&container.name, shown.reason, shown.message)
                             .until(until)
                     }));
