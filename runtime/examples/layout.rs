@@ -26,10 +26,13 @@ const HEAD: &str = "\
 /* What `podling-runtime run` executes, side by side in the file: a page of it that is needed is mapped with its
  * neighbours (the kernel takes 16 pages at each fault), and scattered over all of the program that would be most of it.
  *
- * Written by `cargo run --example layout` from a trace. Names are without their hashes, so that they last: what is not
- * there any more is left out by the linker, and what is new is merely found elsewhere.
+ * Written by `cargo run --example layout` from a trace, and what it held before. Names are without their hashes, so that
+ * they last: what is not there any more is left out by the linker, and what is new is merely found elsewhere.
  */
 ";
+
+/// What earlier traces found stays: a function that one build has inlined stands by itself in another.
+const BEFORE: &str = include_str!("../layout/hot.ld");
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -155,7 +158,8 @@ fn find_archive(name: &str) -> Result<Option<PathBuf>> {
 
 fn print(symbols: &BTreeMap<u64, Vec<String>>, addresses: &HashSet<u64>) -> Result<()> {
     let members = members()?;
-    let mut inputs = BTreeSet::new();
+    let kept = BEFORE.lines().filter_map(|line| line.strip_prefix("    "));
+    let mut inputs: BTreeSet<String> = kept.map(str::to_owned).collect();
     for address in addresses {
         let Some((_, names)) = symbols.range(..=address).next_back() else {
             continue;
