@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::download::download;
-use super::{PullError, PullOptions, blocking};
+use super::{PullError, PullOptions, blocking, no_space};
 use crate::digest::Hasher;
 use crate::image::LayerBlob;
 use crate::manifest::Descriptor;
@@ -100,18 +100,6 @@ impl ImageStore {
             }
         }
         Ok(missing)
-    }
-}
-
-/// Says what it means that the disk is full.
-fn no_space(error: PullError, store: &ImageStore, image: &Reference) -> PullError {
-    if !error.is_out_of_space() {
-        return error;
-    }
-    PullError::NoSpace {
-        reference: Box::new(image.clone()),
-        dir: store.dir().to_owned(),
-        source: Box::new(error),
     }
 }
 

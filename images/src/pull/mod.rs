@@ -233,7 +233,8 @@ impl ImageStore {
             repository,
             is_full: Arc::default(),
         };
-        let record = pull.run(document).await.map_err(|e| pull.no_space(e))?;
+        let record = pull.run(document).await;
+        let record = record.map_err(|e| no_space(e, pull.session.store(), pull.reference))?;
         let store = self.clone();
         let session = Arc::clone(&pull.session);
         let resolved = blocking(move || {
@@ -410,21 +411,21 @@ impl Pull<'_> {
         }
     }
 
-    /// Says what it means that the disk is full.
-    fn no_space(&self, error: PullError) -> PullError {
-        if !error.is_out_of_space() {
-            return error;
-        }
-        PullError::NoSpace {
-            reference: Box::new(self.reference.clone()),
-            dir: self.session.store().dir().to_owned(),
-            source: Box::new(error),
-        }
-    }
-
     fn unusable(&self) -> impl FnOnce(ManifestError) -> PullError + use<> {
         let reference = Box::new(self.reference.clone());
         move |source| PullError::Manifest { reference, source }
+    }
+}
+
+/// Says what it means that the disk is full.
+fn no_space(error: PullError, store: &ImageStore, image: &Reference) -> PullError {
+    if !error.is_out_of_space() {
+        return error;
+    }
+    PullError::NoSpace {
+        reference: Box::new(image.clone()),
+        dir: store.dir().to_owned(),
+        source: Box::new(error),
     }
 }
 

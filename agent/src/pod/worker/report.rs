@@ -56,7 +56,7 @@ impl Worker {
                         .images
                         .insert(container.name.clone(), image_facts(name, image));
                 }
-                Some(state @ (State::Failed { .. } | State::Pulling { .. })) => {
+                Some(state) => {
                     let shown = state.shown(name);
                     facts
                         .waiting
@@ -111,24 +111,12 @@ impl Worker {
             .flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers))
         {
             let name = container.image.as_deref().unwrap_or_default();
-            match self.images.state(name) {
-                Some(state @ (State::Failed { .. } | State::Pulling { .. })) => {
-                    if let State::Pulling { since, .. } = state {
-                        let message = format!("image {name} is being pulled");
-                        let wait = Wait::of_container(&container.name, "Pulling", message);
-                        waits.push(wait.since(Some(*since)));
-                    }
-                    let until = match state {
-                        State::Failed { retry, .. } => retry.map(|(_, at)| at),
-                        _ => None,
-                    };
-                    waits.extend(state.shown(name).map(|shown| {
-                        Wait::of_container(&container.name, shown.reason, shown.message)
-                            .until(until)
-                    }));
-                }
-                Some(State::Ready(_)) | None => {}
-            }
+            let state = self.images.state(name);
+            waits.extend(
+                state
+                    .into_iter()
+                    .flat_map(|it| of_image(&container.name, name, it)),
+            );
         }
         waits.extend(self.snapshot.iter().flat_map(crate::node::why::of_snapshot));
         waits
@@ -170,4 +158,20 @@ fn image_facts(name: &str, image: &podling_images::Image) -> ImageFacts {
             |reference| reference.to_string(),
         ),
     }
+}
+
+/// Why a container waits for its image: that it is being pulled, and what went wrong before.
+fn of_image(container: &str, image: &str, state: &State) -> impl Iterator<Item = Wait> + use<> {
+    let (pulling, until) = match state {
+        State::Pulling { since, .. } => {
+            let message = format!("image {image} is being pulled");
+            let wait = Wait::of_container(container, "Pulling", message);
+            (Some(wait.since(Some(*since))), None)
+        }
+        State::Failed { retry, .. } => (None, retry.map(|(_, at)| at)),
+        State::Ready(_) => (None, None),
+    };
+    let shown = state.shown(image);
+    let failed = shown.map(|it| Wait::of_container(container, it.reason, it.message).until(until));
+    pulling.into_iter().chain(failed)
 }
