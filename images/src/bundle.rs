@@ -10,9 +10,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{OFlags, ResolveFlags};
 
 use crate::compression::{Compression, LimitedReader, decompress};
+use crate::confined;
 use crate::tar_stream::{Kind, TarError, TarStream};
 
 /// Members of one archive: an image of 500 layers has about 1,000.
@@ -165,11 +166,10 @@ impl Bundle {
         };
         match &self.source {
             Source::Directory(dir) => {
-                let fd = rustix::fs::openat2(
+                let fd = confined::open(
                     dir,
                     name,
-                    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                    Mode::empty(),
+                    OFlags::RDONLY | OFlags::NONBLOCK,
                     ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
                 );
                 let path = self.path.join(name);

@@ -23,6 +23,7 @@ pub mod build;
 mod bundle;
 pub mod changes;
 mod compression;
+mod confined;
 pub mod digest;
 pub mod image;
 mod layered;

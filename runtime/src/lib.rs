@@ -1,6 +1,7 @@
 //! Linux containers from OCI specs, and the pod supervisor.
 
 pub mod cgroup;
+pub mod confined;
 pub mod container;
 mod error_chain;
 mod kernel_file;

@@ -16,10 +16,10 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps,
 use rustix::io::Errno;
 
 use super::caller::Caller;
-use super::in_root::open_in_root;
 use super::metadata;
 use super::tree::{failed, failed_at, remove_whiteout};
 use super::{UnpackError, refused};
+use crate::confined::open_in_root;
 use crate::tar_stream::Entry;
 
 /// A directory that no entry describes. Its time is fixed so that the same layer gives the same tree.

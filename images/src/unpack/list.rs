@@ -19,8 +19,8 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::in_root::open_in_root;
 use super::tree::{is_opaque, is_whiteout};
+use crate::confined::open_in_root;
 use crate::tar_stream::{Entry, Kind};
 
 const BUFFER_BYTES: usize = 128 * 1024;

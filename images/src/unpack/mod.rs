@@ -28,7 +28,6 @@
 mod buffers;
 mod caller;
 mod directories;
-mod in_root;
 mod list;
 mod metadata;
 mod pipeline;

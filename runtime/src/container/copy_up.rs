@@ -16,6 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::inside::Inside;
+use crate::confined;
 
 /// Deeper directories than any image has: the walk holds a descriptor for each level.
 const DEPTH_MAX: usize = 200;
@@ -109,14 +110,8 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: usize) -> io::Re
 
 /// None: another mount, or gone.
 fn open(directory: &OwnedFd, name: &CStr, flags: OFlags) -> io::Result<Option<OwnedFd>> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-    match rustix::fs::openat2(
-        directory,
-        name,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    ) {
+    let bounds = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    match confined::open(directory, name, flags, bounds) {
         Err(Errno::XDEV | Errno::NOENT) => Ok(None),
         result => Ok(Some(result?)),
     }

@@ -14,10 +14,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::confined;
+
 /// The kernel's own limit on symbolic links in one resolution (`MAXSYMLINKS`).
 const LINKS_MAX: u32 = 40;
-/// openat2 says EAGAIN when a rename or mount raced with `..`; each try is a new race.
-const RACES_MAX: u32 = 128;
 
 /// How many descriptors are left open that are done with; a process may have 1024 open as a rule.
 const ASIDE_MAX: usize = 64;
@@ -83,19 +83,8 @@ impl Inside {
     }
 
     fn resolve(&self, path: &Path, flags: OFlags, how: ResolveFlags) -> io::Result<OwnedFd> {
-        let mut races = 0;
-        loop {
-            match rustix::fs::openat2(
-                &self.root,
-                path,
-                flags | OFlags::CLOEXEC,
-                Mode::empty(),
-                how | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            ) {
-                Err(Errno::AGAIN) if races < RACES_MAX => races += 1,
-                result => return Ok(result?),
-            }
-        }
+        let bounds = how | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        Ok(confined::open(&self.root, path, flags, bounds)?)
     }
 
     /// A descriptor of the place `path`, made with its parents when it is missing.

@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use rustix::io::Errno;
 
 use super::inside::stat;
+use crate::confined;
 
 /// The inode of a procfs' root directory (`PROC_ROOT_INO` of linux/proc_ns.h): part of a procfs bound onto `/proc`
 /// has another.
@@ -40,13 +41,8 @@ pub(super) fn open(path: &str) -> io::Result<OwnedFd> {
 
 /// As [`open`], with the descriptor of [`root`]. `self` is the process that calls, wherever it is by now.
 pub(super) fn open_in(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat2(
-        root,
-        path,
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS,
-    )?)
+    let bounds = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    Ok(confined::open(root, path, OFlags::WRONLY, bounds)?)
 }
 
 /// `/proc` itself.

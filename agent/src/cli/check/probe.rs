@@ -9,7 +9,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use podling_runtime::cgroup::{Cgroup, Layout};
 use podling_runtime::seccomp;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, open_tree,
@@ -193,8 +193,7 @@ fn pidfd(_: &Path) -> Result<String, String> {
 }
 
 fn openat2(_: &Path) -> Result<String, String> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::openat2(CWD, "/", flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    podling_runtime::confined::open(CWD, "/", OFlags::PATH, ResolveFlags::IN_ROOT)
         .map(|_| "works".to_owned())
         .map_err(text)
 }

@@ -4,13 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, open, openat2};
+use podling_runtime::confined;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, open};
 use rustix::io::Errno;
 
 use super::{VolumeError, mounts};
-
-/// openat2 says EAGAIN when a rename or mount raced with `..`; each try is a new race.
-const RACES_MAX: u32 = 128;
 
 /// Binds `sub_path` of `volume` onto `pin`, which is made as a directory or file to match. A path that is not there
 /// becomes a directory. Once pinned, it stays what it was.
@@ -71,20 +69,8 @@ fn resolve(volume: &Path, sub_path: &str) -> io::Result<OwnedFd> {
 }
 
 fn open_inside(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let mut races = 0;
-    loop {
-        let opened = openat2(
-            root,
-            path,
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        );
-        match opened {
-            Err(Errno::AGAIN) if races < RACES_MAX => races += 1,
-            opened => return opened,
-        }
-    }
+    let bounds = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    confined::open(root, path, OFlags::PATH, bounds)
 }
 
 fn into_io(error: VolumeError) -> io::Error {
