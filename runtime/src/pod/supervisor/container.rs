@@ -1,38 +1,31 @@
 //! One run of a container: its process, cgroup, streams and log.
 
-use std::collections::HashSet;
-use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    Linux, LinuxResources, LinuxSeccomp, Mount, MountBuilder, Process as OciProcess, Spec,
-};
+use oci_spec::runtime::LinuxResources;
 use thiserror::Error;
 
 use super::attempt::Purpose;
-use super::host_devices;
+use super::filter::filter;
 use super::journal::say;
 use super::keeper::Keeper;
+use super::last_words::{last_words, make_message_file};
 use super::launch::{Launch, LaunchError};
 use super::output::Output;
 use super::process;
 use super::reactor::{Key, Reactor};
+use super::run_spec::complete;
 use super::sandbox::Sandbox;
+use super::scratch::{fresh_scratch, remove_other_scratch};
 use crate::cgroup::{self, Cgroup, Layout};
 use crate::chain;
 use crate::container::{self, Container, Create, Created, Creating, Exec, Rootfs, Running, Stdio};
 use crate::pod::lifecycle::{Exit, ExitStatus, Process, Remembered};
-use crate::pod::log::{self, LogWriter};
-use crate::pod::plan::{
-    ContainerPlan, ContainerSource, RootfsPlan, SeccompPlan, TerminationMessage,
-};
+use crate::pod::log::LogWriter;
+use crate::pod::plan::{ContainerPlan, ContainerSource};
 use crate::seccomp::{self, Filter};
-
-/// The longest last words, in bytes: `MaxContainerTerminationMessageLength` of the kubelet.
-const MESSAGE_MAX_BYTES: usize = 4_096;
 
 /// Why a container could not be started.
 #[derive(Debug, Error)]
@@ -399,11 +392,6 @@ impl Run {
     }
 }
 
-/// The resources of a spec.
-pub(super) fn resources(spec: &Spec) -> Option<&LinuxResources> {
-    spec.linux().as_ref()?.resources().as_ref()
-}
-
 /// Removes a cgroup, ending what is still in it.
 pub(super) fn remove_cgroup(cgroup: &Cgroup) {
     if !cgroup.exists() || cgroup.delete().is_ok() {
@@ -427,178 +415,7 @@ fn fresh_cgroup(
     Ok(cgroup)
 }
 
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StartError {
+pub(super) fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StartError {
     let path = path.to_owned();
     move |source| StartError::File { path, source }
-}
-
-/// An empty pair of directories for one start.
-fn fresh_scratch(rootfs: &RootfsPlan, name: &str) -> Result<(PathBuf, PathBuf), StartError> {
-    let dir = rootfs.scratch.join(name);
-    match fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error(&dir)(e)),
-        _ => {}
-    }
-    let (upper, work) = (dir.join("upper"), dir.join("work"));
-    for path in [&upper, &work] {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path)
-            .map_err(file_error(path))?;
-    }
-    Ok((upper, work))
-}
-
-/// The runs before leave nothing.
-fn remove_other_scratch(scratch: &Path, keep: &str) {
-    let removed = fs::read_dir(scratch).and_then(|entries| {
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_name() != keep {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
-        Ok(())
-    });
-    if let Err(e) = removed {
-        say(format_args!("cannot tidy up {}: {e}", scratch.display()));
-    }
-}
-
-/// Empty, and writable by whoever the container runs as.
-fn make_message_file(path: &Path) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o666))
-}
-
-/// From the file that the container wrote, or the end of its log.
-fn last_words(message: &TerminationMessage, failed: bool, log_path: &Path) -> Option<String> {
-    let from_file = read_message(&message.host_file);
-    let words = match from_file {
-        Ok(words) if words.is_empty() && failed && message.fallback_to_logs => {
-            log::last_words(log_path)
-        }
-        other => other,
-    };
-    match words {
-        Ok(words) if words.is_empty() => None,
-        Ok(words) => Some(words),
-        Err(e) => {
-            say(format_args!("cannot read last words: {e}"));
-            None
-        }
-    }
-}
-
-/// The last bytes of a message file. The container could write to it, so it can be of any size.
-fn read_message(path: &Path) -> io::Result<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(
-        size.saturating_sub(MESSAGE_MAX_BYTES as u64),
-    ))?;
-    let mut bytes = Vec::new();
-    file.take(MESSAGE_MAX_BYTES as u64)
-        .read_to_end(&mut bytes)?;
-    let mut words = String::from_utf8_lossy(&bytes).into_owned();
-    // A replaced byte takes three.
-    let mut end = words.len().min(MESSAGE_MAX_BYTES);
-    while !words.is_char_boundary(end) {
-        end -= 1;
-    }
-    words.truncate(end);
-    Ok(words)
-}
-
-fn filter(
-    plan: &SeccompPlan,
-    process: &OciProcess,
-    dir: &Path,
-) -> Result<Option<Filter>, StartError> {
-    let profile: LinuxSeccomp = match plan {
-        SeccompPlan::Unconfined => return Ok(None),
-        SeccompPlan::RuntimeDefault => {
-            let bounding = process
-                .capabilities()
-                .as_ref()
-                .and_then(|c| c.bounding().clone())
-                .unwrap_or_default();
-            seccomp::default_profile(&bounding.into_iter().collect::<HashSet<_>>())
-        }
-        SeccompPlan::Localhost { path } => {
-            let bytes = fs::read(path).map_err(file_error(path))?;
-            serde_json::from_slice(&bytes).map_err(|source| StartError::Profile {
-                path: path.clone(),
-                source,
-            })?
-        }
-    };
-    // All pods of a node share compiled filters: <run-dir>/seccomp beside <run-dir>/pods.
-    let cache = dir
-        .parent()
-        .filter(|pods| pods.file_name().is_some_and(|n| n == "pods"))
-        .and_then(Path::parent)
-        .map(|run_dir| run_dir.join("seccomp"));
-    let filter = seccomp::compile(&profile, cache.as_deref()).map_err(StartError::Seccomp)?;
-    Ok(Some(filter))
-}
-
-/// The plan's spec with the pod's namespaces and the file for last words.
-fn complete(spec: &Spec, plan: &ContainerPlan, sandbox: &Sandbox) -> Result<Spec, StartError> {
-    let mut spec = spec.clone();
-    let mut linux: Linux = spec.linux().clone().unwrap_or_default();
-    linux.set_namespaces(Some(sandbox.namespaces()?));
-    linux.set_cgroups_path(None);
-    linux.set_resources(None);
-    linux.set_seccomp(None);
-    if plan.host_devices && !has_own_dev(&spec) {
-        let mut devices = host_devices::list().map_err(file_error(Path::new("/dev")))?;
-        devices.extend(linux.devices().clone().unwrap_or_default());
-        linux.set_devices(Some(devices));
-    }
-    spec.set_linux(Some(linux));
-    spec.set_hostname(None);
-    if let Some(process) = spec.process_mut() {
-        process.set_terminal(Some(plan.tty));
-    }
-    if let Some(message) = &plan.termination_message {
-        let mut mounts = spec.mounts().clone().unwrap_or_default();
-        mounts.push(message_mount(message)?);
-        spec.set_mounts(Some(mounts));
-    }
-    Ok(spec)
-}
-
-/// A volume is mounted as `/dev`: its nodes are somebody else's.
-fn has_own_dev(spec: &Spec) -> bool {
-    let mounts = spec.mounts().iter().flatten();
-    mounts
-        .filter(|mount| mount.typ().as_deref() == Some("bind"))
-        .any(|mount| mount.destination() == Path::new("/dev"))
-}
-
-fn message_mount(message: &TerminationMessage) -> Result<Mount, oci_spec::OciSpecError> {
-    MountBuilder::default()
-        .destination(&message.path)
-        .source(&message.host_file)
-        .typ("bind")
-        .options(
-            ["bind", "rw", "nosuid", "nodev", "noexec"]
-                .map(str::to_owned)
-                .to_vec(),
-        )
-        .build()
 }

@@ -18,7 +18,9 @@
 //! | `resume` | a supervisor that starts again finds what lives |
 //! | `sandbox` | the namespaces that containers share |
 //! | `container`, `output` | one run: cgroup, process, streams, log |
+//! | `run_spec`, `filter`, `scratch` | what a run is made from: OCI spec, seccomp filter, writable layer |
 //! | `host_devices` | the nodes that privileged containers get |
+//! | `last_words` | a container's termination message |
 //! | `attempt` | probes and hooks under way |
 //! | `connection` | a client |
 //! | `record` | `state.json` |
@@ -43,9 +45,11 @@ use thiserror::Error;
 mod attempt;
 mod connection;
 mod container;
+mod filter;
 mod host_devices;
 mod journal;
 mod keeper;
+mod last_words;
 mod launch;
 mod output;
 mod process;
@@ -53,7 +57,9 @@ mod reactor;
 mod record;
 mod requests;
 mod resume;
+mod run_spec;
 mod sandbox;
+mod scratch;
 mod start;
 mod steps;
 

@@ -8,9 +8,10 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::connection::Connection;
-use super::container::{Run, resources};
+use super::container::Run;
 use super::journal::say;
 use super::reactor::Source;
+use super::run_spec::resources;
 use super::{Command, Error, StartError, Supervisor, output, process, read_plan};
 use crate::chain;
 use crate::container::{Running, Stdio, TerminalSize};
