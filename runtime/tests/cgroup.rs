@@ -8,13 +8,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
 use podling_runtime::cgroup::{Cgroup, Error, Layout};
 
-/// Long enough for an emulated machine; no test waits for its end when all is well.
-const DEADLINE: Duration = Duration::from_secs(60);
+mod userland;
+
+use userland::until;
 
 /// A cgroup of its own for a test, removed at its end with all that is in it.
 struct Scratch {
@@ -76,14 +77,6 @@ impl Drop for Scratch {
         parent.kill_all().unwrap();
         parent.delete().unwrap();
         assert!(!parent.exists(), "nothing is left behind");
-    }
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < DEADLINE, "waited too long for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -171,7 +164,7 @@ fn processes_are_found_below_too_and_all_are_killed() {
     for child in &mut children {
         assert!(!child.wait().unwrap().success());
     }
-    wait_until("an empty cgroup", || {
+    until("an empty cgroup", || {
         scratch.cgroup.processes().unwrap().is_empty()
     });
 }
@@ -182,9 +175,9 @@ fn a_fork_bomb_is_contained_and_killed() {
     scratch.apply(r#"{"pids":{"limit":20}}"#).unwrap();
     // A shell that cannot fork ends; what it has started stays.
     let mut bomb = scratch.spawn("while :; do sleep 1000 & done");
-    wait_until("the limit", || bomb.try_wait().unwrap().is_some());
+    until("the limit", || bomb.try_wait().unwrap().is_some());
     assert_eq!(scratch.cgroup.stats().unwrap().pids.unwrap().current, 19);
-    wait_until("all to be gone", || {
+    until("all to be gone", || {
         scratch.cgroup.kill_all().unwrap();
         scratch.cgroup.processes().unwrap().is_empty()
     });
@@ -197,7 +190,7 @@ fn a_memory_hog_is_ended_and_counted() {
     scratch.cgroup.kill_together_on_oom().unwrap();
     assert_eq!(scratch.cgroup.oom_kills().unwrap(), 0);
     let mut hog = scratch.spawn("exec tail /dev/zero");
-    wait_until("the OOM killer", || hog.try_wait().unwrap().is_some());
+    until("the OOM killer", || hog.try_wait().unwrap().is_some());
     assert!(!hog.wait().unwrap().success());
     assert!(scratch.cgroup.oom_kills().unwrap() >= 1);
     assert!(scratch.cgroup.stats().unwrap().memory.unwrap().limit_hits > 0);
@@ -207,7 +200,7 @@ fn a_memory_hog_is_ended_and_counted() {
 fn frozen_processes_stand_still_and_can_be_killed() {
     let scratch = Scratch::new("freeze");
     let mut busy = scratch.spawn("while :; do :; done");
-    wait_until("work", || {
+    until("work", || {
         scratch.cgroup.stats().unwrap().cpu.unwrap().usage_ns > 1_000_000
     });
     scratch.cgroup.freeze().unwrap();
@@ -217,12 +210,12 @@ fn frozen_processes_stand_still_and_can_be_killed() {
     // Statistics of the last moment before the freeze may still arrive.
     assert!(after - before < 20_000_000, "{before} {after}");
     scratch.cgroup.thaw().unwrap();
-    wait_until("more work", || {
+    until("more work", || {
         scratch.cgroup.stats().unwrap().cpu.unwrap().usage_ns > after + 20_000_000
     });
     scratch.cgroup.freeze().unwrap();
     scratch.cgroup.kill_all().unwrap();
-    wait_until("the end", || busy.try_wait().unwrap().is_some());
+    until("the end", || busy.try_wait().unwrap().is_some());
 }
 
 #[test]

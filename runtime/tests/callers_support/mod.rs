@@ -11,14 +11,16 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-/// Longer than anything should take on a loaded machine.
-const DEADLINE: Duration = Duration::from_secs(120);
+#[path = "../userland/mod.rs"]
+mod userland;
+
+use userland::{install_busybox, wait_for};
+pub use userland::{stderr, stdout, until};
 
 /// Where the machine's cgroup file systems are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -54,12 +56,6 @@ echo "$pid" > "$told.new"
 mv "$told.new" "$told"
 exec catatonit -P
 "#;
-
-/// The programs of the test image, all busybox.
-const APPLETS: [&str; 18] = [
-    "cat", "echo", "env", "grep", "hostname", "id", "ls", "mkdir", "mount", "ps", "sh", "sleep",
-    "stat", "stty", "test", "touch", "true", "tty",
-];
 
 /// Namespaces and cgroups for one engine.
 pub struct Machine {
@@ -168,13 +164,8 @@ impl Machine {
     /// Makes a root file system for an image: busybox and its links, and the files of a user database.
     pub fn image_rootfs(&self) -> PathBuf {
         let root = self.path().join("image");
-        let bin = root.join("bin");
-        fs::create_dir_all(&bin).expect("bin");
+        install_busybox(&root.join("bin"));
         fs::create_dir(root.join("etc")).expect("etc");
-        fs::copy("/bin/busybox", bin.join("busybox")).expect("Debian's package busybox-static");
-        for applet in APPLETS {
-            symlink("busybox", bin.join(applet)).expect("link");
-        }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("passwd");
         fs::write(root.join("etc/group"), "root:x:0:\n").expect("group");
         root
@@ -201,20 +192,19 @@ impl Drop for Machine {
         self.unshare.kill().expect("kills pid 1 along with unshare");
         self.unshare.wait().expect("unshare ends");
         // Its processes are gone when the kernel says so, a moment later.
-        let start = Instant::now();
         let mut left = cgroups;
-        while !left.is_empty() {
+        let are_gone = wait_for(|| {
             left.retain(|cgroup| {
                 deepest_first(cgroup)
                     .iter()
                     .any(|path| fs::remove_dir(path).is_err())
             });
-            assert!(
-                start.elapsed() < DEADLINE || std::thread::panicking(),
-                "cgroups are left: {left:?}"
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            left.is_empty().then_some(())
+        });
+        assert!(
+            are_gone.is_some() || std::thread::panicking(),
+            "cgroups are left: {left:?}"
+        );
     }
 }
 
@@ -267,21 +257,4 @@ fn deepest_first(cgroup: &Path) -> Vec<PathBuf> {
     }
     found.push(cgroup.to_owned());
     found
-}
-
-pub fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-pub fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).trim().to_owned()
-}
-
-/// Waits until something is so.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -3,24 +3,20 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, Mount, MountBuilder, Process, Spec};
 
-/// Longer than anything should take on a loaded machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+#[path = "../userland/mod.rs"]
+mod userland;
 
-const APPLETS: [&str; 28] = [
-    "cat", "chmod", "dd", "echo", "env", "grep", "head", "hostname", "id", "kill", "ln", "ls",
-    "mkdir", "mount", "find", "sort", "cut", "wc", "ps", "pwd", "readlink", "sh", "sleep", "stat",
-    "stty", "touch", "true", "umount",
-];
+use userland::install_busybox;
+pub use userland::{stderr, stdout, until};
 
 /// A bundle, its container's name and the state directory.
 pub struct Bundle {
@@ -64,14 +60,9 @@ pub fn mounts() -> String {
 
 /// Fills a directory with a small userland.
 pub fn make_rootfs(root: &Path) {
-    let bin = root.join("bin");
-    fs::create_dir_all(&bin).expect("bin");
+    install_busybox(&root.join("bin"));
     fs::create_dir(root.join("tmp")).expect("tmp");
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("mode");
-    fs::copy("/bin/busybox", bin.join("busybox")).expect("Debian's package busybox-static");
-    for applet in APPLETS {
-        symlink("busybox", bin.join(applet)).expect("link");
-    }
 }
 
 impl Bundle {
@@ -236,6 +227,12 @@ impl Bundle {
         self.ok(&["run", "-b", &self.bundle_arg(), &self.id])
     }
 
+    /// `run`, whatever the script's last command gave; what it printed.
+    pub fn run_with_any_exit(&self) -> String {
+        self.write();
+        stdout(&self.runtime(&["run", "-b", &self.bundle_arg(), &self.id]))
+    }
+
     /// `run`, which must fail, and leave nothing.
     pub fn run_fails(&self) -> String {
         self.write();
@@ -299,29 +296,4 @@ fn read_again(mut file: fs::File) -> Vec<u8> {
     file.rewind().expect("rewinds");
     file.read_to_end(&mut text).expect("reads");
     text
-}
-
-pub fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-pub fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).trim().to_owned()
-}
-
-/// Waits until something is so.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-impl Bundle {
-    /// `run`, whatever the script's last command gave; what it printed.
-    pub fn run_with_any_exit(&self) -> String {
-        self.write();
-        stdout(&self.runtime(&["run", "-b", &self.bundle_arg(), &self.id]))
-    }
 }

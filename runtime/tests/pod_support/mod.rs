@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,8 +17,10 @@ use podling_runtime::pod::snapshot::{ContainerSnapshot, ContainerState, Snapshot
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Generous: a loaded machine must not fail a test.
-const DEADLINE: Duration = Duration::from_secs(60);
+#[path = "../userland/mod.rs"]
+mod userland;
+
+use userland::{DEADLINE, install_busybox, wait_for};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -144,18 +145,8 @@ impl Pod {
     /// How the supervisor exits.
     pub fn wait_for_supervisor(&mut self) -> std::process::ExitStatus {
         let mut child = self.supervisor.take().expect("a supervisor");
-        let end = Instant::now() + DEADLINE;
-        loop {
-            if let Some(status) = child.try_wait().expect("a child") {
-                return status;
-            }
-            assert!(
-                Instant::now() < end,
-                "the supervisor stays: {}",
-                self.journal()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(|| child.try_wait().expect("a child"))
+            .unwrap_or_else(|| panic!("the supervisor stays: {}", self.journal()))
     }
 
     pub fn client(&self) -> Client {
@@ -235,15 +226,8 @@ impl Pod {
     }
 
     /// Waits for something outside of snapshots.
-    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(Instant::now() < end, "not so: {what}: {}", self.journal());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    pub fn wait_for<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        wait_for(look).unwrap_or_else(|| panic!("not so: {what}: {}", self.journal()))
     }
 
     pub fn terminate(&self, grace_secs: u64) -> Snapshot {
@@ -317,19 +301,9 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// busybox and its names.
 fn make_rootfs(layer: &Path) {
-    for dir in ["bin", "tmp", "proc", "sys", "dev", "etc"] {
+    install_busybox(&layer.join("bin"));
+    for dir in ["tmp", "proc", "sys", "dev", "etc"] {
         fs::create_dir_all(layer.join(dir)).expect("a directory");
-    }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-        .expect("install busybox-static");
-    fs::copy(busybox, layer.join("bin/busybox")).expect("a file");
-    for name in [
-        "sh", "sleep", "grep", "echo", "cat", "dd", "nc", "httpd", "true", "false", "hostname",
-        "tr", "head", "ps", "id", "wget", "printf", "test", "touch", "kill", "ls", "stty",
-    ] {
-        symlink("busybox", layer.join("bin").join(name)).expect("a link");
     }
 }
 
