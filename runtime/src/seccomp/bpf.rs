@@ -84,11 +84,16 @@ impl Instruction {
 
 /// A part that runs when what was loaded is a value, and is skipped else.
 pub(super) fn only_for(value: u32, part: Vec<Instruction>) -> Vec<Instruction> {
+    only_if(Instruction::JUMP_EQUAL, value, part)
+}
+
+/// A part that runs when a comparison of what was loaded with a value holds, and is skipped else.
+pub(super) fn only_if(comparison: u16, value: u32, part: Vec<Instruction>) -> Vec<Instruction> {
     // A comparison skips no more than a byte can say.
     let mut code = match u8::try_from(part.len()) {
-        Ok(skip) => vec![Instruction::jump(Instruction::JUMP_EQUAL, value, 0, skip)],
+        Ok(skip) => vec![Instruction::jump(comparison, value, 0, skip)],
         Err(_) => vec![
-            Instruction::jump(Instruction::JUMP_EQUAL, value, 1, 0),
+            Instruction::jump(comparison, value, 1, 0),
             Instruction::plain(Instruction::JUMP_ALWAYS, part.len() as u32),
         ],
     };

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::compile::Compiled;
 
 /// Changes with the format and with how profiles are compiled.
-const FORMAT: &str = "podling seccomp cache 4";
+const FORMAT: &str = "podling seccomp cache 5";
 
 /// No program is longer: 4096 instructions, flags and hash.
 const MAX_BYTES: u64 = 4096 * 8 + 4 + 32;

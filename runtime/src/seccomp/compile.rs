@@ -1,7 +1,7 @@
 //! From an OCI profile to a BPF program, by libseccomp, with two additions before its program: several rules for one
-//! system call ([`conditions`]), and system calls newer than the linked libseccomp ([`newer`]), which get ENOSYS or
-//! the action that the profile names for them, not the default action. A C library that tries a new system call
-//! falls back on ENOSYS; on EPERM it fails (as runc found with glibc's `faccessat2`).
+//! system call, and rules for those newer than the linked libseccomp ([`conditions`]); and ENOSYS instead of the default
+//! action for newer ones that the profile does not name ([`newer`]). A C library that tries a new system call falls back
+//! on ENOSYS; on EPERM it fails (as runc found with glibc's `faccessat2`).
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -69,7 +69,6 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
             .remove_arch(ScmpArch::Native)
             .map_err(attempt("remove the native architecture"))?;
     }
-    let mut unknown = Vec::new();
     let mut rules = Rules::new();
     for (index, rule) in profile.syscalls().iter().flatten().enumerate() {
         let field = format!("syscalls[{index}]");
@@ -82,8 +81,8 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
         let action = action(rule.action(), rule.errno_ret(), &field)?;
         let alternatives = alternatives(conditions_of(rule, &field)?);
         for name in rule.names() {
-            if ScmpSyscall::from_name(name).is_err() {
-                unknown.push((rule, name.as_str(), action));
+            if !is_known(name) {
+                refuse_lost(profile, name, action)?;
                 continue;
             }
             let each = alternatives.iter().cloned();
@@ -93,11 +92,10 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
             of_name.extend(each.filter(|it| action != default || !it.conditions.is_empty()));
         }
     }
-    refuse_unknown(profile, &unknown)?;
     for (name, rules) in &rules {
         // libseccomp refuses a rule that says what the default says.
         for rule in rules.iter().filter(|rule| rule.action != default) {
-            if !conditions::are_several(rules) {
+            if !conditions::are_ours(name, rules) {
                 add(&mut context, name, rule)?;
             }
         }
@@ -109,7 +107,7 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     };
     let program = [
         conditions::prologue(default, decided, &rules)?,
-        newer::prologue(default, decided, &unknown),
+        newer::prologue(default, decided),
         export(&context)?,
     ]
     .concat();
@@ -152,38 +150,25 @@ fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
     }
 }
 
-/// A name that libseccomp does not know cannot be filtered by it. Where everything not named is refused anyway that
-/// is safe; where it would be allowed, a rule against it must not be lost.
-fn refuse_unknown(
-    profile: &LinuxSeccomp,
-    unknown: &[(&LinuxSyscall, &str, ScmpAction)],
-) -> Result<()> {
-    let permissive = matches!(
+/// True for a system call that rules can be made for.
+fn is_known(name: &str) -> bool {
+    ScmpSyscall::from_name(name).is_ok() || newer::number(name, native()).is_some()
+}
+
+/// A name that nobody knows cannot be filtered. Where everything not named is refused anyway that is safe; where it would
+/// be allowed, a rule against it must not be lost.
+fn refuse_lost(profile: &LinuxSeccomp, name: &str, action: ScmpAction) -> Result<()> {
+    let is_permissive = matches!(
         profile.default_action(),
         LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog
     );
-    let lost = unknown
-        .iter()
-        .find(|(_, name, action)| *action != ScmpAction::Allow && newer::number(name).is_none());
-    match lost {
-        Some((_, name, _)) if permissive => Err(unsupported(
+    if is_permissive && action != ScmpAction::Allow {
+        return Err(unsupported(
             "syscalls",
             format!("the system call {name:?} is not known"),
-        )),
-        _ => {
-            let with_conditions = unknown.iter().find(|(rule, name, _)| {
-                newer::number(name).is_some()
-                    && rule.args().as_ref().is_some_and(|it| !it.is_empty())
-            });
-            match with_conditions {
-                Some((_, name, _)) => Err(unsupported(
-                    "syscalls",
-                    format!("conditions on the arguments of {name:?} are not supported"),
-                )),
-                None => Ok(()),
-            }
-        }
+        ));
     }
+    Ok(())
 }
 
 fn check_listener(profile: &LinuxSeccomp) -> Result<()> {

@@ -1,10 +1,10 @@
-//! Comparisons of a system call's arguments, and the part of a filter that makes them where libseccomp cannot be
-//! trusted to.
+//! Comparisons of a system call's arguments, and the part of a filter that decides where libseccomp cannot be trusted
+//! to, or does not know the system call.
 //!
 //! libseccomp merges all rules for one system call into a tree, and that goes wrong for some: 2.5.4 allows
 //! `socket(_, 0, 7)` where only `arg1 & 1 == 0 && arg2 < 1` and `arg1 > 0` are allowed, and of some rules it never
-//! comes back. So it gets no system call with several rules of which one has conditions. They are tried here one after
-//! the other, in instructions before libseccomp's program:
+//! comes back. So it gets no system call with several rules of which one has conditions. These, and those for system calls
+//! that are newer than libseccomp, are tried here one after the other, in instructions before libseccomp's program:
 //!
 //! ```text
 //! architecture ─► number ─► first rule's conditions, each leads on or to the next rule ─► its action
@@ -23,6 +23,7 @@ use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Operator};
 
 use super::bpf::{self, Instruction, audit_architecture};
 use super::error::{Error, Result};
+use super::newer;
 
 /// How many arguments a system call has.
 const ARGUMENTS: u32 = 6;
@@ -203,11 +204,12 @@ fn halves(value: u64) -> [u32; 2] {
 }
 
 /// Whether a system call's rules are for this module, not for libseccomp.
-pub(super) fn are_several(rules: &[Rule]) -> bool {
-    rules.len() > 1 && rules.iter().any(|rule| !rule.conditions.is_empty())
+pub(super) fn are_ours(name: &str, rules: &[Rule]) -> bool {
+    let are_several = rules.len() > 1 && rules.iter().any(|rule| !rule.conditions.is_empty());
+    are_several || ScmpSyscall::from_name(name).is_err()
 }
 
-/// Instructions that decide about the system calls with several rules, and leave all others to what follows.
+/// Instructions that decide about the system calls whose rules are this module's, and leave all others to what follows.
 /// Architectures that Podling is not built for never call: no kernel here runs their programs.
 ///
 /// # Errors
@@ -222,12 +224,21 @@ pub(super) fn prologue(
         let Some(token) = audit_architecture(architecture) else {
             continue;
         };
-        let mut of_architecture = Vec::new();
-        for (name, rules) in rules.iter().filter(|(_, rules)| are_several(rules)) {
+        let (mut of_architecture, mut of_newer) = (Vec::new(), Vec::new());
+        for (name, rules) in rules.iter().filter(|(name, rules)| are_ours(name, rules)) {
             if let Some(number) = number(name, *architecture, default, rules)? {
                 let is_narrow = matches!(architecture, ScmpArch::X86 | ScmpArch::Arm);
-                of_architecture.extend(bpf::only_for(number, decide(default, rules, is_narrow)));
+                let part = match number > newer::KNOWN_TO_ALL {
+                    true => &mut of_newer,
+                    false => &mut of_architecture,
+                };
+                part.extend(bpf::only_for(number, decide(default, rules, is_narrow)));
             }
+        }
+        if !of_newer.is_empty() {
+            // Profiles name many of these, and few calls are.
+            let greater = Instruction::JUMP_GREATER;
+            of_architecture.extend(bpf::only_if(greater, newer::KNOWN_TO_ALL, of_newer));
         }
         if !of_architecture.is_empty() {
             of_architecture.insert(0, Instruction::load(Instruction::NUMBER));
@@ -246,7 +257,7 @@ fn number(
     rules: &[Rule],
 ) -> Result<Option<u32>> {
     let Ok(syscall) = ScmpSyscall::from_name_by_arch(name, architecture) else {
-        return Ok(None);
+        return Ok(newer::number(name, architecture));
     };
     let number = syscall.as_raw_syscall();
     if architecture != ScmpArch::X86 || !X86_WITHIN.contains(&number) {
