@@ -137,6 +137,10 @@ fn exec_runs_on_the_specs_processors_and_the_first_process_does_not() {
     let first = std::fs::read_to_string(bundle.rootfs().join("tmp/first")).expect("reads");
     let own = std::fs::read_to_string("/proc/thread-self/status").expect("reads");
     assert!(own.contains(first.trim()), "{first}");
+    // What the process was made on can only be told: its final processors are others by the time that it runs.
+    let output = bundle.runtime(&["--debug", "exec", &bundle.id, "true"]);
+    let said = stderr(&output);
+    assert!(said.contains("affinity: 0x1\n"), "{said}");
 }
 
 #[test]

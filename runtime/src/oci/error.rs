@@ -9,12 +9,12 @@ use crate::{cgroup, container, seccomp};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A name that could leave the state directory, or confuse people.
-    #[error(
-        "container id {id:?} must start with a letter or digit and hold only letters, digits and _ + - ."
-    )]
+    #[error("container ID {id:?} {reason}")]
     Id {
         /// What was given.
         id: String,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// There is one of that name.
     #[error("container {id} exists already")]

@@ -159,9 +159,10 @@ impl Store {
     /// # Errors
     /// [`Error::Id`]
     pub fn entry(&self, id: &str) -> Result<Entry> {
-        if !is_valid_id(id) {
-            return Err(Error::Id { id: id.to_owned() });
-        }
+        check_id(id).map_err(|reason| Error::Id {
+            id: id.to_owned(),
+            reason,
+        })?;
         Ok(Entry {
             id: id.to_owned(),
             directory: self.root.join(id),
@@ -183,7 +184,7 @@ impl Store {
             let Some(id) = item.file_name().to_str().map(str::to_owned) else {
                 continue;
             };
-            if !is_valid_id(&id) {
+            if check_id(&id).is_err() {
                 continue;
             }
             match self.entry(&id)?.load() {
@@ -389,12 +390,23 @@ fn parse_start_time(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-fn is_valid_id(id: &str) -> bool {
-    id.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && id.len() <= 255
-        && id
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.'))
+/// A name becomes a directory's. The error says what is wrong, after the name.
+fn check_id(id: &str) -> std::result::Result<(), &'static str> {
+    /// `NAME_MAX` of linux/limits.h.
+    const LENGTH_MAX: usize = 255;
+    let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    if id.is_empty() {
+        return Err("is empty");
+    }
+    if id.len() > LENGTH_MAX {
+        return Err("is longer than 255 bytes");
+    }
+    if !id.starts_with(|c: char| c.is_ascii_alphanumeric()) || !id.chars().all(is_known) {
+        return Err(
+            "has an invalid character: it must start with a letter or digit and hold only letters, digits and _ + - .",
+        );
+    }
+    Ok(())
 }
 
 /// Reads a JSON file.
@@ -455,6 +467,10 @@ mod tests {
         for id in ["", ".", "..", "a/b", "../x", ".hidden", "ä", "a b"] {
             assert!(matches!(store.entry(id), Err(Error::Id { .. })), "{id}");
         }
+        let refused = |id| store.entry(id).expect_err("refused").to_string();
+        assert!(refused("a/b").starts_with("container ID \"a/b\" has an invalid character: "));
+        assert_eq!(refused(""), "container ID \"\" is empty");
+        assert!(refused(&"a".repeat(256)).ends_with("is longer than 255 bytes"));
         assert!(store.entry("a_B-1.2+3").is_ok());
     }
 

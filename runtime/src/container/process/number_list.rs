@@ -38,6 +38,17 @@ pub(super) fn parse(text: &str) -> Result<Bits, String> {
     Ok(bits)
 }
 
+/// The bits as one hexadecimal number, as taskset(1) has them.
+pub(super) fn mask(bits: &[u64]) -> String {
+    let Some((last, others)) = bits.split_last() else {
+        return "0".to_owned();
+    };
+    others
+        .iter()
+        .rev()
+        .fold(format!("{last:x}"), |text, word| format!("{text}{word:016x}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +59,14 @@ mod tests {
         assert_eq!(parse("0-3,7").expect("parses"), [0b1000_1111]);
         assert_eq!(parse("64").expect("parses"), [0, 1]);
         assert_eq!(parse(" ").expect("parses"), [0; 0]);
+    }
+
+    #[test]
+    fn a_mask_is_one_number() {
+        let shown = |list| mask(&parse(list).expect("parses"));
+        assert_eq!(shown(""), "0");
+        assert_eq!(shown("0-1,7"), "83");
+        assert_eq!(shown("4,65"), "20000000000000010");
     }
 
     #[test]

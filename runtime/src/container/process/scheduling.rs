@@ -54,7 +54,10 @@ impl Scheduling {
                 .map_err(|e| hinted(Step::SetIoPriority, e))?;
         }
         if let Some(scheduler) = &self.scheduler {
-            sys::schedule::set_scheduler(scheduler).map_err(|e| hinted(Step::SetScheduler, e))?;
+            sys::schedule::set_scheduler(scheduler).map_err(|e| match is_real_time(scheduler) {
+                true => real_time_hinted(e),
+                false => hinted(Step::SetScheduler, e),
+            })?;
         }
         Ok(())
     }
@@ -66,6 +69,21 @@ fn hinted(step: Step, error: std::io::Error) -> Failure {
         _ => "",
     };
     Failure::new(step, subject, &error)
+}
+
+/// sched(7), "Real-time group scheduling": on cgroup version 1 a group runs no real-time process before it is given time.
+fn real_time_hinted(error: std::io::Error) -> Failure {
+    let subject = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "(it needs CAP_SYS_NICE and, on cgroup version 1 with CONFIG_RT_GROUP_SCHED, linux.resources.cpu.realtimeRuntime)"
+        }
+        _ => "",
+    };
+    Failure::new(Step::SetScheduler, subject, &error)
+}
+
+fn is_real_time(asked: &SchedulerAttributes) -> bool {
+    [libc::SCHED_FIFO, libc::SCHED_RR].contains(&asked.policy.cast_signed())
 }
 
 /// sched(7). What the policy does not use is refused, not ignored.
@@ -290,6 +308,11 @@ impl Affinity {
         };
         let own = sys::schedule::affinity().map_err(Error::Affinity)?;
         sys::schedule::set_affinity(processors).map_err(Error::Affinity)?;
+        // It is gone before anybody could look. The words are those by which runc's and youki's tests find theirs.
+        tracing::debug!(
+            "the initial CPU affinity: 0x{}",
+            number_list::mask(processors)
+        );
         let result = f();
         sys::schedule::set_affinity(&own).map_err(Error::Affinity)?;
         result
