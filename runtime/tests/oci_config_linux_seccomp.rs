@@ -7,7 +7,7 @@ mod seccomp_agent;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{ContainerState, LinuxSeccomp};
 use oci_support::{Bundle, stderr, stdout, until};
 use seccomp_agent::{ANSWER, serve};
 use serde_json::json;
@@ -98,6 +98,15 @@ fn without_its_agent_nothing_starts() {
         message.contains("cannot connect to the seccomp agent"),
         "{message}"
     );
+    let bundle_arg = bundle.bundle_arg();
+    let message = bundle.fails(&["create", "-b", &bundle_arg, &bundle.id]);
+    assert!(
+        message.contains("cannot connect to the seccomp agent"),
+        "{message}"
+    );
+    bundle.fails(&["state", &bundle.id]);
+
+    forbid_to_wait(&mut bundle);
     bundle.create();
     let message = bundle.fails(&["start", &bundle.id]);
     assert!(
@@ -105,6 +114,53 @@ fn without_its_agent_nothing_starts() {
         "{message}"
     );
     until("the process has ended", || bundle.status() == "stopped");
+}
+
+/// By accept the process hears of its start.
+fn forbid_to_wait(bundle: &mut Bundle) {
+    let mut profile = bundle.linux().seccomp().clone().expect("a profile");
+    let rule = json!({"names": ["accept4"], "action": "SCMP_ACT_KILL_PROCESS"});
+    let rule = serde_json::from_value(rule).expect("a rule");
+    let mut rules = profile.syscalls().clone().unwrap_or_default();
+    rules.push(rule);
+    profile.set_syscalls(Some(rules));
+    bundle.linux().set_seccomp(Some(profile));
+}
+
+#[test]
+fn an_agent_is_told_at_create_unless_its_filter_forbids_to_wait() {
+    for (forbidden, no_new_privileges) in [(false, true), (false, false), (true, true)] {
+        let mut bundle = Bundle::sh("mkdir /tmp/x 2>/tmp/said; touch /tmp/up");
+        bundle
+            .process()
+            .set_no_new_privileges(Some(no_new_privileges));
+        let agent = with_agent(&mut bundle);
+        agent.set_nonblocking(true).expect("sets");
+        if forbidden {
+            forbid_to_wait(&mut bundle);
+        }
+        bundle.create();
+        let early = agent.accept().is_ok();
+        assert_eq!(early, !forbidden);
+        bundle.ok(&["delete", "--force", &bundle.id]);
+
+        agent.set_nonblocking(false).expect("sets");
+        let agent = serve(agent, 1);
+        bundle.create();
+        bundle.ok(&["start", &bundle.id]);
+        until("the program has run", || {
+            bundle.rootfs().join("tmp/up").exists()
+        });
+        let said = std::fs::read_to_string(bundle.rootfs().join("tmp/said")).expect("reads");
+        assert!(said.contains(ANSWER), "{said}");
+        until("it has ended", || bundle.status() == "stopped");
+        let told = agent.join().expect("serves");
+        let expected = match forbidden {
+            true => ContainerState::Running,
+            false => ContainerState::Creating,
+        };
+        assert_eq!(*told[0].state().status(), expected);
+    }
 }
 
 #[test]

@@ -8,8 +8,9 @@
 //!   goes on; calls that notify wait      state (JSON) and listener ────► decides
 //! ```
 //!
-//! Source: runtime-spec config-linux.md#seccomp and #containerprocessstate. The agent is connected to before the
-//! process may start: without one, it does not start.
+//! Source: runtime-spec config-linux.md#seccomp and #containerprocessstate. The agent is told when the container is
+//! created if the filter lets it wait for its start, else when it starts; it is connected to before the process may go
+//! on: without one, it does not start.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;

@@ -332,10 +332,15 @@ impl InitPlan {
     ) -> i32 {
         self.process.add_home();
         self.process.add_listen_fds();
+        let tells_early = gate.is_some() && self.tells_agent_early();
         let able = self
             .process
             .find_program()
-            .and_then(|()| self.process.set_limits());
+            .and_then(|()| self.process.set_limits())
+            .and_then(|()| match tells_early {
+                true => self.process.give_up_privileges(&parent, || Ok(())),
+                false => Ok(()),
+            });
         if let Err(failure) = able {
             return report(&parent, &failure);
         }
@@ -362,6 +367,9 @@ impl InitPlan {
         }
         let hooks = &self.hooks;
         let ready = self.process.set_tight_limits().and_then(|()| {
+            if tells_early {
+                return Ok(());
+            }
             self.process
                 .give_up_privileges(&starter, || hooks.run_start(hook_pid))
         });
@@ -369,6 +377,13 @@ impl InitPlan {
             Ok(()) => report(&starter, &self.process.execute()),
             Err(failure) => report(&starter, &failure),
         }
+    }
+
+    /// As runc, crun and youki do, the seccomp agent is told when the container is created, if that works: a filter
+    /// that forbids what waiting takes, and startContainer hooks, which no profile is made for, have it told at the
+    /// start.
+    fn tells_agent_early(&self) -> bool {
+        self.hooks.start.is_empty() && self.process.tells_agent_early()
     }
 
     fn set_names(&self) -> Done {

@@ -188,19 +188,18 @@ pub struct TerminalSize {
 }
 
 /// Starts the container that waits at a gate, and returns when it has executed its program. `connection` is connected
-/// to the gate's address; the filter of `container` is that of its spec.
+/// to the gate's address; `agent` gets the listener of its filter, unless it has got it when the container was created
+/// ([`Created::agent_is_told`]).
 ///
 /// # Errors
 /// When it cannot be executed, or its seccomp agent cannot be reached. The process ends then.
-pub fn start_at_gate(connection: OwnedFd, container: &Container<'_>) -> Result<()> {
-    let profile = container
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.seccomp().as_ref());
-    let agent = profile
-        .and_then(seccomp::Agent::of)
-        .map(|agent| Agent::connect(&agent, container.state()))
+pub fn start_at_gate(
+    connection: OwnedFd,
+    container: &Container<'_>,
+    agent: Option<&seccomp::Agent>,
+) -> Result<()> {
+    let agent = agent
+        .map(|agent| Agent::connect(agent, container.state()))
         .transpose()?;
     let process = match &agent {
         Some(_) => Some(

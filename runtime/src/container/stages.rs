@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! begin ──► Creating ── wait ──► Created ── go ──► Executing ── wait ──► Running
-//!              id maps, hooks       │                 seccomp agent
+//!        id maps, hooks, agent      │                 seccomp agent
 //!                                   └── leave ──► Running, which waits at its gate
 //! ```
 //!
@@ -53,13 +53,12 @@ impl Told {
         }
     }
 
-    fn running(&self, pid: i32) -> State {
-        let running = ContainerState::Running;
+    fn state(&self, status: ContainerState, pid: i32) -> State {
         hooks::state(
             &self.id,
             &self.spec,
             self.bundle.as_deref(),
-            running,
+            status,
             Some(pid),
         )
     }
@@ -85,6 +84,7 @@ impl Creating {
     pub fn wait(mut self) -> Result<Created> {
         let unexpected = || Error::Channel(std::io::ErrorKind::InvalidData.into());
         let mut moved = None;
+        let mut agent_is_told = false;
         let terminal = loop {
             match self.channel.hear()? {
                 Word::IdMaps => {
@@ -104,9 +104,20 @@ impl Creating {
                     told.run_hooks(self.child.pid())?;
                     self.channel.send(b"h", None).map_err(Error::Channel)?;
                 }
+                Word::Listener(listener) => {
+                    let (agent, told) = self
+                        .agent
+                        .take()
+                        .zip(self.told.as_ref())
+                        .ok_or(Error::NoListener)?;
+                    let pid = self.child.pid();
+                    let state = told.state(ContainerState::Creating, pid);
+                    Agent::connect(&agent, state)?.hand_over(pid, listener.as_fd())?;
+                    agent_is_told = true;
+                }
                 Word::Ready(terminal) => break terminal,
                 Word::End => return Err(Error::ChildEnded),
-                Word::Terminal(_) | Word::Listener(_) => return Err(unexpected()),
+                Word::Terminal(_) => return Err(unexpected()),
             }
         };
         if let Some(moved) = moved {
@@ -116,9 +127,13 @@ impl Creating {
         if let Some(told) = &self.told {
             resctrl::assign(&told.spec, &told.id, pid)?;
         }
-        let state = self.told.as_ref().map(|told| told.running(pid));
+        let state = self
+            .told
+            .as_ref()
+            .map(|told| told.state(ContainerState::Running, pid));
         Ok(Created {
             agent: self.agent.zip(state),
+            agent_is_told,
             child: self.child,
             terminal,
             channel: self.channel,
@@ -132,8 +147,9 @@ pub struct Created {
     child: Child,
     terminal: Option<OwnedFd>,
     channel: Channel,
-    /// Who gets the listener of its filter, and what it is told of the container.
+    /// Who gets the listener of its filter at the start, and what it is told of the container.
     agent: Option<(seccomp::Agent, State)>,
+    agent_is_told: bool,
 }
 
 impl Created {
@@ -145,6 +161,11 @@ impl Created {
     /// The process.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.child.pidfd()
+    }
+
+    /// True when the agent of its filter has got the listener already: only with a gate.
+    pub fn agent_is_told(&self) -> bool {
+        self.agent_is_told
     }
 
     /// The terminal's controlling side, once; none without [`super::Stdio::Terminal`].

@@ -188,6 +188,7 @@ fn make_process(
         rootfs,
         cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
         systemd: place.unit().cloned(),
+        agent_is_told: created.agent_is_told(),
         created: Timestamp::now(),
         owner: rustix::process::getuid().as_raw(),
     };

@@ -199,6 +199,7 @@ fn settle(
             rootfs,
             cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
             systemd: place.unit().cloned(),
+            agent_is_told: false,
             created: Timestamp::now(),
             owner: rustix::process::getuid().as_raw(),
         };

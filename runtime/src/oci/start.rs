@@ -13,6 +13,7 @@ use super::notify;
 use super::store::{Entry, Record, Status, Store};
 use crate::chain;
 use crate::container::{self, hooks};
+use crate::seccomp;
 
 /// Options of `start`.
 #[derive(Debug, clap::Args)]
@@ -39,7 +40,11 @@ pub(super) fn start(store: &Store, options: &Options, log: &Log) -> Result<()> {
     // From here on it counts as started, whatever comes of it.
     fs::remove_file(entry.gate()).map_err(file("remove", entry.gate()))?;
     let spec = entry.spec()?;
-    container::start_at_gate(connection, &record.container(&spec))?;
+    let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let agent = profile
+        .filter(|_| !record.agent_is_told)
+        .and_then(seccomp::Agent::of);
+    container::start_at_gate(connection, &record.container(&spec), agent.as_ref())?;
     run_poststart(&entry, &spec, &record, log)?;
     if let (Some(notify), Some(process)) = (notify, process) {
         notify.await_ready(process.as_fd(), record.pid);

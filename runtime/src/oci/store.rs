@@ -50,6 +50,9 @@ pub struct Record {
     /// The unit that systemd made for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd: Option<Unit>,
+    /// The agent of its filter got the listener when it was created.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent_is_told: bool,
     /// When it was created.
     pub created: Timestamp,
     /// The user who created it.
@@ -456,6 +459,7 @@ mod tests {
             rootfs: "/bundle/rootfs".into(),
             cgroup: Some("/x".into()),
             systemd: None,
+            agent_is_told: false,
             created: Timestamp::UNIX_EPOCH,
             owner: 0,
         }

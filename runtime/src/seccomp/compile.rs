@@ -189,19 +189,27 @@ fn check_listener(profile: &LinuxSeccomp) -> Result<()> {
 /// The process hands its listener over by one sendmsg(2) under the filter. One that waited for an answer there would
 /// wait for ever: nobody holds the listener yet.
 fn check_hand_over(program: &[u8]) -> Result<()> {
+    if allows(program, libc::SYS_sendmsg) {
+        return Ok(());
+    }
+    Err(unsupported(
+        "syscalls",
+        "with SCMP_ACT_NOTIFY sendmsg must be allowed: by it the listener reaches the agent"
+            .to_owned(),
+    ))
+}
+
+/// True when this process's system call of that number, with arguments that no rule is likely to name, is allowed.
+pub(super) fn allows(program: &[u8], number: i64) -> bool {
     let call = Call {
-        number: libc::SYS_sendmsg as u32,
+        number: number as u32,
         architecture: audit_architecture(&native()).unwrap_or_default(),
         args: [0; 6],
     };
-    match verdict(program, &call) {
-        Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG) => Ok(()),
-        _ => Err(unsupported(
-            "syscalls",
-            "with SCMP_ACT_NOTIFY sendmsg must be allowed: by it the listener reaches the agent"
-                .to_owned(),
-        )),
-    }
+    matches!(
+        verdict(program, &call),
+        Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG)
+    )
 }
 
 /// Without flags the profile gets SPEC_ALLOW, as in runc: the mitigation that it switches off slows the container

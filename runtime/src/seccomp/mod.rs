@@ -114,6 +114,30 @@ impl Filter {
         sys::set_filter(self.flags, &self.program)
     }
 
+    /// True when a process may have this filter while it waits for its start: what it calls from then to its program
+    /// (with what its allocator calls) is allowed.
+    pub(crate) fn lets_wait(&self) -> bool {
+        const CALLS: [i64; 14] = [
+            libc::SYS_sendmsg,
+            libc::SYS_accept4,
+            libc::SYS_recvmsg,
+            libc::SYS_close,
+            libc::SYS_restart_syscall,
+            libc::SYS_prlimit64,
+            libc::SYS_brk,
+            libc::SYS_mmap,
+            libc::SYS_mremap,
+            libc::SYS_munmap,
+            libc::SYS_madvise,
+            libc::SYS_futex,
+            libc::SYS_execve,
+            libc::SYS_exit_group,
+        ];
+        CALLS
+            .iter()
+            .all(|&number| compile::allows(&self.program, number))
+    }
+
     /// The number of BPF instructions.
     pub fn instructions(&self) -> usize {
         self.program.len() / 8

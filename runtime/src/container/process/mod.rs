@@ -225,6 +225,13 @@ impl ProcessPlan {
         self.limits.set()
     }
 
+    /// True when the filter has an agent, and lets the process wait for its start: then the agent is told before.
+    pub(super) fn tells_agent_early(&self) -> bool {
+        self.seccomp
+            .as_ref()
+            .is_some_and(|filter| filter.agent().is_some() && filter.lets_wait())
+    }
+
     /// The limits that are left, after the start.
     pub(super) fn set_tight_limits(&self) -> Done {
         self.limits.set_tight()

@@ -43,10 +43,9 @@ pub(super) fn mask(bits: &[u64]) -> String {
     let Some((last, others)) = bits.split_last() else {
         return "0".to_owned();
     };
-    others
-        .iter()
-        .rev()
-        .fold(format!("{last:x}"), |text, word| format!("{text}{word:016x}"))
+    others.iter().rev().fold(format!("{last:x}"), |text, word| {
+        format!("{text}{word:016x}")
+    })
 }
 
 #[cfg(test)]
