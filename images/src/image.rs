@@ -6,6 +6,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::trust::Trust;
 
@@ -62,6 +63,15 @@ pub struct LayerBlob {
 }
 
 impl Image {
+    /// What it runs on, as its configuration says.
+    pub fn platform(&self) -> Platform {
+        Platform {
+            os: self.config.os().to_string(),
+            architecture: self.config.architecture().to_string(),
+            variant: self.config.variant().clone(),
+        }
+    }
+
     /// `registry/repository@digest` of the first reference: what Kubernetes shows as `imageID`.
     pub fn pinned_reference(&self) -> Option<Reference> {
         let first = self.references.first()?;

@@ -56,7 +56,7 @@ impl Platform {
 
     /// True when programs for `offered` run here, as far as the architecture says: also those of the 32-bit sibling,
     /// as with containerd. Variants are not looked at: many configurations tell them wrong.
-    pub(crate) fn runs(&self, offered: &Self) -> bool {
+    pub fn runs(&self, offered: &Self) -> bool {
         let pair = (self.architecture.as_str(), offered.architecture.as_str());
         self.os == offered.os
             && (pair.0 == pair.1 || matches!(pair, ("amd64", "386") | ("arm64", "arm")))

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! An image must be allowed by the signature policy of the node, whether it comes or is here; one that is here and not
-//! allowed is as good as none, unless the pod runs already.
+//! allowed is as good as none, unless the pod runs already. So is one for another platform, which somebody may have pulled
+//! to take it elsewhere: the node's own is pulled in its place, unless the pod says `Never`.
 //!
 //! Until an image's layers stand in the pod's plan, where collectors look, the image is held: its name may come to mean
 //! another image meanwhile, and then nothing else would keep its files.
@@ -27,8 +28,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use oci_spec::image::ConfigBuilder;
 use podling_images::{
-    FileSource, Image, ImageFile, ImageHold, ImageStore, Keyring, Policy as SignaturePolicy,
-    PullError, PullOptions, Reference,
+    FileSource, Image, ImageFile, ImageHold, ImageStore, Keyring, Platform,
+    Policy as SignaturePolicy, PullError, PullOptions, Reference,
 };
 use podling_runtime::chain;
 use tokio::sync::mpsc;
@@ -37,6 +38,7 @@ use tokio::time::Instant;
 pub use state::{Policy, State};
 
 use super::context::Context;
+use crate::node::config::Config;
 use crate::node::garbage::{self, disk_space};
 use crate::node::{registries, trust};
 
@@ -74,7 +76,15 @@ type Failure = (&'static str, String);
 struct Here {
     found: Found,
     /// Why it may not be used.
-    refusal: Option<String>,
+    refusal: Option<Refusal>,
+}
+
+/// Why an image that is here may not be used.
+enum Refusal {
+    /// The signature policy does not allow it, for this reason.
+    Signature(String),
+    /// It is for a platform that this node is not.
+    Platform(Platform),
 }
 
 /// The images of one pod, by what the manifest calls them.
@@ -185,8 +195,13 @@ impl Images {
                 found,
                 refusal: None,
             }) if adopt || is_demo || policy != Policy::Always => self.ready(image, found),
+            // Nothing else may come: who brought it may have an emulator for it.
             Some(Here {
-                refusal: Some(refusal),
+                found,
+                refusal: Some(Refusal::Platform(_)),
+            }) if policy == Policy::Never => self.ready(image, found),
+            Some(Here {
+                refusal: Some(Refusal::Signature(refusal)),
                 ..
             }) if policy == Policy::Never => {
                 self.back_off(image, not_allowed(image, &refusal));
@@ -202,7 +217,7 @@ impl Images {
         }
     }
 
-    /// Looks on this machine; unless `any` will do, judges what is there by the signature policy.
+    /// Looks on this machine; unless `any` will do, judges what is there by the signature policy and the platform.
     async fn find(&self, reference: &Reference, any: bool) -> Result<Option<Here>, String> {
         let store = self.context.images.clone();
         let context = Arc::clone(&self.context);
@@ -222,7 +237,7 @@ impl Images {
             };
             let refusal = match any {
                 true => None,
-                false => refusal(&store, &reference, &image, trust::policy(&context.config)),
+                false => refusal(&store, &reference, &image, &context.config),
             };
             // Somebody else's collector may have been faster: then it is not here.
             let found = hold(&store, image)?;
@@ -379,11 +394,18 @@ async fn pull(
         }
         _ if matches!(error, PullError::Distrust(_)) => Err(not_allowed(image, &text)),
         Some(Here {
-            refusal: Some(refusal),
+            refusal: Some(Refusal::Signature(refusal)),
             ..
         }) => Err(not_allowed(
             image,
             &format!("{refusal}; pulled again: {text}"),
+        )),
+        Some(Here {
+            refusal: Some(Refusal::Platform(platform)),
+            ..
+        }) => Err((
+            PULL_FAILED,
+            format!("{text}; the image that is here is for {platform}"),
         )),
         _ => Err((PULL_FAILED, text)),
     }
@@ -410,9 +432,10 @@ fn refusal(
     store: &ImageStore,
     reference: &Reference,
     image: &Image,
-    policy: Result<Option<Arc<SignaturePolicy>>, podling_images::PolicyError>,
-) -> Option<String> {
-    match policy {
+    config: &Config,
+) -> Option<Refusal> {
+    let own = config.platform().unwrap_or_else(Platform::current);
+    let distrust = match trust::policy(config) {
         Ok(None) => None,
         Ok(Some(policy)) => store
             .judge(reference, &policy)
@@ -424,7 +447,11 @@ fn refusal(
             None
         }
         Err(error) => Some(chain(&error)),
-    }
+    };
+    let foreign = || Some(image.platform()).filter(|platform| !own.runs(platform));
+    distrust
+        .map(Refusal::Signature)
+        .or_else(|| foreign().map(Refusal::Platform))
 }
 
 /// Why a pull failed and what may help. That a disk is full is told to who removes images.

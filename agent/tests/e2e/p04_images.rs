@@ -128,3 +128,74 @@ fn p04_a_layer_that_climbs_out_is_refused_or_contained() {
     node.podling(&["images", "load", archive.to_str().unwrap()]);
     assert!(!std::path::Path::new("/podling-escaped").exists());
 }
+
+#[test]
+fn p04_an_image_for_another_platform_is_not_run_and_the_nodes_own_is_pulled_in_its_place() {
+    let mut node = Node::new();
+    let config = configure(
+        &node,
+        "registries: [{host: '127.0.0.1:5000', plainHttp: true}]\n",
+    );
+    node.agent_args = vec!["--config".into(), config.display().to_string()];
+    // Brought to be taken elsewhere, under the names that pods here have.
+    let archive = node.path("foreign.tar");
+    for name in ["here", "absent"] {
+        let name = format!("127.0.0.1:5000/demo/{name}:v1");
+        image::foreign_archive(&archive, &name);
+        let file = archive.to_str().unwrap();
+        node.podling(&["images", "load", "--platform", "linux/s390x", file])
+            .ok();
+    }
+    let listed = node.podling(&["images", "list"]).ok();
+    assert_eq!(listed.matches("linux/s390x").count(), 2, "{listed}");
+    node.start_agent();
+    let registry = Registry::start(&node, 5000, Options::default());
+    registry.push_busybox(&node, "demo/here:v1");
+
+    node.apply("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: pod}\nspec:\n  containers:\n  - {name: here, image: '127.0.0.1:5000/demo/here:v1', command: [sleep, infinity]}\n  - {name: absent, image: '127.0.0.1:5000/demo/absent:v1'}\n");
+    node.wait_pod("pod", "one runs, the other cannot", |pod| {
+        let waits = &container(pod, "absent")["state"]["waiting"]["message"];
+        let told = "the image that is here is for linux/s390x";
+        container(pod, "here")["state"]["running"].is_object()
+            && waits.as_str().is_some_and(|text| text.contains(told))
+    });
+    let listed = node.podling(&["images", "list"]).ok();
+    assert_eq!(listed.matches("linux/s390x").count(), 1, "{listed}");
+}
+
+#[test]
+fn p04_an_image_that_a_pod_names_again_is_looked_for_again() {
+    let node = Node::start();
+    let archive = node.path("busybox.tar");
+    let load = |name: &str| {
+        image::busybox_archive(&archive, &format!("localhost/{name}:v1"));
+        node.podling(&["images", "load", archive.to_str().unwrap()])
+            .ok();
+    };
+    let apply = |name: &str| {
+        node.apply("pod.yaml", &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: pod}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: 'localhost/{name}:v1', imagePullPolicy: Never, command: [sleep, infinity]}}\n"));
+    };
+    let wait_running = |name: &str| {
+        node.wait_pod("pod", &format!("{name} runs"), |pod| {
+            let main = container(pod, "main");
+            let image = main["image"].as_str().unwrap_or_default();
+            main["state"]["running"].is_object() && image.contains(name)
+        });
+    };
+    load("first");
+    load("second");
+    apply("first");
+    wait_running("first");
+    apply("second");
+    wait_running("second");
+    node.podling(&["images", "rm", "localhost/first:v1"]).ok();
+    // What the pod knew of the image when it named it before is forgotten.
+    apply("first");
+    node.wait("the pod waits for the image", || {
+        let why = node.podling(&["why", "pod"]).stdout;
+        why.contains("is not present with pull policy of Never")
+            .then_some(())
+    });
+    load("first");
+    wait_running("first");
+}

@@ -70,11 +70,30 @@ pub fn busybox_archive_with(archive: &Path, reference: &str, command: &[&str]) {
     write_archive(archive, reference, &[layer.into_inner().unwrap()], config);
 }
 
+/// An image for a processor that no test machine has.
+pub fn foreign_archive(archive: &Path, reference: &str) {
+    let mut layer = tar::Builder::new(Vec::new());
+    let kind = tar::EntryType::Regular;
+    append(&mut layer, "program", kind, 0o755, b"foreign", None);
+    let layers = [layer.into_inner().unwrap()];
+    write_archive_for("s390x", archive, reference, &layers, json!({}));
+}
+
 /// An OCI archive of uncompressed layers.
 pub fn write_archive(archive: &Path, reference: &str, layers: &[Vec<u8>], config: Value) {
+    write_archive_for("amd64", archive, reference, layers, config);
+}
+
+fn write_archive_for(
+    architecture: &str,
+    archive: &Path,
+    reference: &str,
+    layers: &[Vec<u8>],
+    config: Value,
+) {
     let diff_ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
     let config = serde_json::to_vec(&json!({
-        "architecture": "amd64", "os": "linux", "config": config,
+        "architecture": architecture, "os": "linux", "config": config,
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     }))
     .unwrap();

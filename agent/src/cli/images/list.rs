@@ -15,7 +15,7 @@ use super::view::{self, ImageView};
     after_help = "\
 Examples:
   podling images list
-  podling images list -o wide                             with whole digests and platforms
+  podling images list -o wide                             with whole digests and layers
   podling images list -o name | xargs podling images rm   all of them
   podling images list -o json | jq -r '.[] | .digest + \" \" + .names[0]'
 
@@ -37,7 +37,7 @@ pub struct ListArgs {
 pub enum ListOutput {
     /// Columns
     Table,
-    /// Columns, with whole digests, platforms and layers
+    /// Columns, with whole digests, layers and what a pull fetches
     Wide,
     /// An array of objects
     Json,
@@ -72,13 +72,14 @@ pub(super) fn list(store: &ImageStore, args: &ListArgs) -> Result<Exit, CommandE
 }
 
 fn table(images: &[Image], now: Timestamp) -> String {
-    let mut table = Table::with_head(["IMAGE", "DIGEST", "CREATED", "SIZE"]);
+    let mut table = Table::with_head(["IMAGE", "DIGEST", "PLATFORM", "CREATED", "SIZE"]);
     for image in images {
         let digest: String = image.digest.hex().chars().take(12).collect();
         for reference in &image.references {
             table.row([
                 reference.to_string(),
                 digest.clone(),
+                image.platform().to_string(),
                 created(image.created, now),
                 super::size(image.size_bytes),
             ]);
@@ -97,7 +98,7 @@ fn wide(images: &[Image], now: Timestamp) -> String {
             table.row([
                 reference.to_string(),
                 image.digest.to_string(),
-                view::platform(image),
+                image.platform().to_string(),
                 created(image.created, now),
                 image.parts.len().to_string(),
                 super::size(view::download_bytes(image)),

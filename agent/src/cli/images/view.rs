@@ -53,7 +53,7 @@ impl ImageView {
             digest: image.digest.to_string(),
             index: image.index.as_ref().map(Digest::to_string),
             config_digest: image.config_digest.to_string(),
-            platform: platform(image),
+            platform: image.platform().to_string(),
             created: image.created.map(|t| t.to_string()),
             size: image.size_bytes,
             download_size: download_bytes(image),
@@ -82,15 +82,6 @@ impl LayerView {
             download_size: blob.map(|blob| blob.size_bytes),
             kept,
         })
-    }
-}
-
-/// Such as `linux/arm64/v8`.
-pub(super) fn platform(image: &Image) -> String {
-    let (os, architecture) = (image.config.os(), image.config.architecture());
-    match image.config.variant() {
-        Some(variant) => format!("{os}/{architecture}/{variant}"),
-        None => format!("{os}/{architecture}"),
     }
 }
 
