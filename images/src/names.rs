@@ -28,14 +28,22 @@ pub enum NameError {
         #[source]
         source: NetError,
     },
-    /// The name servers do not answer, or do not know the name.
+    /// The name servers do not know it, or only without an address.
     #[error(
-        "cannot resolve `{host}`: it is not in {HOSTS_FILE}, and the servers of /etc/resolv.conf give no address"
+        "cannot resolve `{host}`: it is not in {HOSTS_FILE}, and the servers of /etc/resolv.conf know no address of it"
     )]
     NotFound {
         /// The name.
         host: String,
-        /// What they say.
+    },
+    /// The name servers do not answer.
+    #[error(
+        "cannot resolve `{host}`: it is not in {HOSTS_FILE}, and the servers of /etc/resolv.conf do not answer"
+    )]
+    NoAnswer {
+        /// The name.
+        host: String,
+        /// What happened instead.
         #[source]
         source: NetError,
     },
@@ -70,11 +78,17 @@ pub async fn resolve(host: &str) -> Result<Vec<IpAddr>, NameError> {
             source,
         })?;
     let found = resolver.lookup_ip(host).await;
-    let found = found.map_err(|source| NameError::NotFound {
-        host: host.to_owned(),
-        source,
-    })?;
+    let found = found.map_err(|source| explain(host, source))?;
     Ok(found.iter().collect())
+}
+
+/// What the resolver says of a name that is not known, is made for its own authors.
+fn explain(host: &str, source: NetError) -> NameError {
+    let host = host.to_owned();
+    match source.is_no_records_found() {
+        true => NameError::NotFound { host },
+        false => NameError::NoAnswer { host, source },
+    }
 }
 
 /// What the hosts file says of a name (hosts(5)); nothing when there is no such file.

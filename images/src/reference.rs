@@ -297,7 +297,7 @@ enum Reason {
     Empty,
     #[error("it holds the character {0:?}")]
     Character(char),
-    #[error("write it without `http://` or `https://`")]
+    #[error("write it without `docker://`, `http://` or `https://`")]
     Scheme,
     #[error("it has no name before the tag or digest")]
     NoName,
@@ -367,7 +367,8 @@ mod tests {
             ("a b", "character ' '"),
             ("a\n", "character"),
             ("ä", "character"),
-            ("https://host.example/a", "without `http://`"),
+            ("https://host.example/a", "`http://` or `https://`"),
+            ("docker://host.example/a", "without `docker://`"),
             (":tag", "no name"),
             ("host.example/", "no name"),
             ("Nginx", "lower case; write `nginx`"),

@@ -48,6 +48,12 @@ pub(super) fn load(
     args: &LoadArgs,
     config: Option<&Path>,
 ) -> Result<Exit, CommandError> {
+    if args.name.is_some() && args.paths.len() > 1 {
+        return Err(
+            CommandError::usage("--name names one image, and several files were given")
+                .hint("load them one by one"),
+        );
+    }
     let options = LoadOptions {
         reference: args.name.as_deref().map(super::parse).transpose()?,
         platform: args.platform.as_deref().map(parse_platform).transpose()?,
@@ -95,6 +101,10 @@ fn explain(path: &Path, error: &LoadError) -> CommandError {
         LoadError::UnknownFormat { .. } => failed.hint(
             "make one with `podling images save`, `docker save`, `podman save`, or `skopeo copy … oci-archive:FILE`",
         ),
+        LoadError::Layer { source, .. } => match super::unpack_hint(source) {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        },
         error => match trust::remedy(error) {
             Some(remedy) => failed.hint(remedy),
             None => failed,

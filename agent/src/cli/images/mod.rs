@@ -23,11 +23,12 @@ mod trust;
 mod verify;
 mod view;
 
+use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use podling_images::{Image, ImageStore, Reference};
+use podling_images::{Image, ImageStore, Reference, UnpackError};
 use serde::Serialize;
 
 use super::error::written;
@@ -145,6 +146,25 @@ fn open(directories: &Directories) -> Result<ImageStore, CommandError> {
             _ => error.hint("be root, or choose a --data-dir of your own"),
         }
     })
+}
+
+/// What helps an ordinary user who may not unpack layers: their files belong to many users.
+fn unpack_hint(error: &UnpackError) -> Option<&'static str> {
+    if rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
+            return Some(
+                "be root, or take a user namespace with the ids that subuid(5) gives you, as `podman unshare` does: \
+                 unshare --map-root-user --map-auto podling images …",
+            );
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn parse(name: &str) -> Result<Reference, CommandError> {

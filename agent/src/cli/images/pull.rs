@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use clap::Args;
 use futures_util::{StreamExt, stream};
-use podling_images::{Image, ImageStore, LayerSummary, Progress, PullOptions, Reference};
+use podling_images::{
+    Image, ImageStore, LayerSummary, Progress, PullError, PullOptions, Reference,
+};
 
 use super::super::{CommandError, Exit, agent};
 use super::load::parse_platform;
 use super::progress::{self, Shown, Step};
-use super::view::{ImageView, platform};
+use super::view::ImageView;
 use crate::node::registries;
 
 /// Each fetches several layers at once; more images would only share the same line.
@@ -157,7 +159,10 @@ async fn pull_one(
         tell_platform(reference, before, pulled, shown);
     }
     pulled.map_err(|error| {
-        let remedy = registries::remedy(&error);
+        let remedy = match &error {
+            PullError::Layer { source, .. } => super::unpack_hint(source).map(str::to_owned),
+            error => registries::remedy(error),
+        };
         let failed = CommandError::new(format!("cannot pull {reference}")).because(error);
         match remedy {
             Some(remedy) => failed.hint(remedy),
@@ -168,7 +173,7 @@ async fn pull_one(
 
 /// A name means one platform. Says so when it was another one until now.
 fn tell_platform(reference: &Reference, before: &Image, now: &Image, shown: &Shown) {
-    let (old, new) = (platform(before), platform(now));
+    let (old, new) = (before.platform(), now.platform());
     if old != new && before.references.len() == 1 {
         shown.above(|| {
             eprintln!(
