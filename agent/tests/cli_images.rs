@@ -187,6 +187,9 @@ fn list_tells_names_digests_sizes_platforms_and_layers() {
         fixture.ok(&["list", "-o", "name"]),
         format!("localhost/again:2\n{NAME}\n")
     );
+    let table = fixture.ok(&["list"]);
+    let platform = image["platform"].as_str().unwrap();
+    assert_eq!(table.matches(platform).count(), 2, "{table}");
     let wide = fixture.ok(&["list", "-o", "wide"]);
     assert!(
         wide.contains("PLATFORM") && wide.contains(image["digest"].as_str().unwrap()),
@@ -258,6 +261,69 @@ fn what_is_saved_loads_elsewhere_from_a_file_a_pipe_and_a_directory() {
         left.iter()
             .all(|name| !name.to_string_lossy().contains("none.tar")),
         "{left:?}"
+    );
+}
+
+/// An OCI layout whose image has an index for this machine and another, of which nothing is in the layout.
+fn layout_of_an_index(fixture: &Fixture) -> String {
+    let dir = fixture.path("layout");
+    fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+    let blob = |kind: &str, content: &[u8]| {
+        let digest = sha256(content);
+        fs::write(dir.join("blobs/sha256").join(&digest), content).unwrap();
+        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{digest}"), "size": content.len()})
+    };
+    let machine = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let layer = tar(&[("app", "application")]);
+    let config = json!({
+        "architecture": machine, "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(&layer))]},
+    });
+    let config = blob("config.v1+json", config.to_string().as_bytes());
+    let manifest =
+        json!({"schemaVersion": 2, "config": config, "layers": [blob("layer.v1.tar", &layer)]});
+    let mut mine = blob("manifest.v1+json", manifest.to_string().as_bytes());
+    mine["platform"] = json!({"os": "linux", "architecture": machine});
+    let mut other = mine.clone();
+    other["digest"] = json!(format!("sha256:{}", sha256(b"not here")));
+    other["platform"] = json!({"os": "linux", "architecture": "s390x"});
+    let index = json!({"schemaVersion": 2, "manifests": [other, mine]});
+    let mut index = blob("index.v1+json", index.to_string().as_bytes());
+    index["annotations"] = json!({"org.opencontainers.image.ref.name": NAME});
+    let layout = json!({"schemaVersion": 2, "manifests": [index]});
+    fs::write(dir.join("index.json"), layout.to_string()).unwrap();
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+    dir.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn all_platforms_are_saved_only_where_all_are_here() {
+    let fixture = Fixture::new();
+    let layout = layout_of_an_index(&fixture);
+    fixture.ok(&["load", &layout]);
+    let file = fixture.path("all.tar");
+    let file = file.to_str().unwrap();
+    let all = ["save", "--all-platforms", "--offline", NAME, "-o", file];
+    let said = fixture.said(1, &all);
+    assert!(said.contains("leave out --offline"), "{said}");
+    assert!(said.contains(&sha256(b"not here")), "{said}");
+    assert!(!Path::new(file).exists());
+    // This machine's alone is.
+    fixture.ok(&["save", "--offline", NAME, "-o", file]);
+    // An image without an index is for one platform, which are all.
+    fixture.load("localhost/plain:1", &[&[("app", "application")]]);
+    let plain = ["save", "--all-platforms", "localhost/plain:1", "-o", file];
+    fixture.ok(&plain);
+    assert_eq!(
+        fixture
+            .said(1, &["load", "--platform", "linux/s390x", file])
+            .lines()
+            .count(),
+        3
     );
 }
 
@@ -413,6 +479,13 @@ fn wrong_names_and_files_are_refused_with_a_remedy() {
         (1, &["diff", NAME, "localhost/none"], "there is no image"),
         (1, &["load", "/nowhere.tar"], "/nowhere.tar"),
         (2, &["load", "--platform", "arm64", "x.tar"], "linux/arm/v7"),
+        (2, &["load", "--name", "a", "x.tar", "y.tar"], "one by one"),
+        (2, &["pull", "docker://nginx"], "without `docker://`"),
+        (
+            2,
+            &["save", "--all-platforms", "--format", "docker", NAME],
+            "several platforms",
+        ),
     ] {
         let said = fixture.said(code, arguments);
         assert!(said.contains(part), "{arguments:?}: {said}");

@@ -44,6 +44,7 @@ pub mod trust;
 pub mod unpack;
 pub mod usage;
 pub mod user;
+mod whole_index;
 
 pub use build::{BuildError, FileSource, ImageFile};
 pub use bundle::BundleError;
@@ -61,7 +62,7 @@ pub use registry::{
     ConnectError, ConnectKind, Credentials, HostsError, Keyring, KeyringError, Patience,
     ProxyError, RegistriesConfig, RegistryError,
 };
-pub use save::{ArchiveFormat, SaveError, SavedImage};
+pub use save::{ArchiveFormat, Platforms, SaveError, SavedImage};
 pub use store::{
     Collected, Fetch, FetchError, Healed, ImageHold, ImageStore, JudgeError, Lost, Part, Problem,
     Removed, StoreError,

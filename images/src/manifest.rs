@@ -269,7 +269,7 @@ pub(crate) fn choose<'a>(
 }
 
 /// Buildkit's attestations stand in the index as images of an unknown platform.
-fn is_image_entry(entry: &Descriptor) -> bool {
+pub(crate) fn is_image_entry(entry: &Descriptor) -> bool {
     let is_unknown = |p: &Platform| p.os == "unknown" && p.architecture == "unknown";
     let kinds = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
     entry.artifact_type.is_none()

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use podling_images::{ArchiveFormat, Digest, Image, ImageStore, LoadOptions, Reference};
+use podling_images::{ArchiveFormat, Digest, Image, ImageStore, LoadOptions, Platforms, Reference};
 use serde_json::Value;
 use support::test_archive::{Tar, TestImage, sha256};
 
@@ -66,7 +66,9 @@ impl Fixture {
         let path = self.path(file);
         let names: [Reference; 1] = [NAME.parse().unwrap()];
         let file = std::fs::File::create(&path).unwrap();
-        self.store.save(&names, format, file).unwrap();
+        self.store
+            .save(&names, Platforms::One, format, file)
+            .unwrap();
         path
     }
 }

@@ -1,8 +1,8 @@
-//! Fetches compressed layers that an image's manifest names and that are not here, for who needs the blob itself: to save
-//! or to push.
+//! Fetches what images consist of and is not here, for who needs the blobs themselves: to save or to push.
 //!
 //! A layer is here without its blob when blobs are not kept (`images.keepBlobs`), or when the same files had come before
-//! in another compression: then the pull fetched nothing, since an image needs nothing more to run.
+//! in another compression: then the pull fetched nothing, since an image needs nothing more to run. Of an index for several
+//! platforms only one image is here, as only one runs.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use tokio::sync::mpsc;
 
 use super::download::download;
 use super::{PullError, PullOptions, blocking, no_space};
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::image::LayerBlob;
 use crate::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::registry::{Access, Purpose, RegistryError, Repository};
 use crate::store::{Held, ImageStore, Ingest, Session, StoreError};
 use crate::unpack::COMPRESSED_WAITING;
+use crate::whole_index::Walk;
 
 /// Blobs that were fetched. As long as this lives nobody collects them, also where blobs are not kept.
 #[derive(Debug)]
@@ -83,6 +84,39 @@ impl ImageStore {
         })
     }
 
+    /// Fetches what the indexes of these images name and is not here: the images for all platforms, and what stands
+    /// beside them. Images without an index have nothing more. It is neither judged nor unpacked, and no name means it:
+    /// it stays as long as what is returned.
+    ///
+    /// # Errors
+    /// As with [`fetch_missing_blobs`](Self::fetch_missing_blobs), and when an index cannot be read.
+    pub async fn fetch_all_platforms(
+        &self,
+        images: &[Reference],
+        options: &PullOptions,
+    ) -> Result<FetchedBlobs, PullError> {
+        let store = self.clone();
+        let session = Arc::new(blocking(move || Ok(Session::begin(&store)?)).await?);
+        let access = options.access();
+        let mut fetched = Vec::new();
+        for image in images {
+            let (store, name) = (self.clone(), image.clone());
+            let Some(found) = blocking(move || Ok(store.resolve(&name)?)).await? else {
+                continue;
+            };
+            let Some(index) = found.index else { continue };
+            let names: Vec<_> = std::iter::once(image.canonical())
+                .chain(found.references)
+                .collect();
+            let done = fetch_index(&session, &names, &access, index).await;
+            fetched.extend(done.map_err(|e| no_space(e, self, image))?);
+        }
+        Ok(FetchedBlobs {
+            _session: session,
+            blobs: fetched,
+        })
+    }
+
     /// The missing layers of one image, each with the names of images that have it: that which was asked for first.
     fn missing_of(
         &self,
@@ -125,6 +159,69 @@ pub(crate) async fn fetch_blob(
         }
     }
     Err(first_error.unwrap_or(PullError::Cancelled))
+}
+
+/// Fetches all that an index names and is not here; gives the blobs that came.
+async fn fetch_index(
+    session: &Arc<Session>,
+    images: &[Reference],
+    access: &Access,
+    index: Digest,
+) -> Result<Vec<LayerBlob>, PullError> {
+    let mut walk = Walk::new(index);
+    while let Some(digest) = walk.next() {
+        let json = fetch_document(session, images, access, digest).await?;
+        walk.take(&json).map_err(|source| PullError::Manifest {
+            reference: Box::new(images[0].clone()),
+            source,
+        })?;
+    }
+    let blobs = walk.finish().blobs;
+    let (holding, held) = (Arc::clone(session), blobs.clone());
+    let missing = blocking(move || {
+        let all = held.iter().map(|blob| Held::Blob(blob.digest.clone()));
+        holding.hold(&all.collect::<Vec<_>>())?;
+        let is_missing = |blob: &LayerBlob| !holding.has_blob(&blob.digest, blob.size_bytes);
+        Ok(held.into_iter().filter(is_missing).collect::<Vec<_>>())
+    });
+    let missing = missing.await?;
+    for blob in &missing {
+        fetch_blob(session, images, access, blob).await?;
+    }
+    Ok(missing)
+}
+
+/// A manifest or an index: from the store, else from the first of the images' repositories that has it, into the store.
+async fn fetch_document(
+    session: &Arc<Session>,
+    images: &[Reference],
+    access: &Access,
+    digest: &Digest,
+) -> Result<Vec<u8>, PullError> {
+    let (reading, wanted) = (Arc::clone(session), digest.clone());
+    let here = blocking(move || {
+        reading.hold(&[Held::Blob(wanted.clone())])?;
+        Ok(reading.store().read_blob(&wanted).ok())
+    });
+    if let Some(json) = here.await? {
+        return Ok(json);
+    }
+    let mut first_error = None;
+    for image in images {
+        let repository = Repository::open(image, access, Purpose::Pull)?;
+        match repository.manifest(Some(digest)).await {
+            Ok((digest, json)) => {
+                let writing = Arc::clone(session);
+                let put = blocking(move || {
+                    writing.put_blob(&digest, &json)?;
+                    Ok(json)
+                });
+                return put.await;
+            }
+            Err(e) => first_error = first_error.or(Some(e)),
+        }
+    }
+    Err(first_error.map_or(PullError::Cancelled, PullError::Registry))
 }
 
 /// What became of the bytes that came.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::load::LoadOptions;
 use crate::registry::test_server::{Reply, serve};
-use crate::save::ArchiveFormat;
+use crate::save::{ArchiveFormat, Platforms};
 use crate::test_archive::{Tar, TestImage, descriptor, sha256};
 use crate::trust::test_keys::{Keys, SignatureImage, payload, signature_tag, signed_by};
 use crate::trust::{Policy, Verdict};
@@ -247,7 +247,10 @@ async fn a_signature_of_the_index_is_enough_and_goes_with_the_image() {
     let archive = puller.dir.path().join("saved.tar");
     let file = std::fs::File::create(&archive).unwrap();
     let names = [name(&registry)];
-    puller.store.save(&names, ArchiveFormat::Oci, file).unwrap();
+    puller
+        .store
+        .save(&names, Platforms::One, ArchiveFormat::Oci, file)
+        .unwrap();
     let elsewhere = Puller::new();
     let options = LoadOptions {
         policy: Some(Arc::new(exact)),

@@ -537,9 +537,42 @@ async fn the_platform_is_chosen_from_an_index() {
     let pulled = puller.pull(&registry).await.unwrap();
     assert_eq!(pulled.digest, Digest::sha256(&test.manifest));
     puller.options.platform = Some("linux/riscv64".parse().unwrap());
+    assert!(puller.pull(&registry).await.is_err());
+    // What was here under the name is still.
+    let name: Reference = format!("{registry}/team/app:1").parse().unwrap();
+    let kept = puller.store.resolve(&name).unwrap().unwrap();
+    assert_eq!(kept.digest, pulled.digest);
+}
+
+#[tokio::test]
+async fn a_platform_that_the_index_does_not_have_is_an_error_with_those_that_it_has() {
+    let test = image();
+    let entries = ["amd64", "arm64", "s390x"].map(|architecture| {
+        let mut entry = descriptor(manifest::OCI_MANIFEST, &test.manifest);
+        entry["platform"] = json!({"os": "linux", "architecture": architecture});
+        entry
+    });
+    let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let registry = serve(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Reply::new(200, index.as_bytes())
+    })
+    .await;
+    let mut puller = Puller::new(&[&registry]);
+    puller.options.platform = Some("linux/riscv64".parse().unwrap());
     let error = puller.pull(&registry).await.unwrap_err();
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("there are images for linux/"), "{source}");
+    assert!(!error.is_transient());
+    let told = error.to_string();
+    assert_eq!(told, format!("cannot use the image {registry}/team/app:1"));
+    assert_eq!(
+        std::error::Error::source(&error).unwrap().to_string(),
+        "there is no image for linux/riscv64; there are images for linux/amd64, linux/arm64, linux/s390x"
+    );
+    // Only the index was asked for.
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    puller.assert_nothing_visible().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

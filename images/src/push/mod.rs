@@ -7,8 +7,8 @@
 //! The manifest comes last: who pulls meanwhile finds the old image or the whole new one. All is sent as it came, so that
 //! digests stay what they are.
 //!
-//! Of an image for several platforms those are pushed that are here: all, then the index itself; some, then an index of
-//! these; one, then its manifest alone.
+//! Of an image for several platforms those are pushed that are here: all that the index names, then the index itself; some,
+//! then an index of these; one, then its manifest alone. [`ImageStore::fetch_all_platforms`] brings the others.
 //!
 //! A layer that is here only unpacked, and that the registry does not have, is fetched from where the image came from:
 //! compressed again it would have another digest.

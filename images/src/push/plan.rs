@@ -7,9 +7,11 @@ use serde_json::Value;
 
 use super::PushError;
 use crate::digest::Digest;
+use crate::image::LayerBlob;
 use crate::manifest::{self, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::Reference;
 use crate::store::{Held, ImageStore, Record, Session};
+use crate::whole_index::Walk;
 
 /// All that a push sends.
 #[derive(Debug)]
@@ -66,6 +68,19 @@ pub(super) fn plan(
         reference: Box::new(source.clone()),
         source: e,
     };
+    let names: Vec<_> = std::iter::once(source.canonical())
+        .chain(image.references.iter().cloned())
+        .collect();
+    let mount_from = image
+        .references
+        .iter()
+        .find(|name| {
+            name.registry() == target.registry() && name.repository() != target.repository()
+        })
+        .map(|name| name.repository().to_owned());
+    if let Some(whole) = whole_index(store, session, &record)? {
+        return Ok(whole.plan(names, mount_from));
+    }
     let (parts, index, left_out) = match of_index(store, session, &record)? {
         Some(found) => found,
         None => {
@@ -85,13 +100,6 @@ pub(super) fn plan(
             )
         }
     };
-    let mount_from = image
-        .references
-        .iter()
-        .find(|name| {
-            name.registry() == target.registry() && name.repository() != target.repository()
-        })
-        .map(|name| name.repository().to_owned());
     let mut seen = BTreeSet::new();
     let descriptors = parts.iter().flat_map(|part| {
         let config = std::iter::once(&part.manifest.config);
@@ -120,16 +128,90 @@ pub(super) fn plan(
         blobs,
         platforms,
         left_out,
-        names: std::iter::once(source.canonical())
-            .chain(image.references)
-            .collect(),
+        names,
     })
+}
+
+/// An index of which all is here: it is sent with all that it names, also what is no image.
+struct Whole {
+    digest: Digest,
+    /// Manifests, then indexes, each after those that it names.
+    documents: Vec<PlannedDocument>,
+    blobs: Vec<LayerBlob>,
+    platforms: usize,
+}
+
+impl Whole {
+    fn plan(self, names: Vec<Reference>, mount_from: Option<String>) -> Plan {
+        let upload = |blob: LayerBlob| Upload {
+            digest: blob.digest,
+            size_bytes: blob.size_bytes,
+            mount_from: mount_from.clone(),
+        };
+        Plan {
+            digest: self.digest,
+            documents: self.documents,
+            blobs: self.blobs.into_iter().map(upload).collect(),
+            platforms: self.platforms,
+            left_out: 0,
+            names,
+        }
+    }
+}
+
+/// The image's index, if all that it names is here. Of the platform that the record is for, compressed layers may be
+/// missing.
+fn whole_index(
+    store: &ImageStore,
+    session: &Session,
+    record: &Record,
+) -> Result<Option<Whole>, PushError> {
+    let Some(index) = &record.index else {
+        return Ok(None);
+    };
+    let (mut manifests, mut indexes) = (Vec::new(), Vec::new());
+    let mut platforms = 0;
+    let mut walk = Walk::new(index.clone());
+    while let Some(digest) = walk.next().cloned() {
+        session.hold(&[Held::Blob(digest.clone())])?;
+        let Ok(json) = store.read_blob(&digest) else {
+            return Ok(None);
+        };
+        // What is odd is sent image by image, or refused there.
+        if walk.take(&json).is_err() {
+            return Ok(None);
+        }
+        let kind = manifest::parse_document(&json);
+        platforms += usize::from(matches!(kind, Ok(Document::Manifest(_))));
+        match kind {
+            Ok(Document::Index(_)) => indexes.push(document(digest, json, OCI_INDEX)),
+            _ => manifests.push(document(digest, json, OCI_MANIFEST)),
+        }
+    }
+    let blobs = walk.finish().blobs;
+    let held = blobs.iter().map(|blob| Held::Blob(blob.digest.clone()));
+    session.hold(&held.collect::<Vec<_>>())?;
+    let own = record.layers.iter().filter_map(|layer| layer.blob.as_ref());
+    let own: BTreeSet<_> = own.map(|blob| &blob.digest).collect();
+    for blob in &blobs {
+        if !own.contains(&blob.digest) && store.open_blob(&blob.digest)?.is_none() {
+            return Ok(None);
+        }
+    }
+    // Found from the top down, sent from the bottom up.
+    manifests.extend(indexes.into_iter().rev());
+    Ok(Some(Whole {
+        digest: index.clone(),
+        documents: manifests,
+        blobs,
+        platforms,
+    }))
 }
 
 type OfIndex = (Vec<Part>, Option<PlannedDocument>, usize);
 
-/// The platforms of the image's index that are here, the index to send with them, and how many are not here. None for an
-/// image without an index, or whose index is of no use.
+/// Of an index of which something is not here: the platforms that are, the index of these to send with them, and how many
+/// are not here. None for an image without an index, or whose index is of no use.
 fn of_index(
     store: &ImageStore,
     session: &Session,
@@ -147,12 +229,10 @@ fn of_index(
     for entry in &entries {
         match part(store, session, record, &entry.digest)? {
             Some(part) => parts.push(part),
-            None => left_out += 1,
+            None if manifest::is_image_entry(entry) => left_out += 1,
+            // What stands beside images, such as attestations, is no platform.
+            None => {}
         }
-    }
-    if left_out == 0 {
-        let index = document(digest.clone(), json, OCI_INDEX);
-        return Ok(Some((parts, Some(index), 0)));
     }
     match parts.len() {
         // Its manifest is not named by the index itself, but by one below it.

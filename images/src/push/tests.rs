@@ -8,7 +8,7 @@ use super::*;
 use crate::manifest;
 use crate::registry::Patience;
 use crate::registry::test_server::{Reply, Request as Asked, serve};
-use crate::test_archive::{Tar, TestImage, sha256};
+use crate::test_archive::{self, Tar, TestImage, descriptor, sha256};
 use crate::{LoadOptions, PullOptions};
 
 /// A registry in memory, with the rules of the specification that matter here.
@@ -365,4 +365,90 @@ async fn targets_that_cannot_be_written_are_refused_before_anything_is_sent() {
     // Its own digest is as good as a tag.
     let own = format!("{registry}/team/app@{}", sha256(&test.manifest));
     pusher.push(&own).await.unwrap();
+}
+
+/// What Buildkit puts beside the images of an index: manifest, configuration, statement.
+fn attestation() -> [Vec<u8>; 3] {
+    let statement = b"{\"_type\": \"https://in-toto.io/Statement/v0.1\"}".to_vec();
+    let config = b"{\"architecture\": \"unknown\", \"os\": \"unknown\"}".to_vec();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": manifest::OCI_MANIFEST,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor("application/vnd.in-toto+json", &statement)],
+    });
+    [manifest.to_string().into_bytes(), config, statement]
+}
+
+/// Of an index all must be here for it to be sent: otherwise a registry refuses it, or it leads nowhere.
+#[tokio::test]
+async fn an_index_of_which_a_blob_is_not_here_is_left_out_and_the_manifest_is_pushed() {
+    let (mine, foreign) = (image(), Tar::new().file("foreign", b"x").finish());
+    let foreign = TestImage::new(vec![foreign]).of_architecture("s390x");
+    let attestation = attestation();
+    let current = crate::Platform::current().architecture;
+    let entries = [
+        (&mine.manifest, "linux", current.as_str()),
+        (&foreign.manifest, "linux", "s390x"),
+        (&attestation[0], "unknown", "unknown"),
+    ];
+    let entries = entries.map(|(document, os, architecture)| {
+        let mut entry = descriptor(manifest::OCI_MANIFEST, document);
+        entry["platform"] = serde_json::json!({"os": os, "architecture": architecture});
+        entry
+    });
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": entries}).to_string();
+    let (registry, shelf) = start(Shelf::default()).await;
+    let pusher = Pusher::new(&registry, &mine);
+    let layout = pusher.dir.path().join("both");
+    let blobs = mine.all_blobs().chain(foreign.all_blobs());
+    blobs.for_each(|blob| test_archive::write_blob(&layout, blob));
+    test_archive::write_blob(&layout, index.as_bytes());
+    let mut entry = descriptor(manifest::OCI_INDEX, index.as_bytes());
+    entry["annotations"] =
+        serde_json::json!({"org.opencontainers.image.ref.name": "local.example/app:1"});
+    test_archive::write_index(&layout, vec![entry]);
+    let load = |options: LoadOptions| pusher.store.load(&layout, &options).unwrap();
+    let target = format!("{registry}/team/app:1");
+    let tagged = || shelf.lock().unwrap().manifests["1"].1.clone();
+
+    // Of the other platform nothing is here.
+    load(LoadOptions::default());
+    let pushed = pusher.push(&target).await.unwrap();
+    let digest = Digest::sha256(&mine.manifest);
+    assert_eq!(pushed.reference.digest(), Some(&digest));
+    assert_eq!((pushed.platforms, pushed.left_out), (1, 1));
+    assert_eq!(tagged(), mine.manifest);
+
+    // Both images are here: an index of these. What else the index names is no platform that is left out.
+    load(LoadOptions {
+        reference: Some("local.example/foreign:1".parse().unwrap()),
+        platform: Some("linux/s390x".parse().unwrap()),
+        ..LoadOptions::default()
+    });
+    let pushed = pusher.push(&target).await.unwrap();
+    assert_eq!((pushed.platforms, pushed.left_out), (2, 0));
+    let reduced: serde_json::Value = serde_json::from_slice(&tagged()).unwrap();
+    assert_eq!(reduced["manifests"], serde_json::json!(entries[..2]));
+
+    // All of it is here: the index itself, after all that it names.
+    let session = Session::begin(&pusher.store).unwrap();
+    for blob in &attestation {
+        session.put_blob(&Digest::sha256(blob), blob).unwrap();
+    }
+    let pushed = pusher.push(&target).await.unwrap();
+    assert_eq!((pushed.platforms, pushed.left_out), (2, 0));
+    assert_eq!(tagged(), index.as_bytes());
+    let shelves = |digest: String| {
+        let shelf = shelf.lock().unwrap();
+        shelf.blobs.contains_key(&digest) || shelf.manifests.contains_key(&digest)
+    };
+    assert!(attestation.iter().all(|blob| shelves(sha256(blob))));
+
+    // Then one layer of the other platform is gone.
+    let lost = Digest::sha256(&foreign.blobs[0]);
+    pusher.store.remove_blob(&lost).unwrap();
+    let pushed = pusher.push(&target).await.unwrap();
+    assert_eq!(pushed.reference.digest(), Some(&digest));
+    assert_eq!((pushed.platforms, pushed.left_out), (1, 1));
+    assert_eq!(tagged(), mine.manifest);
 }

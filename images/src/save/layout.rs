@@ -2,7 +2,8 @@
 //!
 //! An image stands in `index.json` once for each of its names. An index that its manifest was chosen from is kept as a
 //! blob and named by an annotation of ours, so that `name@digest of the index` means the same image where it is loaded;
-//! it does not stand in `index.json` itself, as the images of other platforms are not here.
+//! it does not stand in `index.json` itself, as the images of other platforms are not here. Saved with all platforms, it
+//! stands there like any other, without the annotation.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Archive, Chosen, SaveError, buffered, docker, media_type};
 use crate::digest::{Digest, HashingReader};
-use crate::manifest::{INDEX_ANNOTATION, MANIFEST_MAX_BYTES, OCI_INDEX};
+use crate::manifest::{INDEX_ANNOTATION, MANIFEST_MAX_BYTES, OCI_INDEX, OCI_MANIFEST};
 use crate::store::{IMAGE_NAME, ImageStore, REF_NAME, disk};
 use crate::trust::{SIGNATURES_ANNOTATION, StoredSignatures};
 
@@ -122,13 +123,16 @@ fn entries(store: &ImageStore, chosen: &[Chosen]) -> Result<Vec<Value>, SaveErro
                 IMAGE_NAME: name.to_string(),
                 REF_NAME: name.to_string(),
             });
-            if let Some(index) = &image.record.index {
+            if let Some(index) = &image.record.index
+                && image.whole.is_none()
+            {
                 annotations[INDEX_ANNOTATION] = json!(index.to_string());
             }
+            let (digest, document) = image.document();
             entries.push(json!({
-                "mediaType": image.media_type,
-                "digest": image.record.manifest.to_string(),
-                "size": image.manifest.len(),
+                "mediaType": image.media_type(),
+                "digest": digest.to_string(),
+                "size": document.len(),
                 "annotations": annotations,
             }));
         }
@@ -136,7 +140,7 @@ fn entries(store: &ImageStore, chosen: &[Chosen]) -> Result<Vec<Value>, SaveErro
             let (key, kind) = SIGNATURES_ANNOTATION;
             let manifest = store.read_blob(&signatures.manifest)?;
             entries.push(json!({
-                "mediaType": media_type(&manifest),
+                "mediaType": media_type(&manifest, OCI_MANIFEST),
                 "digest": signatures.manifest.to_string(),
                 "size": manifest.len(),
                 "annotations": {key: kind},
@@ -166,7 +170,11 @@ fn blobs(chosen: &[Chosen]) -> Vec<(&Digest, &Chosen)> {
     let mut blobs = Vec::new();
     for image in chosen {
         let layers = image.layers.iter().map(|layer| &layer.digest);
-        for digest in image.record.documents().chain(layers) {
+        let whole = image.whole.iter().flat_map(|index| {
+            let blobs = index.parts.blobs.iter().map(|blob| &blob.digest);
+            index.parts.documents.iter().chain(blobs)
+        });
+        for digest in image.record.documents().chain(layers).chain(whole) {
             if seen.insert(digest) {
                 blobs.push((digest, image));
             }

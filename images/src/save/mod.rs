@@ -7,7 +7,8 @@
 //! Every byte is compared with its digest as it is written, so a damaged store gives an error and never a damaged
 //! archive. The same images give the same archive, byte for byte: entries in order, owner root, time 0.
 //!
-//! Signatures that came with an image go with it into an OCI layout.
+//! Signatures that came with an image go with it into an OCI layout. So do, if it is asked for, the images of all other
+//! platforms of its index, and then the index itself stands in the layout: [`ImageStore::fetch_all_platforms`] brings them.
 //!
 //! What is saved is held against the collector until the end. Layers whose blobs are not here cannot be saved (a blob made
 //! again of unpacked files would have another digest): [`ImageStore::fetch_missing_blobs`] brings them first.
@@ -20,9 +21,10 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::digest::{Digest, HashingReader};
-use crate::manifest::{self, Descriptor, Document, ManifestError, OCI_MANIFEST};
+use crate::manifest::{self, Descriptor, Document, ManifestError, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::Reference;
-use crate::store::{ImageStore, Record, Session, StoreError};
+use crate::store::{Held, ImageStore, Record, Session, StoreError};
+use crate::whole_index::{Walk, WholeIndex};
 
 /// The kinds of archives that can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +35,22 @@ pub enum ArchiveFormat {
     Docker,
 }
 
+/// Which images of an index are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Platforms {
+    /// The one that is unpacked here.
+    #[default]
+    One,
+    /// All that the index names, byte for byte, and what stands beside them. An image without an index is saved as it is.
+    All,
+}
+
 /// What was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedImage {
     /// Under which names.
     pub names: Vec<Reference>,
-    /// The digest of its manifest.
+    /// The digest of its manifest, or with all platforms of its index.
     pub digest: Digest,
     /// The size of its compressed layers.
     pub blob_bytes: u64,
@@ -72,6 +84,19 @@ pub enum SaveError {
         /// The layer's blob.
         layer: Digest,
     },
+    /// The image for another platform is not here.
+    #[error(
+        "{part}, which the index of {reference} names, is not here: let it be fetched, or save one platform"
+    )]
+    PlatformNotHere {
+        /// The image.
+        reference: Box<Reference>,
+        /// A manifest, configuration or layer.
+        part: Digest,
+    },
+    /// A docker-archive has no indexes.
+    #[error("a docker-archive cannot hold several platforms: save them as OCI")]
+    SinglePlatform,
     /// A blob is not what its name says.
     #[error(
         "the blob {0} is damaged: `podling images verify` mends the store, or tells what to load again"
@@ -122,9 +147,17 @@ struct Chosen {
     record: Record,
     /// The manifest, as it came.
     manifest: Vec<u8>,
-    media_type: String,
     config: Descriptor,
     layers: Vec<Descriptor>,
+    /// The index that goes with all it names.
+    whole: Option<ChosenIndex>,
+}
+
+/// An index, and all that it names.
+struct ChosenIndex {
+    digest: Digest,
+    json: Vec<u8>,
+    parts: WholeIndex,
 }
 
 impl Chosen {
@@ -132,11 +165,29 @@ impl Chosen {
         Box::new(self.names.first().unwrap_or(&self.record.reference).clone())
     }
 
+    /// What stands for it in a layout: its digest, and the document.
+    fn document(&self) -> (&Digest, &[u8]) {
+        match &self.whole {
+            Some(index) => (&index.digest, &index.json),
+            None => (&self.record.manifest, &self.manifest),
+        }
+    }
+
+    fn media_type(&self) -> String {
+        match &self.whole {
+            Some(index) => media_type(&index.json, OCI_INDEX),
+            None => media_type(&self.manifest, OCI_MANIFEST),
+        }
+    }
+
     fn summary(&self) -> SavedImage {
         SavedImage {
             names: self.names.clone(),
-            digest: self.record.manifest.clone(),
-            blob_bytes: self.layers.iter().map(|layer| layer.size).sum(),
+            digest: self.document().0.clone(),
+            blob_bytes: match &self.whole {
+                Some(index) => index.parts.blobs.iter().map(|blob| blob.size_bytes).sum(),
+                None => self.layers.iter().map(|layer| layer.size).sum(),
+            },
         }
     }
 }
@@ -150,11 +201,15 @@ impl ImageStore {
     pub fn save(
         &self,
         references: &[Reference],
+        platforms: Platforms,
         format: ArchiveFormat,
         output: impl Write,
     ) -> Result<Vec<SavedImage>, SaveError> {
+        if (platforms, format) == (Platforms::All, ArchiveFormat::Docker) {
+            return Err(SaveError::SinglePlatform);
+        }
         let session = Session::begin(self)?;
-        let chosen = self.choose_to_save(&session, references)?;
+        let chosen = self.choose_to_save(&session, references, platforms)?;
         let mut archive = Archive {
             tar: tar::Builder::new(output),
         };
@@ -176,10 +231,11 @@ impl ImageStore {
     pub fn save_layout(
         &self,
         references: &[Reference],
+        platforms: Platforms,
         dir: &Path,
     ) -> Result<Vec<SavedImage>, SaveError> {
         let session = Session::begin(self)?;
-        let chosen = self.choose_to_save(&session, references)?;
+        let chosen = self.choose_to_save(&session, references, platforms)?;
         layout::write_directory(self, &chosen, dir)?;
         Ok(chosen.iter().map(Chosen::summary).collect())
     }
@@ -189,6 +245,7 @@ impl ImageStore {
         &self,
         session: &Session,
         references: &[Reference],
+        platforms: Platforms,
     ) -> Result<Vec<Chosen>, SaveError> {
         let mut chosen: Vec<Chosen> = Vec::new();
         for reference in references {
@@ -206,7 +263,13 @@ impl ImageStore {
             match same {
                 Some(known) if known.names.contains(&name) => {}
                 Some(known) => known.names.push(name),
-                None => chosen.push(self.read_chosen(name, record)?),
+                None => {
+                    let mut image = self.read_chosen(name, record)?;
+                    if platforms == Platforms::All {
+                        image.whole = self.whole_index(session, &image)?;
+                    }
+                    chosen.push(image);
+                }
             }
         }
         match chosen.is_empty() {
@@ -229,13 +292,61 @@ impl ImageStore {
             }
         };
         Ok(Chosen {
-            media_type: media_type(&json),
             manifest: json,
             names: vec![name],
             record,
             config: manifest.config,
             layers: manifest.layers,
+            whole: None,
         })
+    }
+
+    /// The image's index with all that it names, held; none for an image without an index.
+    fn whole_index(
+        &self,
+        session: &Session,
+        image: &Chosen,
+    ) -> Result<Option<ChosenIndex>, SaveError> {
+        let Some(index) = &image.record.index else {
+            return Ok(None);
+        };
+        let mut walk = Walk::new(index.clone());
+        while let Some(digest) = walk.next() {
+            let json = self.held_part(session, image, digest, |store| store.read_blob(digest))?;
+            walk.take(&json).map_err(|source| SaveError::Manifest {
+                reference: image.first_name(),
+                source,
+            })?;
+        }
+        let parts = walk.finish();
+        // What is missing of the image that is unpacked here has an error of its own.
+        let is_own = |blob: &Digest| image.layers.iter().any(|layer| layer.digest == *blob);
+        for blob in parts.blobs.iter().filter(|blob| !is_own(&blob.digest)) {
+            self.held_part(session, image, &blob.digest, |_| Ok(()))?;
+        }
+        Ok(Some(ChosenIndex {
+            digest: index.clone(),
+            json: self.read_blob(index)?,
+            parts,
+        }))
+    }
+
+    /// Holds a blob that an index names, and reads it if it is here.
+    fn held_part<T>(
+        &self,
+        session: &Session,
+        image: &Chosen,
+        part: &Digest,
+        read: impl FnOnce(&Self) -> Result<T, StoreError>,
+    ) -> Result<T, SaveError> {
+        session.hold(&[Held::Blob(part.clone())])?;
+        match self.open_blob(part)? {
+            Some(_) => Ok(read(self)?),
+            None => Err(SaveError::PlatformNotHere {
+                reference: image.first_name(),
+                part: part.clone(),
+            }),
+        }
     }
 
     /// A blob that is kept, and its size. Whoever reads it compares it with its digest.
@@ -252,8 +363,8 @@ impl ImageStore {
     }
 }
 
-/// What a manifest calls itself; those of OCI need not.
-fn media_type(json: &[u8]) -> String {
+/// What a manifest or an index calls itself; those of OCI need not.
+fn media_type(json: &[u8], usual: &str) -> String {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Named {
@@ -262,7 +373,7 @@ fn media_type(json: &[u8]) -> String {
     let named: Option<Named> = serde_json::from_slice(json).ok();
     named
         .and_then(|named| named.media_type)
-        .unwrap_or_else(|| OCI_MANIFEST.to_owned())
+        .unwrap_or_else(|| usual.to_owned())
 }
 
 /// A tar whose entries depend on nothing but their names and content.

@@ -40,7 +40,8 @@ impl Fixture {
 
     fn save(&self, names: &[&str], format: ArchiveFormat) -> Result<Vec<u8>, SaveError> {
         let mut archive = Vec::new();
-        self.store.save(&references(names), format, &mut archive)?;
+        self.store
+            .save(&references(names), Platforms::One, format, &mut archive)?;
         Ok(archive)
     }
 
@@ -198,12 +199,16 @@ fn a_layout_in_a_directory_keeps_what_is_there() {
     from.load_image(&one, NAME);
     from.load_image(&two, other);
     let dir = to.path("stick");
-    from.store.save_layout(&references(&[NAME]), &dir).unwrap();
+    from.store
+        .save_layout(&references(&[NAME]), Platforms::One, &dir)
+        .unwrap();
     let base = dir
         .join("blobs")
         .join(sha256(&one.blobs[0]).replace(':', "/"));
     let before = std::fs::metadata(&base).unwrap();
-    from.store.save_layout(&references(&[other]), &dir).unwrap();
+    from.store
+        .save_layout(&references(&[other]), Platforms::One, &dir)
+        .unwrap();
     assert_eq!(to.load(&dir).len(), 2);
     // The blob that both have was not written again.
     let after = std::fs::metadata(&base).unwrap();
@@ -214,7 +219,7 @@ fn a_layout_in_a_directory_keeps_what_is_there() {
     // A damaged one is.
     std::fs::write(&base, "damaged").unwrap();
     from.store
-        .save_layout(&references(&[NAME, other]), &dir)
+        .save_layout(&references(&[NAME, other]), Platforms::One, &dir)
         .unwrap();
     assert_eq!(std::fs::read(&base).unwrap(), one.blobs[0]);
     let index = json_of(&std::fs::read(dir.join("index.json")).unwrap());
@@ -224,7 +229,7 @@ fn a_layout_in_a_directory_keeps_what_is_there() {
     std::fs::write(to.path("other/precious"), "data").unwrap();
     let error = from
         .store
-        .save_layout(&references(&[NAME]), &to.path("other"));
+        .save_layout(&references(&[NAME]), Platforms::One, &to.path("other"));
     assert!(matches!(error, Err(SaveError::NotALayout { .. })));
 }
 
@@ -250,7 +255,7 @@ fn a_damaged_store_gives_an_error_and_no_archive() {
         let stick = fixture.path("stick");
         let error = fixture
             .store
-            .save_layout(&references(&[NAME]), &stick)
+            .save_layout(&references(&[NAME]), Platforms::One, &stick)
             .unwrap_err();
         assert!(matches!(error, SaveError::Damaged(_)), "{error}");
         assert!(!stick.join("index.json").exists());
@@ -310,7 +315,12 @@ fn a_full_disk_is_told_apart_from_a_damaged_store() {
     for room in [0, 100, 2000, 4000] {
         let error = fixture
             .store
-            .save(&references(&[NAME]), ArchiveFormat::Oci, Full(room))
+            .save(
+                &references(&[NAME]),
+                Platforms::One,
+                ArchiveFormat::Oci,
+                Full(room),
+            )
             .unwrap_err();
         assert!(matches!(error, SaveError::Archive(_)), "{error}");
     }

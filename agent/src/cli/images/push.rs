@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use podling_images::{
-    Arrival, ImageStore, PushError, PushOptions, PushProgress, Pushed, Reference,
+    Arrival, FetchedBlobs, ImageStore, PullOptions, PushError, PushOptions, PushProgress, Pushed,
+    Reference,
 };
 use serde_json::json;
 
@@ -21,6 +22,9 @@ Examples:
   podling images push nginx:1.27 --to registry.example/mirror/nginx:1.27      under another name
   podling images push --json registry.example/team/app:v3 | jq -r '.[].reference'
 
+Of an image for several platforms the one that is here is sent; with --all-platforms all are, with
+the index itself: what is not here is fetched from the image's registry.
+
 All is sent as it came, so the digests stay the same. What the registry has is not sent again, and a push that
 broke goes on where it stopped. How registries are spoken to, and credentials, are as with `podling images pull`.
 
@@ -32,6 +36,9 @@ pub struct PushArgs {
     /// Send the image under this name instead of its own
     #[arg(long, value_name = "NAME")]
     pub to: Option<String>,
+    /// Send the images of all platforms that the index names
+    #[arg(long)]
+    pub all_platforms: bool,
     /// A Docker configuration file with credentials [default: ~/.docker/config.json]
     #[arg(long, value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
@@ -60,7 +67,13 @@ pub(super) fn push(
     let options = options(args, config)?;
     let shown = Shown::new(args.quiet);
     let pushed = agent::runtime()?.block_on(async {
-        let pushed = push_all(store, &sources, target.as_ref(), &options, &shown);
+        let push = PushAll {
+            store,
+            options: &options,
+            shown: &shown,
+            all_platforms: args.all_platforms,
+        };
+        let pushed = push.run(&sources, target.as_ref());
         progress::unless_interrupted(pushed).await?.ok_or_else(|| {
             CommandError::new("the push was interrupted")
                 .code(progress::INTERRUPTED)
@@ -84,7 +97,7 @@ fn tell(pushed: &Pushed) {
     println!("pushed {}", pushed.reference);
     if pushed.left_out > 0 {
         eprintln!(
-            "its images for {} other platforms are not here, and were left out",
+            "its images for {} other platforms are not here, and were left out: --all-platforms fetches them",
             pushed.left_out
         );
     }
@@ -105,27 +118,62 @@ fn options(args: &PushArgs, config: Option<&Path>) -> Result<PushOptions, Comman
     })
 }
 
-async fn push_all(
-    store: &ImageStore,
-    sources: &[Reference],
-    target: Option<&Reference>,
-    options: &PushOptions,
-    shown: &Shown,
-) -> Vec<Result<Pushed, CommandError>> {
-    let mut results = Vec::new();
-    for source in sources {
-        let target = target.unwrap_or(source);
-        let (listener, name) = (shown.listener(), target.to_string());
+/// How images are pushed.
+struct PushAll<'a> {
+    store: &'a ImageStore,
+    options: &'a PushOptions,
+    shown: &'a Shown,
+    all_platforms: bool,
+}
+
+impl PushAll<'_> {
+    async fn run(
+        &self,
+        sources: &[Reference],
+        target: Option<&Reference>,
+    ) -> Vec<Result<Pushed, CommandError>> {
+        let mut results = Vec::new();
+        for source in sources {
+            results.push(self.push(source, target.unwrap_or(source)).await);
+        }
+        results
+    }
+
+    async fn push(&self, source: &Reference, target: &Reference) -> Result<Pushed, CommandError> {
+        let (listener, name) = (self.shown.listener(), target.to_string());
         let options = PushOptions {
             progress: Some(Arc::new(move |progress| {
                 listener.show(step(&name, progress))
             })),
-            ..options.clone()
+            ..self.options.clone()
         };
-        let pushed = store.push(source, target, &options).await;
-        results.push(pushed.map_err(|error| explain(source, target, error)));
+        // Held until all is sent.
+        let _others = match self.all_platforms {
+            true => Some(self.fetch_others(source).await?),
+            false => None,
+        };
+        let pushed = self.store.push(source, target, &options).await;
+        pushed.map_err(|error| explain(source, target, error))
     }
-    results
+
+    async fn fetch_others(&self, source: &Reference) -> Result<FetchedBlobs, CommandError> {
+        let options = PullOptions {
+            docker_config: self.options.docker_config.clone(),
+            registries: self.options.registries.clone(),
+            ..PullOptions::default()
+        };
+        let names = std::slice::from_ref(source);
+        let fetched = self.store.fetch_all_platforms(names, &options).await;
+        fetched.map_err(|error| {
+            let remedy = registries::remedy(&error);
+            let what = format!("cannot fetch the images of {source} for other platforms");
+            let failed = CommandError::new(what).because(error);
+            match remedy {
+                Some(remedy) => failed.hint(remedy),
+                None => failed,
+            }
+        })
+    }
 }
 
 fn explain(source: &Reference, target: &Reference, error: PushError) -> CommandError {

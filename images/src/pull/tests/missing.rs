@@ -1,7 +1,7 @@
 //! Images of which not all is here: other compressions, other platforms.
 
 use super::*;
-use crate::ArchiveFormat;
+use crate::{ArchiveFormat, Platforms};
 
 /// Two repositories, `team/app` and `team/two`, and what was asked of them.
 async fn serving(one: &TestImage, two: &TestImage) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -25,7 +25,7 @@ async fn serving(one: &TestImage, two: &TestImage) -> (String, Arc<Mutex<Vec<Str
 fn save(store: &ImageStore, name: &Reference) -> Result<Vec<u8>, crate::SaveError> {
     let mut archive = Vec::new();
     let names = std::slice::from_ref(name);
-    store.save(names, ArchiveFormat::Oci, &mut archive)?;
+    store.save(names, Platforms::One, ArchiveFormat::Oci, &mut archive)?;
     Ok(archive)
 }
 
@@ -192,9 +192,121 @@ async fn a_pull_of_a_second_platform_takes_the_name_and_a_tag_keeps_the_first() 
     for (name, digest) in [(&name, &first), (&kept, &second)] {
         assert_eq!(&store.resolve(name).unwrap().unwrap().digest, digest);
         let names = std::slice::from_ref(name);
-        let saved = store.save(names, ArchiveFormat::Oci, std::io::sink());
+        let saved = store.save(names, Platforms::One, ArchiveFormat::Oci, std::io::sink());
         let saved = saved.unwrap();
         assert_eq!((saved.len(), &saved[0].digest), (1, digest));
     }
     assert_eq!(store.verify().unwrap(), []);
+}
+
+/// An index of images for two platforms, and what Buildkit puts beside them; all that it consists of.
+fn index_with_attestation(images: &[TestImage]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let statement = b"{\"_type\": \"https://in-toto.io/Statement/v0.1\"}".to_vec();
+    let config = b"{\"architecture\": \"unknown\", \"os\": \"unknown\"}".to_vec();
+    let attestation = json!({
+        "schemaVersion": 2, "mediaType": manifest::OCI_MANIFEST,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor("application/vnd.in-toto+json", &statement)],
+    });
+    let attestation = attestation.to_string().into_bytes();
+    let documents = images.iter().map(|image| &image.manifest);
+    let platforms = [
+        ("linux", "amd64"),
+        ("linux", "arm64"),
+        ("unknown", "unknown"),
+    ];
+    let entries: Vec<_> = documents
+        .chain([&attestation])
+        .zip(platforms)
+        .map(|(document, (os, architecture))| {
+            let mut entry = descriptor(manifest::OCI_MANIFEST, document);
+            entry["platform"] = json!({"os": os, "architecture": architecture});
+            entry
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+    let index = index.into_bytes();
+    let mut all = vec![index.clone(), attestation, config, statement];
+    all.extend(images.iter().flat_map(TestImage::all_blobs).cloned());
+    (index, all)
+}
+
+/// Then the index itself is saved, and each node takes its own image out of it. Here nothing of it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_platforms_are_fetched_to_save_them_and_freed_again() {
+    let other = TestImage::new(vec![Tar::new().file("other", b"other").finish()]);
+    let images = [
+        image().of_architecture("amd64"),
+        other.of_architecture("arm64"),
+    ];
+    let (index, all) = index_with_attestation(&images);
+    let (document, served) = (index.clone(), all.clone());
+    let registry = serve(move |request| {
+        let is_asked = |blob: &&Vec<u8>| request.path.ends_with(&sha256(blob));
+        match served.iter().find(is_asked) {
+            _ if request.path.ends_with("manifests/1") => Reply::new(200, &document),
+            Some(blob) => Reply::new(200, blob),
+            None => Reply::new(404, b"{}"),
+        }
+    })
+    .await;
+    let mut puller = Puller::new(&[&registry]);
+    puller.options.platform = Some("linux/amd64".parse().unwrap());
+    let store = puller.store.clone();
+    puller.pull(&registry).await.unwrap();
+    let name: Reference = format!("{registry}/team/app:1").parse().unwrap();
+    let names = std::slice::from_ref(&name);
+    let save = || {
+        let mut archive = Vec::new();
+        let saved = store.save(names, Platforms::All, ArchiveFormat::Oci, &mut archive);
+        saved.map(|saved| (saved, archive))
+    };
+    let error = save().unwrap_err();
+    assert!(
+        matches!(&error, crate::SaveError::PlatformNotHere { part, .. } if *part == Digest::sha256(&images[1].manifest)),
+        "{error}"
+    );
+    let docker = store.save(
+        names,
+        Platforms::All,
+        ArchiveFormat::Docker,
+        std::io::sink(),
+    );
+    assert!(matches!(docker, Err(crate::SaveError::SinglePlatform)));
+
+    let fetched = store.fetch_all_platforms(names, &puller.options);
+    let fetched = fetched.await.unwrap();
+    // The other image's configuration and layer, and the two parts of the attestation.
+    assert_eq!(fetched.blobs.len(), 4);
+    store.gc(&Default::default()).unwrap();
+    let (saved, archive) = save().unwrap();
+    assert_eq!(saved[0].digest, Digest::sha256(&index));
+    drop(fetched);
+    store.gc(&Default::default()).unwrap();
+    assert!(save().is_err());
+    assert_eq!(store.verify().unwrap(), []);
+    assert_eq!(
+        store.resolve(&name).unwrap().unwrap().digest,
+        Digest::sha256(&images[0].manifest)
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("image.tar");
+    std::fs::write(&file, &archive).unwrap();
+    for (platform, image) in ["linux/amd64", "linux/arm64"].into_iter().zip(&images) {
+        let elsewhere = ImageStore::open(&dir.path().join(platform)).unwrap();
+        let options = crate::LoadOptions {
+            platform: Some(platform.parse().unwrap()),
+            ..crate::LoadOptions::default()
+        };
+        let loaded = elsewhere.load(&file, &options).unwrap();
+        assert_eq!(loaded[0].digest, Digest::sha256(&image.manifest));
+        assert_eq!(loaded[0].index, Some(Digest::sha256(&index)));
+    }
+    let mut blobs = 0;
+    for entry in tar::Archive::new(&archive[..]).entries().unwrap() {
+        let path = entry.unwrap().path().unwrap().into_owned();
+        blobs += usize::from(path.starts_with("blobs/sha256") && path.components().count() == 3);
+    }
+    assert_eq!(blobs, all.len());
 }
