@@ -6,7 +6,7 @@ use podling_runtime::pod::snapshot::{ContainerState, Stage};
 use serde_json::json;
 
 mod pod_support;
-use pod_support::{Pod, is_alive, of, pid};
+use pod_support::{Pod, is_alive, of, pid, probe};
 
 #[test]
 fn containers_share_the_pods_host_name_and_network() {
@@ -455,25 +455,6 @@ fn a_command_that_is_not_there_or_cannot_be_executed_has_a_shell_s_exit_code() {
 }
 
 #[test]
-fn an_http_hook_is_done_whatever_status_it_is_answered_with() {
-    let http = json!({ "kind": "http", "tls": false, "host": null, "port": 8080, "path": "/nothing",
-                       "headers": [] });
-    let mut pod = Pod::new(vec![
-        json!({ "name": "server", "kind": "sidecar", "run": "exec httpd -f -p 8080 -h /tmp",
-                "startup_probe": probe(&json!({ "kind": "tcp", "host": null, "port": 8080 })) }),
-        json!({ "name": "main", "post_start": http, "readiness_probe": probe(&http) }),
-    ]);
-    pod.start();
-    let main = pod.until_container("main", "has started, and its probe fails", |c| {
-        c.started && !c.probe_failures.is_empty()
-    });
-    assert_eq!(main.restart_count, 0);
-    let message = &main.probe_failures[0].message;
-    assert!(message.contains("404"), "{message}");
-    pod.terminate(0);
-}
-
-#[test]
 fn a_pod_ends_in_the_middle_of_a_post_start_hook() {
     let mut pod = Pod::new(vec![json!({ "name": "main",
         "run": "trap 'echo term; exit 0' TERM; while :; do sleep 0.1; done",
@@ -492,11 +473,6 @@ fn a_pod_ends_in_the_middle_of_a_post_start_hook() {
     assert_eq!(pod.ask(&Request::Release), Reply::Ok);
     assert!(pod.wait_for_supervisor().success());
     assert!(!pod.cgroup().exists());
-}
-
-fn probe(handler: &serde_json::Value) -> serde_json::Value {
-    json!({ "handler": handler, "initial_delay_ms": 0, "period_ms": 100, "timeout_ms": 10_000,
-            "success_threshold": 1, "failure_threshold": 100 })
 }
 
 /// A directory of the host in all containers.

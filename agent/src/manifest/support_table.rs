@@ -100,10 +100,7 @@ pub(super) const FIELDS: &[Field] = &[
     f("spec.containers[].livenessProbe.exec", AppliedWhole),
     f("spec.containers[].livenessProbe.httpGet", AppliedWhole),
     f("spec.containers[].livenessProbe.tcpSocket", AppliedWhole),
-    f(
-        "spec.containers[].livenessProbe.grpc",
-        Refused("use httpGet, tcpSocket or exec"),
-    ),
+    f("spec.containers[].livenessProbe.grpc", AppliedWhole),
     f(
         "spec.containers[].livenessProbe.initialDelaySeconds",
         Applied,

@@ -206,13 +206,10 @@ fn what_is_not_supported_is_refused() {
         assert!(found.starts_with("5 spec."), "{found}");
         assert!(found.contains("support"), "{found}");
     }
-    for lines in [
-        "    livenessProbe: {grpc: {port: 1}}",
+    let found = only_problem(&container_with(
         "    securityContext: {procMount: Unmasked}",
-    ] {
-        let found = only_problem(&container_with(lines));
-        assert!(found.starts_with("9 spec.containers[0]."), "{found}");
-    }
+    ));
+    assert!(found.starts_with("9 spec.containers[0]."), "{found}");
 }
 
 #[test]
@@ -293,6 +290,10 @@ fn rules_of_pod_specs() {
         (
             "    livenessProbe: {httpGet: {port: web}}",
             "the container has no port `web`",
+        ),
+        (
+            "    livenessProbe: {grpc: {service: s, port: 0}}",
+            "not between 1 and 65535",
         ),
         (
             "    livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2}",

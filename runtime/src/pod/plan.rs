@@ -314,11 +314,11 @@ pub enum Handler {
         /// The port, already resolved from its name.
         port: u16,
     },
-    /// `grpc.health.v1.Health/Check`; SERVING is success.
+    /// `grpc.health.v1.Health/Check` at the pod's address, without TLS; SERVING is success.
     Grpc {
         /// The port.
         port: u16,
-        /// The service to ask for.
+        /// The service to ask for; empty for the server as a whole.
         service: String,
     },
     /// Wait, in seconds; always success.

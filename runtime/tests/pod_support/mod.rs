@@ -299,6 +299,12 @@ pub fn is_alive(pid: i32) -> bool {
     })
 }
 
+/// A probe that begins at once and is tried often.
+pub fn probe(handler: &Value) -> Value {
+    json!({ "handler": handler, "initial_delay_ms": 0, "period_ms": 100, "timeout_ms": 10_000,
+            "success_threshold": 1, "failure_threshold": 100 })
+}
+
 /// busybox and its names.
 fn make_rootfs(layer: &Path) {
     install_busybox(&layer.join("bin"));

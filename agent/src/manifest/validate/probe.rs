@@ -36,13 +36,15 @@ fn probe(path: &str, field: &str, probe: &Probe, container: &Container, faults: 
         0 => faults.add_with(
             path,
             "the probe does nothing",
-            "add exec, httpGet or tcpSocket",
+            "add exec, httpGet, tcpSocket or grpc",
         ),
         _ => faults.add(path, "a probe does one thing only"),
     }
     exec(path, probe.exec.as_ref(), faults);
     http_get(path, probe.http_get.as_ref(), container, faults);
     tcp_socket(path, probe.tcp_socket.as_ref(), container, faults);
+    let grpc_port = probe.grpc.as_ref().map(|grpc| i64::from(grpc.port));
+    faults.between(&format!("{path}.grpc.port"), grpc_port, 1, 65535);
     let most = i64::from(i32::MAX);
     for (name, value) in [
         ("initialDelaySeconds", probe.initial_delay_seconds),

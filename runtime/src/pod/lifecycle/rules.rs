@@ -279,11 +279,11 @@ fn check_handler(
         Handler::Tcp {
             host: Some(host), ..
         } => check_host(host).or_else(refuse),
-        Handler::Grpc { .. } => refuse(
-            "gRPC probes are not supported by this supervisor: use exec, httpGet or tcpSocket"
-                .to_owned(),
-        ),
-        Handler::Exec { .. } | Handler::Tcp { host: None, .. } | Handler::Sleep { .. } => Ok(()),
+        Handler::Grpc { port: 0, .. } => refuse("gRPC: the port must not be 0".to_owned()),
+        Handler::Exec { .. }
+        | Handler::Tcp { host: None, .. }
+        | Handler::Grpc { .. }
+        | Handler::Sleep { .. } => Ok(()),
     }
 }
 

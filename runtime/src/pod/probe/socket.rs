@@ -1,8 +1,9 @@
-//! The sockets of HTTP, HTTPS and TCP tries.
+//! The sockets of HTTP, HTTPS, gRPC and TCP tries.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
@@ -10,13 +11,14 @@ use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
 use super::redirect::{self, Redirect};
-use super::{hosts, http, tls};
+use super::{grpc, hosts, http, tls};
 use crate::pod::plan::Handler;
 
 /// A try on its way.
 #[derive(Debug)]
 pub struct SocketTry {
-    stream: TcpStream,
+    /// A gRPC call holds it, too.
+    stream: Rc<TcpStream>,
     /// For messages.
     target: String,
     talk: Talk,
@@ -38,6 +40,7 @@ enum Talk {
         sent: usize,
         response: Vec<u8>,
     },
+    Grpc(grpc::Call),
 }
 
 /// What a try has come to.
@@ -57,80 +60,36 @@ pub enum Progress {
 }
 
 impl SocketTry {
-    /// Begins a try of an HTTP or TCP handler from the calling thread's network namespace; `pod` is the address for
+    /// Begins a try of an HTTP, gRPC or TCP handler from the calling thread's network namespace; `pod` is the address for
     /// handlers without a host. An error is the try's outcome already.
     pub fn begin(handler: &Handler, pod: IpAddr) -> Result<Self, String> {
-        match handler {
-            Handler::Tcp { host, port } => {
-                let address = SocketAddr::new(address(host.as_deref(), pod)?, *port);
-                Self::connect(
-                    address,
-                    format!("tcp://{address}"),
-                    Talk::Connect,
-                    handler,
-                    pod,
-                )
-            }
+        let (address, target) = destination(handler, pod)?;
+        let failed = |e| format!("cannot connect to {target}: {}", io::Error::from(e));
+        let stream = Rc::new(connecting(address).map_err(failed)?);
+        let talk = match handler {
+            Handler::Tcp { .. } => Talk::Connect,
             Handler::Http {
                 tls: encrypted,
                 host,
-                port,
                 path,
                 headers,
-            } => {
-                let address = SocketAddr::new(address(host.as_deref(), pod)?, *port);
-                let scheme = if *encrypted { "https" } else { "http" };
-                let tls = if *encrypted {
-                    Some(Box::new(handshake(host.as_deref(), address.ip())?))
-                } else {
-                    None
-                };
-                let talk = Talk::Http {
-                    tls,
-                    request: http::request(address, path, headers),
-                    sent: 0,
-                    response: Vec::new(),
-                };
-                Self::connect(
-                    address,
-                    format!("{scheme}://{address}{path}"),
-                    talk,
-                    handler,
-                    pod,
-                )
+                ..
+            } => Talk::Http {
+                tls: match encrypted {
+                    true => Some(Box::new(handshake(host.as_deref(), address.ip())?)),
+                    false => None,
+                },
+                request: http::request(address, path, headers),
+                sent: 0,
+                response: Vec::new(),
+            },
+            Handler::Grpc { service, .. } => {
+                Talk::Grpc(grpc::Call::new(Rc::clone(&stream), address, service))
             }
-            Handler::Exec { .. } | Handler::Grpc { .. } | Handler::Sleep { .. } => {
-                Err("this action needs no socket".to_owned())
-            }
-        }
-    }
-
-    fn connect(
-        address: SocketAddr,
-        target: String,
-        talk: Talk,
-        handler: &Handler,
-        pod: IpAddr,
-    ) -> Result<Self, String> {
-        let failed = |e: Errno| format!("cannot connect to {target}: {}", io::Error::from(e));
-        let family = if address.is_ipv4() {
-            AddressFamily::INET
-        } else {
-            AddressFamily::INET6
+            Handler::Exec { .. } | Handler::Sleep { .. } => return Err(no_socket()),
         };
-        let socket = socket_with(
-            family,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )
-        .map_err(failed)?;
-        match connect(&socket, &address) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
-            Err(e) => return Err(failed(e)),
-        }
         Ok(Self {
-            stream: TcpStream::from(socket),
+            stream,
             target,
             talk,
             connected: false,
@@ -178,22 +137,24 @@ impl SocketTry {
             self.stream.peer_addr()?;
             self.connected = true;
         }
-        let Talk::Http {
-            tls,
-            request,
-            sent,
-            response,
-        } = &mut self.talk
-        else {
-            return Ok(Progress::Over(Ok(())));
-        };
-        let mut tls_stream;
-        let stream: &mut dyn ReadWrite = match tls {
-            Some(tls) => {
-                tls_stream = rustls::Stream::new(tls.as_mut(), &mut self.stream);
-                &mut tls_stream
+        let (tls, request, sent, response) = match &mut self.talk {
+            Talk::Connect => return Ok(Progress::Over(Ok(()))),
+            Talk::Grpc(call) => {
+                let outcome = call.advance().ok_or(io::ErrorKind::WouldBlock)?;
+                let told = outcome.map_err(|why| format!("{}: {why}", self.target));
+                return Ok(Progress::Over(told));
             }
-            None => &mut self.stream,
+            Talk::Http {
+                tls,
+                request,
+                sent,
+                response,
+            } => (tls, request, sent, response),
+        };
+        let (mut tls_stream, mut plain) = (None, &*self.stream);
+        let stream: &mut dyn ReadWrite = match tls {
+            Some(tls) => tls_stream.insert(rustls::Stream::new(tls.as_mut(), &mut plain)),
+            None => &mut plain,
         };
         while *sent < request.len() {
             *sent += retry(|| stream.write(&request[*sent..]))?;
@@ -227,7 +188,7 @@ impl SocketTry {
 trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
-fn retry(mut io: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+pub(super) fn retry(mut io: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match io() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -250,6 +211,54 @@ fn judge(handler: &Handler, pod: IpAddr, status: u16, location: Option<&str>) ->
             )),
             Redirect::Invalid(why) => Progress::Over(Err(why)),
         },
+    }
+}
+
+/// Where a handler connects to, and how messages call that.
+fn destination(handler: &Handler, pod: IpAddr) -> Result<(SocketAddr, String), String> {
+    let at = |host: &Option<String>, port| {
+        address(host.as_deref(), pod).map(|ip| SocketAddr::new(ip, port))
+    };
+    match handler {
+        Handler::Tcp { host, port } => {
+            let address = at(host, *port)?;
+            Ok((address, format!("tcp://{address}")))
+        }
+        Handler::Http {
+            tls,
+            host,
+            port,
+            path,
+            ..
+        } => {
+            let address = at(host, *port)?;
+            let scheme = if *tls { "https" } else { "http" };
+            Ok((address, format!("{scheme}://{address}{path}")))
+        }
+        Handler::Grpc { port, .. } => {
+            let address = SocketAddr::new(pod, *port);
+            Ok((address, format!("grpc://{address}")))
+        }
+        Handler::Exec { .. } | Handler::Sleep { .. } => Err(no_socket()),
+    }
+}
+
+fn no_socket() -> String {
+    "this action needs no socket".to_owned()
+}
+
+/// A socket that has begun to connect.
+fn connecting(address: SocketAddr) -> Result<TcpStream, Errno> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket.into()),
+        Err(e) => Err(e),
     }
 }
 

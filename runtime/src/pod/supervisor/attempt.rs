@@ -83,7 +83,7 @@ impl Attempt {
     ) -> Result<Self, String> {
         let work = match handler {
             Handler::Exec { command } => command_work(number, command, place, reactor)?,
-            Handler::Http { .. } | Handler::Tcp { .. } => {
+            Handler::Http { .. } | Handler::Tcp { .. } | Handler::Grpc { .. } => {
                 let address = place.sandbox.probe_address();
                 let begin = || SocketTry::begin(handler, address);
                 socket_work(number, begin, place.sandbox, reactor)?
@@ -91,7 +91,6 @@ impl Attempt {
             Handler::Sleep { seconds } => Work::Sleep {
                 until_ms: now_ms.saturating_add(seconds.saturating_mul(1_000)),
             },
-            Handler::Grpc { .. } => return Err("gRPC is not supported".to_owned()),
         };
         Ok(Self {
             container: place.container.to_owned(),

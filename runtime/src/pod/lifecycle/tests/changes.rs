@@ -113,7 +113,7 @@ fn plans_that_cannot_be_carried_out_are_refused() {
     let grpc = with(|p| {
         let mut grpc = probe(1, 1);
         grpc.handler = Handler::Grpc {
-            port: 1,
+            port: 0,
             service: String::new(),
         };
         p.containers[0].liveness_probe = Some(grpc);
