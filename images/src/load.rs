@@ -30,8 +30,8 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Held, IMAGE_NAME, ImageStore, REF_NAME, Record, Session};
 use crate::trust::{
-    Distrust, EntryKind, Gathered, Origin, Policy, PublicKey, Rules, SignatureImage, Subject,
-    Trust, Verdict, entry_kind,
+    Distrust, EntryKind, Gathered, Marks, Origin, Policy, PublicKey, Rules, SignatureImage,
+    Subject, Trust, Verdict, entry_kind,
 };
 use crate::unpack::Limits;
 
@@ -57,6 +57,8 @@ pub struct LoadOptions {
     /// Ask for a signature whatever the policy says of files: by one of these keys, for the repository of the image; with
     /// none, by those that the policy has for the image's registry.
     pub require_signature: Option<Vec<PublicKey>>,
+    /// Of the signatures by these keys, take one that names no image, too.
+    pub accept_unnamed: bool,
 }
 
 impl ImageStore {
@@ -279,7 +281,10 @@ impl Load<'_> {
             .collect();
         match &self.options.require_signature {
             None => {}
-            Some(keys) if !keys.is_empty() => rules.push(Rules::of_keys(reference, keys.clone())),
+            Some(keys) if !keys.is_empty() => {
+                let accept_unnamed = self.options.accept_unnamed;
+                rules.push(Rules::of_keys(reference, keys.clone(), accept_unnamed));
+            }
             Some(_) => {
                 let of_registry = policy.map(|p| p.rules(&Origin::Docker, reference));
                 let of_registry = of_registry.filter(Rules::need_signatures);
@@ -492,17 +497,29 @@ impl Load<'_> {
     }
 }
 
-/// The images of a layout, and the manifests of signatures in it.
-fn tell_apart(entries: Vec<Descriptor>) -> (Vec<Descriptor>, Vec<Digest>) {
-    let (mut images, mut signatures) = (Vec::new(), Vec::new());
+/// The images of a layout, and where signatures are in it. What else refers to an image, such as a bill of materials, is
+/// passed over where there is an image.
+fn tell_apart(entries: Vec<Descriptor>) -> (Vec<Descriptor>, Marks) {
+    let (mut images, mut others, mut marks) = (Vec::new(), Vec::new(), Marks::default());
     for entry in entries {
-        match entry_kind(&entry.annotations) {
+        let is_named = || {
+            NAME_ANNOTATIONS
+                .iter()
+                .any(|key| entry.annotations.contains_key(*key))
+        };
+        match entry_kind(&entry) {
+            EntryKind::Image if entry.artifact_type.is_some() && !is_named() => others.push(entry),
             EntryKind::Image => images.push(entry),
-            EntryKind::Signatures => signatures.push(entry.digest),
+            EntryKind::Signatures => marks.manifests.push(entry.digest),
+            EntryKind::Referrers => marks.lists.push(entry.digest),
             EntryKind::Other => {}
         }
     }
-    (images, signatures)
+    match images.is_empty() {
+        // Refused by what it is.
+        true => (others, marks),
+        false => (images, marks),
+    }
 }
 
 fn blob_name(digest: &Digest) -> String {

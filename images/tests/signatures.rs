@@ -13,13 +13,16 @@ use std::sync::Arc;
 
 use podling_images::trust::Verdict;
 use podling_images::{
-    Image, ImageStore, LoadOptions, Policy, PublicKey, PullError, PullOptions, Reference,
-    RegistriesConfig,
+    Image, ImageStore, LoadOptions, Policy, PublicKey, PullError, PullOptions, PushOptions,
+    Reference, RegistriesConfig,
 };
 use serde_json::{Value, json};
 use support::Registry;
 use support::test_archive::{self, Tar, TestImage, sha256};
-use test_keys::{Keys, payload, signature_tag, signed_by};
+use test_keys::{
+    BUNDLE, Keys, SignatureImage, attestation, bundle_by, payload, signature_tag, signed_by,
+    statement,
+};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -44,6 +47,33 @@ async fn push_signed(
     let tag = signature_tag(&digest);
     registry
         .push_manifest(repository, &tag, MANIFEST, &signatures.manifest)
+        .await;
+}
+
+/// Pushes a bundle beside an image, as cosign 3 does where there is no referrers API (Debian's registry has none).
+async fn push_bundles(
+    registry: &Registry,
+    image: &TestImage,
+    repository: &str,
+    bundles: Vec<Vec<u8>>,
+) {
+    let mut entries = Vec::new();
+    for bundle in bundles {
+        let artifact = SignatureImage::of_bundle(bundle, &image.manifest);
+        for blob in artifact.payloads.iter().chain([&artifact.config]) {
+            registry.push_blob(repository, blob).await;
+        }
+        let digest = sha256(&artifact.manifest);
+        registry
+            .push_manifest(repository, &digest, MANIFEST, &artifact.manifest)
+            .await;
+        entries.push(artifact.referrer(BUNDLE));
+    }
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let list = json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).to_string();
+    let tag = sha256(&image.manifest).replace(':', "-");
+    registry
+        .push_manifest(repository, &tag, kind, list.as_bytes())
         .await;
 }
 
@@ -295,4 +325,136 @@ async fn an_archive_of_skopeos_is_loaded_with_a_signature_beside_it() {
         ..LoadOptions::default()
     };
     assert!(store.load(&archive, &options).is_err());
+}
+
+#[tokio::test]
+async fn a_bundle_of_cosign_3_at_the_real_registry_counts() {
+    let (registry, keys, test) = (Registry::start(false), Keys::new(), image());
+    let (ours, theirs) = (keys.p256("ours"), keys.p256("theirs"));
+    let digest = sha256(&test.manifest);
+    let attested = keys.bundle("ours", &attestation(&digest));
+    let signed = keys.bundle("ours", &statement(&digest));
+    for (repository, bundles) in [
+        ("team/app", vec![attested.clone(), signed]),
+        ("team/attested", vec![attested]),
+    ] {
+        registry.push(&test, repository, "1").await;
+        push_bundles(&registry, &test, repository, bundles).await;
+    }
+    let policy = |requirements: Value| json!({"default": requirements});
+    let rule = policy(bundle_by(&ours));
+    let pulled = pull(&registry, "team/app:1", &rule).await.unwrap();
+    let verdict = pulled.trust.unwrap().verdict;
+    assert!(matches!(verdict, Verdict::Signed { .. }), "{verdict:?}");
+    for (name, rule, expected) in [
+        ("team/app:1", policy(signed_by(&ours)), "acceptUnnamed"),
+        (
+            "team/app:1",
+            policy(bundle_by(&theirs)),
+            "not made with the key",
+        ),
+        ("team/attested:1", rule, "it is an attestation"),
+    ] {
+        let error = pull(&registry, name, &rule).await.unwrap_err();
+        assert!(matches!(error, PullError::Distrust(_)), "{name}: {error}");
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
+    }
+}
+
+/// A mirror for a fleet that asks for signatures: pulled with them, pushed with them, and pulled by the fleet.
+#[tokio::test]
+async fn an_image_is_pushed_with_its_signatures() {
+    let (registry, keys, test) = (Registry::start(false), Keys::new(), image());
+    let key = keys.p256("ours");
+    keys.p256("mirrors");
+    push_signed(&registry, &test, "vendor/app", &keys, "ours").await;
+    let bundle = keys.bundle("ours", &statement(&sha256(&test.manifest)));
+    push_bundles(&registry, &test, "vendor/app", vec![bundle]).await;
+    // The mirror has signed it, too: that stays.
+    push_signed(&registry, &test, "mirror/app", &keys, "mirrors").await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(&dir.path().join("images")).unwrap();
+    let registries = RegistriesConfig {
+        plain_http: [registry.address.clone()].into(),
+        ..RegistriesConfig::default()
+    };
+    let options = PullOptions {
+        docker_config: Some(dir.path().join("none.json")),
+        registries: registries.clone(),
+        signatures: true,
+        ..PullOptions::default()
+    };
+    let name = |repository: &str| -> Reference {
+        let text = format!("{}/{repository}/app:1", registry.address);
+        text.parse().unwrap()
+    };
+    store.pull(&name("vendor"), &options).await.unwrap();
+    let options = PushOptions {
+        docker_config: Some(dir.path().join("none.json")),
+        registries,
+        ..PushOptions::default()
+    };
+    // Twice: nothing is there twice afterwards.
+    for repository in ["mirror", "mirror", "copy"] {
+        let target = name(repository);
+        let pushed = store.push(&name("vendor"), &target, &options).await;
+        assert_eq!(pushed.unwrap().signatures, 2);
+    }
+    let without = PushOptions {
+        remove_signatures: true,
+        ..options
+    };
+    let pushed = store.push(&name("vendor"), &name("bare"), &without).await;
+    assert_eq!(pushed.unwrap().signatures, 0);
+    let of_vendor = |requirements: Value| {
+        let mut rule = json!({"default": requirements});
+        rule["default"][0]["signedIdentity"] = json!({
+            "type": "exactRepository",
+            "dockerRepository": format!("{}/vendor/app", registry.address),
+        });
+        rule
+    };
+    for repository in ["mirror", "copy"] {
+        // By the classic signature, then by the bundle alone.
+        let image = format!("{repository}/app:1");
+        let classic = of_vendor(signed_by(&key));
+        pull(&registry, &image, &classic).await.unwrap();
+        let mut other_name = json!({"default": bundle_by(&key)});
+        other_name["default"][0]["signedIdentity"] = json!({
+            "type": "exactRepository",
+            "dockerRepository": "h.example/nothing",
+        });
+        let pulled = pull(&registry, &image, &other_name).await.unwrap();
+        let verdict = pulled.trust.unwrap().verdict;
+        assert!(
+            matches!(&verdict, Verdict::Signed { signed_by, .. } if signed_by[0].identity.is_none()),
+            "{verdict:?}"
+        );
+    }
+    let by_mirror = json!({"default": signed_by(&keys.path("mirrors.pub"))});
+    pull(&registry, "mirror/app:1", &by_mirror).await.unwrap();
+    let bare = pull(&registry, "bare/app:1", &of_vendor(bundle_by(&key))).await;
+    assert!(matches!(bare.unwrap_err(), PullError::Distrust(_)));
+    // skopeo still reads what was merged.
+    let accept = json!({"default": [{"type": "insecureAcceptAnything"}]}).to_string();
+    let out = format!("docker://{}/again/app:1", registry.address);
+    let source = format!("docker://{}", name("mirror"));
+    let flags = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+    let arguments = ["copy", flags[0], flags[1], &source, &out];
+    skopeo(dir.path(), &accept, &arguments).unwrap();
+    pull(&registry, "again/app:1", &by_mirror_of(&keys, &registry))
+        .await
+        .unwrap();
+}
+
+/// Signed by the mirror, under the mirror's name.
+fn by_mirror_of(keys: &Keys, registry: &Registry) -> Value {
+    json!({"default": [{
+        "type": "sigstoreSigned",
+        "keyPath": keys.path("mirrors.pub"),
+        "signedIdentity": {
+            "type": "exactRepository",
+            "dockerRepository": format!("{}/mirror/app", registry.address),
+        },
+    }]})
 }

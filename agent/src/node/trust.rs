@@ -54,12 +54,11 @@ pub fn remedy(distrust: &Distrust) -> String {
         Distrust::Rejected { policy, .. } => {
             format!("if it should be allowed, add a scope to {}", policy.display())
         }
-        Distrust::Unsigned { .. } => "sign it: `cosign sign --key cosign.key IMAGE`, from cosign 3 on with \
-             --new-bundle-format=false --use-signing-config=false"
-            .to_owned(),
+        Distrust::Unsigned { .. } => "sign it: `cosign sign --key cosign.key IMAGE`".to_owned(),
         Distrust::NotAccepted { .. } => {
-            "compare the key and `signedIdentity` of the policy with what signed it; cosign signs for the repository \
-             without a tag, which needs matchRepository"
+            "compare the key and `signedIdentity` of the policy with what signed it; classic signatures of cosign are for \
+             the repository without a tag, which needs matchRepository, and bundles of cosign 3 name no image, which \
+             needs `\"acceptUnnamed\": true` (`load --accept-unnamed`)"
                 .to_owned()
         }
         Distrust::CannotBeSigned { .. } => {

@@ -62,6 +62,8 @@ pub struct PullOptions {
     pub registries: RegistriesConfig,
     /// Which images may come; without one, all.
     pub policy: Option<Arc<Policy>>,
+    /// Bring all signatures that lie beside the image, whatever the policy asks for: to push, save or judge it later.
+    pub signatures: bool,
     /// Take the image of this platform instead of this machine's.
     pub platform: Option<Platform>,
     /// Told how the pull goes on. Called often, from several threads: it should return at once.
@@ -88,6 +90,7 @@ impl fmt::Debug for PullOptions {
             .field("keyring", &self.keyring)
             .field("registries", &self.registries)
             .field("policy", &self.policy.as_ref().map(|policy| policy.file()))
+            .field("signatures", &self.signatures)
             .field("platform", &self.platform)
             .finish_non_exhaustive()
     }
@@ -442,6 +445,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+#[cfg(test)]
+mod bundle_tests;
 #[cfg(test)]
 mod signature_tests;
 #[cfg(test)]

@@ -18,13 +18,13 @@ const NAME: &str = "team/app";
 
 /// A registry with one repository, as paths below it and contents; it notes what is asked for.
 #[derive(Clone, Default)]
-struct Repository {
-    contents: HashMap<String, Vec<u8>>,
+pub(super) struct Repository {
+    pub(super) contents: HashMap<String, Vec<u8>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Repository {
-    fn of(image: &TestImage) -> Self {
+    pub(super) fn of(image: &TestImage) -> Self {
         let mut repository = Self::default();
         repository.manifest("1", &image.manifest);
         for blob in image.blobs.iter().chain([&image.config]) {
@@ -33,26 +33,26 @@ impl Repository {
         repository
     }
 
-    fn manifest(&mut self, tag: &str, manifest: &[u8]) {
+    pub(super) fn manifest(&mut self, tag: &str, manifest: &[u8]) {
         for name in [tag.to_owned(), sha256(manifest)] {
             self.contents
                 .insert(format!("manifests/{name}"), manifest.to_vec());
         }
     }
 
-    fn blob(&mut self, blob: &[u8]) {
+    pub(super) fn blob(&mut self, blob: &[u8]) {
         self.contents
             .insert(format!("blobs/{}", sha256(blob)), blob.to_vec());
     }
 
-    fn signatures(&mut self, tag: &str, image: &SignatureImage) {
+    pub(super) fn signatures(&mut self, tag: &str, image: &SignatureImage) {
         self.manifest(tag, &image.manifest);
         for blob in image.payloads.iter().chain([&image.config]) {
             self.blob(blob);
         }
     }
 
-    async fn serve(&self) -> String {
+    pub(super) async fn serve(&self) -> String {
         let repository = self.clone();
         serve(move |request| {
             let path = request
@@ -68,37 +68,43 @@ impl Repository {
         .await
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(super) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
 }
 
-struct Puller {
-    dir: tempfile::TempDir,
-    store: ImageStore,
+pub(super) struct Puller {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) store: ImageStore,
 }
 
 impl Puller {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = ImageStore::open(&dir.path().join("images")).unwrap();
         Self { dir, store }
     }
 
-    async fn pull(&self, registry: &str, policy: &Policy) -> Result<Image, PullError> {
+    pub(super) async fn pull(&self, registry: &str, policy: &Policy) -> Result<Image, PullError> {
         let options = PullOptions {
+            policy: Some(Arc::new(policy.clone())),
+            ..self.options(registry)
+        };
+        self.store.pull(&name(registry), &options).await
+    }
+
+    pub(super) fn options(&self, registry: &str) -> PullOptions {
+        PullOptions {
             docker_config: Some(self.dir.path().join("none.json")),
             registries: RegistriesConfig {
                 plain_http: [registry.to_owned()].into(),
                 ..RegistriesConfig::default()
             },
-            policy: Some(Arc::new(policy.clone())),
             ..PullOptions::default()
-        };
-        self.store.pull(&name(registry), &options).await
+        }
     }
 
-    fn assert_no_layer_is_here(&self) {
+    pub(super) fn assert_no_layer_is_here(&self) {
         assert!(self.store.list().unwrap().is_empty());
         let layers = std::fs::read_dir(self.store.dir().join("layers")).unwrap();
         let count: usize = layers
@@ -112,16 +118,16 @@ impl Puller {
     }
 }
 
-fn name(registry: &str) -> Reference {
+pub(super) fn name(registry: &str) -> Reference {
     format!("{registry}/{NAME}:1").parse().unwrap()
 }
 
-fn policy(default: &Value) -> Policy {
+pub(super) fn policy(default: &Value) -> Policy {
     let json = json!({"default": default}).to_string();
     Policy::parse(Path::new("/etc/policy.json"), json.as_bytes()).unwrap()
 }
 
-fn image() -> TestImage {
+pub(super) fn image() -> TestImage {
     TestImage::new(vec![Tar::new().file("content", b"signed").finish()])
 }
 

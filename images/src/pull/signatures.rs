@@ -1,4 +1,4 @@
-//! Signatures of an image at its registry: fetched only where the policy asks for them, before any layer is.
+//! Signatures of an image at its registry: fetched only where the policy or the caller asks for them, before any layer is.
 
 use std::sync::Arc;
 
@@ -6,40 +6,39 @@ use super::{Pull, PullError, blocking};
 use crate::digest::Digest;
 use crate::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
 use crate::trust::{
-    Found, Origin, SIGNATURE_IMAGES_MAX, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX,
-    SignatureImage, Subject, Trust, Verdict, parts, signature_referrers, signature_tag,
+    Found, Origin, Part, Rules, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX, SignatureImage,
+    Subject, Trust, Verdict, parts, signature_referrers, signature_tag,
 };
 
 impl Pull<'_> {
-    /// Judges the image by the policy. Signatures that are accepted go into the store.
+    /// Judges the image by the policy. The signatures that were found go into the store.
     pub(super) async fn judge(
         &self,
         manifest: &Digest,
         index: Option<&Digest>,
     ) -> Result<Trust, PullError> {
-        let unsigned = |verdict| Trust {
-            origin: Origin::Docker,
-            verdict,
-            signatures: Vec::new(),
-        };
-        let Some(policy) = &self.options.policy else {
-            return Ok(unsigned(Verdict::Unchecked {}));
-        };
-        let rules = policy.rules(&Origin::Docker, self.reference);
         let subject = Subject {
             image: self.reference,
             manifest,
             index,
         };
-        if !rules.need_signatures() {
-            return Ok(unsigned(rules.judge(subject, &Found::default())?));
-        }
+        let rules = self.options.policy.as_ref();
+        let rules = rules.map(|policy| policy.rules(&Origin::Docker, self.reference));
+        let judge = |found: &Found<'_>| match &rules {
+            Some(rules) => rules.judge(subject, found),
+            None => Ok(Verdict::Unchecked {}),
+        };
         let mut search = Search {
             pull: self,
             images: Vec::new(),
             problems: Vec::new(),
         };
-        // Tags first: nearly all signatures are found by them.
+        let must_be_signed = rules.as_ref().is_some_and(Rules::need_signatures);
+        if !must_be_signed && !self.options.signatures {
+            let verdict = judge(&Found::default())?;
+            return search.keep(verdict).await;
+        }
+        // Tags first: one request finds the signatures of years.
         for step in [Step::Tag, Step::Referrers] {
             for digest in subject.digests() {
                 let before = search.images.len();
@@ -47,14 +46,16 @@ impl Pull<'_> {
                     Step::Tag => search.tagged(&digest).await?,
                     Step::Referrers => search.referrers(&digest).await?,
                 }
-                if search.images.len() > before
-                    && let Ok(verdict) = rules.judge(subject, &search.found())
+                if !self.options.signatures
+                    && search.images.len() > before
+                    && let Ok(verdict) = judge(&search.found())
                 {
                     return search.keep(verdict).await;
                 }
             }
         }
-        Ok(unsigned(rules.judge(subject, &search.found())?))
+        let verdict = judge(&search.found())?;
+        search.keep(verdict).await
     }
 }
 
@@ -89,14 +90,9 @@ impl Search<'_> {
 
     /// Those that refer to the image.
     async fn referrers(&mut self, digest: &Digest) -> Result<(), PullError> {
-        let mut referrers = Vec::new();
-        for page in self.pull.repository.referrers(digest).await? {
-            match signature_referrers(&page) {
-                Ok(found) => referrers.extend(found),
-                Err(problem) => self.problems.push(problem),
-            }
-        }
-        for referrer in referrers.into_iter().take(SIGNATURE_IMAGES_MAX) {
+        let found = signature_referrers(&self.pull.repository.referrers(digest).await?);
+        self.problems.extend(found.problems);
+        for referrer in found.digests {
             let Some(manifest) = self.manifest(&format!("manifests/{referrer}")).await? else {
                 continue;
             };
@@ -135,12 +131,7 @@ impl Search<'_> {
         }
         let mut contents = Vec::new();
         for part in &parts {
-            let path = format!("blobs/{}", part.digest);
-            let repository = &self.pull.repository;
-            let content = repository
-                .beside(&path, "*/*", "a signature", part.max_bytes)
-                .await?;
-            match content.filter(|content| part.digest.matches(content)) {
+            match self.content(part).await? {
                 Some(content) => contents.push(content),
                 None => {
                     let problem = format!("{name}: {} is not there, or another", part.digest);
@@ -152,6 +143,18 @@ impl Search<'_> {
         self.images
             .push(SignatureImage::new(manifest, &parts, contents));
         Ok(())
+    }
+
+    async fn content(&self, part: &Part) -> Result<Option<Vec<u8>>, PullError> {
+        if let Some(content) = part.known() {
+            return Ok(Some(content));
+        }
+        let path = format!("blobs/{}", part.digest);
+        let repository = &self.pull.repository;
+        let content = repository
+            .beside(&path, "*/*", "a signature", part.max_bytes)
+            .await?;
+        Ok(content.filter(|content| part.digest.matches(content)))
     }
 
     /// Writes what was found into the store, so that the image can be judged again offline.

@@ -13,9 +13,10 @@
 //! A layer that is here only unpacked, and that the registry does not have, is fetched from where the image came from:
 //! compressed again it would have another digest.
 //!
-//! Deliberately absent: signatures, which are pushed with `cosign` or `skopeo`.
+//! The signatures that came with an image go along, after it: see `signatures`.
 
 mod plan;
+mod signatures;
 mod upload;
 
 use std::fmt;
@@ -54,6 +55,8 @@ pub struct PushOptions {
     pub docker_config: Option<PathBuf>,
     /// Which registries are spoken to how.
     pub registries: RegistriesConfig,
+    /// Leave the signatures of the image here.
+    pub remove_signatures: bool,
     /// Told how the push goes on. Called often, from several threads: it should return at once.
     pub progress: Option<Arc<dyn Fn(PushProgress) + Send + Sync>>,
 }
@@ -64,6 +67,7 @@ impl fmt::Debug for PushOptions {
             .field("credentials", &self.credentials.is_some())
             .field("keyring", &self.keyring)
             .field("registries", &self.registries)
+            .field("remove_signatures", &self.remove_signatures)
             .finish_non_exhaustive()
     }
 }
@@ -116,6 +120,10 @@ pub struct Pushed {
     pub platforms: usize,
     /// Platforms that the image's index names, and that were left out because they are not here.
     pub left_out: usize,
+    /// Signatures that are beside it there: artifacts, each of one or more.
+    pub signatures: usize,
+    /// Signatures that are here and were left out, because they are of something else than what was pushed.
+    pub signatures_left_out: usize,
 }
 
 /// An image that cannot be pushed.
@@ -160,6 +168,23 @@ pub enum PushError {
         #[source]
         source: Box<PullError>,
     },
+    /// The image is there, and its signatures are not.
+    #[error("{target} is in its registry now, but its signatures are not")]
+    Signatures {
+        /// The image.
+        target: Box<Reference>,
+        /// Why not.
+        #[source]
+        source: Box<PushError>,
+    },
+    /// What lies where signatures should go cannot be added to.
+    #[error("the tag `{tag}` is of something else than signatures: {reason}")]
+    OtherTag {
+        /// The tag beside the image.
+        tag: String,
+        /// What is wrong with what is there.
+        reason: String,
+    },
     /// A blob of the store cannot be read.
     #[error("cannot read the blob {blob}")]
     Read {
@@ -179,6 +204,7 @@ impl PushError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Registry(error) => error.is_transient(),
+            Self::Signatures { source, .. } => source.is_transient(),
             Self::Cancelled => true,
             _ => false,
         }
@@ -239,10 +265,16 @@ impl ImageStore {
                 Ok(()) => break,
             }
         }
+        let signatures = match options.remove_signatures {
+            true => 0,
+            false => plan.signatures.len(),
+        };
         Ok(Pushed {
             reference: target.with_digest(plan.digest),
             platforms: plan.platforms,
             left_out: plan.left_out,
+            signatures,
+            signatures_left_out: plan.signatures_left_out,
         })
     }
 }
@@ -292,7 +324,16 @@ impl Push<'_> {
             Some(tag) => tag.to_owned(),
             None => last.digest.to_string(),
         };
-        self.document(last, &name).await
+        self.document(last, &name).await?;
+        if self.options.remove_signatures {
+            return Ok(());
+        }
+        // Other credentials are not tried for these: those that may push the image may push these, too.
+        let pushed = self.push_signatures().await;
+        pushed.map_err(|source| PushError::Signatures {
+            target: Box::new(self.target.clone()),
+            source: Box::new(source),
+        })
     }
 
     async fn blob(&self, blob: &Upload) -> Result<(), PushError> {
@@ -304,8 +345,12 @@ impl Push<'_> {
         Ok(())
     }
 
-    /// Puts a manifest or an index, under a tag or its digest.
-    async fn document(&self, document: &PlannedDocument, name: &str) -> Result<(), PushError> {
+    /// Puts a manifest or an index, under a tag or its digest. Gives the headers of the answer.
+    async fn document(
+        &self,
+        document: &PlannedDocument,
+        name: &str,
+    ) -> Result<HeaderMap, PushError> {
         let path = format!("manifests/{name}");
         let mut headers = HeaderMap::new();
         let media_type = HeaderValue::try_from(&document.media_type);
@@ -333,7 +378,7 @@ impl Push<'_> {
                 actual,
             }
             .into()),
-            _ => Ok(()),
+            _ => Ok(headers),
         }
     }
 
@@ -357,5 +402,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+#[cfg(test)]
+mod signature_tests;
 #[cfg(test)]
 mod tests;

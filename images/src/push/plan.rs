@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::PushError;
+use super::signatures::{self, PlannedSignatures};
 use crate::digest::Digest;
 use crate::image::LayerBlob;
 use crate::manifest::{self, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
@@ -26,6 +27,10 @@ pub(super) struct Plan {
     pub(super) platforms: usize,
     /// Platforms of the index that are not here.
     pub(super) left_out: usize,
+    /// Signatures of what is sent.
+    pub(super) signatures: Vec<PlannedSignatures>,
+    /// Signatures of something else than what is sent, such as the index of more platforms than are here.
+    pub(super) signatures_left_out: usize,
     /// Names of the image, whose repositories may have blobs that are not here: that which is pushed first.
     pub(super) names: Vec<Reference>,
 }
@@ -63,6 +68,21 @@ pub(super) fn plan(
     let not_here = || PushError::NotHere(Box::new(source.clone()));
     let record = store.find_record(source)?.ok_or_else(not_here)?;
     session.hold(&record.held(true))?;
+    let mut plan = plan_image(store, session, &record, (source, target))?;
+    // Damaged ones are those that `podling images verify` tells of; the image is sent without them.
+    let (images, _) = store.signatures(&record);
+    (plan.signatures, plan.signatures_left_out) = signatures::plan(images, &plan.documents);
+    Ok(plan)
+}
+
+/// Without the signatures.
+fn plan_image(
+    store: &ImageStore,
+    session: &Session,
+    record: &Record,
+    (source, target): (&Reference, &Reference),
+) -> Result<Plan, PushError> {
+    let not_here = || PushError::NotHere(Box::new(source.clone()));
     let image = store.resolve(source)?.ok_or_else(not_here)?;
     let unusable = |e| PushError::Manifest {
         reference: Box::new(source.clone()),
@@ -78,10 +98,10 @@ pub(super) fn plan(
             name.registry() == target.registry() && name.repository() != target.repository()
         })
         .map(|name| name.repository().to_owned());
-    if let Some(whole) = whole_index(store, session, &record)? {
+    if let Some(whole) = whole_index(store, session, record)? {
         return Ok(whole.plan(names, mount_from));
     }
-    let (parts, index, left_out) = match of_index(store, session, &record)? {
+    let (parts, index, left_out) = match of_index(store, session, record)? {
         Some(found) => found,
         None => {
             let json = store.read_blob(&record.manifest)?;
@@ -124,6 +144,8 @@ pub(super) fn plan(
         .map_or_else(|| record.manifest.clone(), |last| last.digest.clone());
     Ok(Plan {
         digest,
+        signatures: Vec::new(),
+        signatures_left_out: 0,
         documents,
         blobs,
         platforms,
@@ -154,6 +176,8 @@ impl Whole {
             blobs: self.blobs.into_iter().map(upload).collect(),
             platforms: self.platforms,
             left_out: 0,
+            signatures: Vec::new(),
+            signatures_left_out: 0,
             names,
         }
     }

@@ -13,17 +13,19 @@ use crate::{LoadOptions, PullOptions};
 
 /// A registry in memory, with the rules of the specification that matter here.
 #[derive(Default)]
-struct Shelf {
-    blobs: HashMap<String, Vec<u8>>,
-    uploads: HashMap<String, Vec<u8>>,
-    manifests: HashMap<String, (String, Vec<u8>)>,
-    log: Vec<String>,
+pub(super) struct Shelf {
+    pub(super) blobs: HashMap<String, Vec<u8>>,
+    pub(super) uploads: HashMap<String, Vec<u8>>,
+    pub(super) manifests: HashMap<String, (String, Vec<u8>)>,
+    pub(super) log: Vec<String>,
     /// As many PATCH requests are broken off after half of their bytes.
-    breaks: usize,
+    pub(super) breaks: usize,
     /// Uploads are forgotten when one breaks.
-    forgets: bool,
+    pub(super) forgets: bool,
     /// As many uploads are refused for now.
-    busy: usize,
+    pub(super) busy: usize,
+    /// What refers to something is listed by the registry itself.
+    pub(super) has_referrers: bool,
 }
 
 impl Shelf {
@@ -54,7 +56,12 @@ impl Shelf {
             let content = (media_type, asked.body.clone());
             self.manifests.insert(sha256(&asked.body), content.clone());
             self.manifests.insert(name.to_owned(), content);
-            return Reply::new(201, b"").header("Docker-Content-Digest", &sha256(&asked.body));
+            let reply = Reply::new(201, b"").header("Docker-Content-Digest", &sha256(&asked.body));
+            let document: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
+            return match document["subject"]["digest"].as_str() {
+                Some(subject) if self.has_referrers => reply.header("OCI-Subject", subject),
+                _ => reply,
+            };
         }
         match self.manifests.get(name) {
             Some((media_type, json)) => Reply::new(200, json).header("Content-Type", media_type),
@@ -117,14 +124,14 @@ fn accepted(status: u16, id: &str, bytes: usize) -> Reply {
         .header("Range", &format!("0-{}", bytes.saturating_sub(1)))
 }
 
-async fn start(shelf: Shelf) -> (String, Arc<Mutex<Shelf>>) {
+pub(super) async fn start(shelf: Shelf) -> (String, Arc<Mutex<Shelf>>) {
     let shelf = Arc::new(Mutex::new(shelf));
     let own = Arc::clone(&shelf);
     let registry = serve(move |asked| own.lock().unwrap().answer(asked)).await;
     (registry, shelf)
 }
 
-fn image() -> TestImage {
+pub(super) fn image() -> TestImage {
     // Xorshift: does not compress.
     let mut state = 88_172_645_463_325_252_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
@@ -141,15 +148,15 @@ fn image() -> TestImage {
     ])
 }
 
-struct Pusher {
-    dir: tempfile::TempDir,
-    store: ImageStore,
+pub(super) struct Pusher {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) store: ImageStore,
     options: PushOptions,
     events: Arc<Mutex<Vec<PushProgress>>>,
 }
 
 impl Pusher {
-    fn new(registry: &str, test: &TestImage) -> Self {
+    pub(super) fn new(registry: &str, test: &TestImage) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let layout = dir.path().join("layout");
         test.write_layout(&layout, "local.example/app:1");
@@ -183,7 +190,7 @@ impl Pusher {
         }
     }
 
-    async fn push(&self, target: &str) -> Result<Pushed, PushError> {
+    pub(super) async fn push(&self, target: &str) -> Result<Pushed, PushError> {
         let source = "local.example/app:1".parse().unwrap();
         let target = target.parse().unwrap();
         self.store.push(&source, &target, &self.options).await

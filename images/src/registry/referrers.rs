@@ -14,6 +14,8 @@ use crate::manifest::{MANIFEST_MAX_BYTES, OCI_INDEX};
 
 /// An image has a few signatures; more pages than this are a registry's mistake.
 const PAGES_MAX: usize = 32;
+/// All pages together: some ten thousand referrers.
+const PAGES_MAX_BYTES: usize = 2 * MANIFEST_MAX_BYTES as usize;
 /// What registries answer to an interface that they do not know, or for something that is not there.
 const ABSENT: [u16; 5] = [400, 404, 405, 406, 415];
 
@@ -98,7 +100,7 @@ impl Endpoint {
         let path = format!("referrers/{subject}");
         let mut url = self.url(&path);
         let what = "the list of referrers";
-        let mut pages = Vec::new();
+        let (mut pages, mut bytes) = (Vec::new(), 0);
         for _ in 0..PAGES_MAX {
             let page = self
                 .optional(url.clone(), &path, OCI_INDEX, what, MANIFEST_MAX_BYTES)
@@ -106,15 +108,32 @@ impl Endpoint {
             let Some((headers, page)) = page else {
                 return Ok(None);
             };
+            bytes += page.len();
             pages.push(page);
+            if bytes > PAGES_MAX_BYTES {
+                break;
+            }
             match next_page(&url, &headers) {
                 Some(next) => url = next,
                 None => return Ok(Some(pages)),
             }
         }
         Err(self.protocol(format!(
-            "{what} of {subject} has more than {PAGES_MAX} pages"
+            "{what} of {subject} has more than {PAGES_MAX} pages, or {PAGES_MAX_BYTES} bytes"
         )))
+    }
+
+    /// A manifest or an index that may be absent.
+    pub(crate) async fn manifest_if_any(
+        &self,
+        name: &str,
+        accept: &str,
+        max_bytes: u64,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        let path = format!("manifests/{name}");
+        let url = self.url(&path);
+        let found = self.optional(url, &path, accept, "the manifest", max_bytes);
+        Ok(found.await?.map(|(_, content)| content))
     }
 
     /// What may be absent.

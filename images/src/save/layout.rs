@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Archive, Chosen, SaveError, buffered, docker, media_type};
+use super::{Archive, Chosen, SaveError, buffered, docker};
 use crate::digest::{Digest, HashingReader};
-use crate::manifest::{INDEX_ANNOTATION, MANIFEST_MAX_BYTES, OCI_INDEX, OCI_MANIFEST};
+use crate::manifest::{INDEX_ANNOTATION, MANIFEST_MAX_BYTES, OCI_INDEX};
 use crate::store::{IMAGE_NAME, ImageStore, REF_NAME, disk};
-use crate::trust::{SIGNATURES_ANNOTATION, StoredSignatures};
+use crate::trust::{StoredSignatures, entry_of};
 
 const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -137,14 +137,8 @@ fn entries(store: &ImageStore, chosen: &[Chosen]) -> Result<Vec<Value>, SaveErro
             }));
         }
         for signatures in signatures(image) {
-            let (key, kind) = SIGNATURES_ANNOTATION;
             let manifest = store.read_blob(&signatures.manifest)?;
-            entries.push(json!({
-                "mediaType": media_type(&manifest, OCI_MANIFEST),
-                "digest": signatures.manifest.to_string(),
-                "size": manifest.len(),
-                "annotations": {key: kind},
-            }));
+            entries.push(entry_of(&signatures.manifest, &manifest));
         }
     }
     Ok(entries)

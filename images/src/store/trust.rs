@@ -52,7 +52,7 @@ impl ImageStore {
     }
 
     /// The signatures that came with an image; damaged ones are told as problems.
-    fn signatures(&self, record: &Record) -> (Vec<SignatureImage>, Vec<String>) {
+    pub(crate) fn signatures(&self, record: &Record) -> (Vec<SignatureImage>, Vec<String>) {
         let (mut images, mut problems) = (Vec::new(), Vec::new());
         for stored in record.trust.iter().flat_map(|trust| &trust.signatures) {
             match self.read_signatures(stored) {

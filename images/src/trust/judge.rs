@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::found::SignatureImage;
 use super::identity::Identity;
 use super::key::PublicKey;
-use super::payload::{self, Signature};
 use super::policy::{Policy, Requirement};
 use super::scope::Origin;
+use super::signature::{ClaimedName, Signature};
 use crate::digest::Digest;
 use crate::reference::Reference;
 
@@ -48,8 +48,9 @@ pub struct SignedBy {
     /// The key's file, where it came from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
-    /// The name that the signature is for.
-    pub identity: String,
+    /// The name that the signature is for; none of a bundle that names no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// The manifest or index that it is for.
     pub digest: Digest,
 }
@@ -191,8 +192,9 @@ impl Policy {
 }
 
 impl Rules {
-    /// Rules of a command: a signature by one of these keys, for the repository of the image.
-    pub(crate) fn of_keys(image: &Reference, keys: Vec<PublicKey>) -> Self {
+    /// Rules of a command: a signature by one of these keys, for the repository of the image, or, if that is accepted, for
+    /// no name at all.
+    pub(crate) fn of_keys(image: &Reference, keys: Vec<PublicKey>, accept_unnamed: bool) -> Self {
         Self {
             image: image.clone(),
             policy: PathBuf::new(),
@@ -200,6 +202,7 @@ impl Rules {
             requirements: vec![Requirement::Signed {
                 keys,
                 identity: Identity::MatchRepository,
+                accept_unnamed,
             }],
         }
     }
@@ -231,8 +234,18 @@ impl Rules {
         self.check_rejected()?;
         let mut signed_by = Vec::new();
         for requirement in &self.requirements {
-            if let Requirement::Signed { keys, identity } = requirement {
-                signed_by.push(self.find_signature(keys, identity, subject, found)?);
+            if let Requirement::Signed {
+                keys,
+                identity,
+                accept_unnamed,
+            } = requirement
+            {
+                let wanted = Wanted {
+                    keys,
+                    identity,
+                    accept_unnamed: *accept_unnamed,
+                };
+                signed_by.push(self.find_signature(wanted, subject, found)?);
             }
         }
         let scope = self.scope.clone();
@@ -258,14 +271,13 @@ impl Rules {
 
     fn find_signature(
         &self,
-        keys: &[PublicKey],
-        identity: &Identity,
+        wanted: Wanted<'_>,
         subject: Subject<'_>,
         found: &Found<'_>,
     ) -> Result<SignedBy, Distrust> {
         let mut reasons = Vec::new();
         for signature in &found.signatures {
-            match accept(signature, keys, identity, subject) {
+            match accept(signature, wanted, subject) {
                 Ok(signed_by) => return Ok(signed_by),
                 Err(reason) => reasons.push(reason),
             }
@@ -274,8 +286,10 @@ impl Rules {
         let digest = subject.manifest.clone();
         let asked = self.asked();
         if reasons.is_empty() {
-            let problems = found.problems.iter().map(|problem| format!("; {problem}"));
-            let problems = problems.collect();
+            let problems = match found.problems {
+                [] => String::new(),
+                problems => format!("; {}", summary(problems.to_vec())),
+            };
             return Err(Distrust::Unsigned {
                 image,
                 asked,
@@ -301,37 +315,62 @@ impl Rules {
     }
 }
 
+/// What a signature is held to.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    keys: &'a [PublicKey],
+    identity: &'a Identity,
+    accept_unnamed: bool,
+}
+
 /// One signature: first the key, then what it says.
 fn accept(
     signature: &Signature,
-    keys: &[PublicKey],
-    identity: &Identity,
+    wanted: Wanted<'_>,
     subject: Subject<'_>,
 ) -> Result<SignedBy, String> {
-    let bytes = signature.bytes().ok_or("it is not base64")?;
-    let signer = keys
-        .iter()
-        .find(|key| key.signed(&signature.payload, &bytes));
-    let key = signer.ok_or_else(|| match keys {
-        [key] => format!("it is not made with the key {key}"),
-        keys => format!("it is made with none of the {} keys", keys.len()),
-    })?;
-    let claim = payload::parse(&signature.payload)?;
-    if !subject.digests().contains(&claim.digest) {
-        return Err(format!("it is of another image, {}", claim.digest));
+    let (key, claims) = signature.verify(wanted.keys)?;
+    let digests = subject.digests();
+    let mut reason = None;
+    for claim in claims {
+        if !digests.contains(&claim.digest) {
+            reason.get_or_insert_with(|| format!("it is of another image, {}", claim.digest));
+            continue;
+        }
+        match check_name(claim.name.as_ref(), wanted, subject.image) {
+            Ok(()) => {
+                return Ok(SignedBy {
+                    key: key.fingerprint(),
+                    key_file: key.file().map(std::borrow::ToOwned::to_owned),
+                    identity: claim.name.map(|name| name.text),
+                    digest: claim.digest,
+                });
+            }
+            // Says more than that it is of other images, too.
+            Err(refused) => reason = Some(refused),
+        }
     }
-    if !identity.accepts(subject.image, &claim.identity) {
-        return Err(format!(
-            "it is for the name {}, which signedIdentity does not accept for {}",
-            claim.identity_text, subject.image
-        ));
+    Err(reason.unwrap_or_else(|| "it is of no image".to_owned()))
+}
+
+/// Whether a signature that is for this name may vouch for the image.
+fn check_name(
+    name: Option<&ClaimedName>,
+    wanted: Wanted<'_>,
+    image: &Reference,
+) -> Result<(), String> {
+    match name {
+        Some(name) if wanted.identity.accepts(image, &name.named) => Ok(()),
+        Some(name) => Err(format!(
+            "it is for the name {}, which signedIdentity does not accept for {image}",
+            name.text
+        )),
+        None if wanted.accept_unnamed => Ok(()),
+        None => Err(format!(
+            "bundle: its key is right, but it names no image, so that it may have been made for another than {image}; \
+             such count only with `acceptUnnamed`"
+        )),
     }
-    Ok(SignedBy {
-        key: key.fingerprint(),
-        key_file: key.file().map(std::borrow::ToOwned::to_owned),
-        identity: claim.identity_text,
-        digest: claim.digest,
-    })
 }
 
 /// Different reasons, each once, a few of them.

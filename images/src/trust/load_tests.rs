@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::test_keys::{Keys, SignatureImage, payload, signature_tag_of, signed_by};
+use super::test_keys::{
+    BUNDLE, Keys, SignatureImage, attestation, bundle_by, payload, signature_tag_of, signed_by,
+    statement,
+};
 use super::{Distrust, Policy, PublicKey, Verdict};
 use crate::load::{LoadError, LoadOptions};
 use crate::store::ImageStore;
@@ -85,6 +88,19 @@ impl Stick {
             require_signature: Some(vec![PublicKey::read(&self.key).unwrap()]),
             ..LoadOptions::default()
         }
+    }
+
+    /// With the key, and for bundles that name no image.
+    fn with_key_unnamed(&self) -> LoadOptions {
+        LoadOptions {
+            accept_unnamed: true,
+            ..self.with_key()
+        }
+    }
+
+    fn bundle(&self, key: &str) -> Vec<u8> {
+        let digest = sha256(&self.image.manifest);
+        self.keys.bundle(key, &statement(&digest))
     }
 
     fn assert_nothing_is_here(&self) {
@@ -267,4 +283,80 @@ fn a_name_given_to_a_signed_image_is_judged_as_such() {
     let rule = policy(&json!({"default": signed_by(&stick.key)})).unwrap();
     assert!(stick.store.judge(&old, &rule).is_ok());
     assert!(stick.store.judge(&new, &rule).is_err());
+}
+
+#[test]
+fn a_sigstore_bundle_may_lie_beside_the_archive() {
+    let stick = Stick::new();
+    stick.write(None);
+    let beside = stick.path("app.tar.sigstore.json");
+    let of_image = attestation(&sha256(&stick.image.manifest));
+    for (bundle, options, expected) in [
+        (stick.bundle("ours"), stick.with_key(), "acceptUnnamed"),
+        (
+            stick.bundle("theirs"),
+            stick.with_key_unnamed(),
+            "not made with the key",
+        ),
+        (
+            stick.keys.bundle("ours", &of_image),
+            stick.with_key_unnamed(),
+            "not a signature",
+        ),
+        (vec![b' '; 1 << 20], stick.with_key_unnamed(), "larger than"),
+    ] {
+        std::fs::write(&beside, bundle).unwrap();
+        let error = stick.load("app.tar", &options).unwrap_err();
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
+        stick.assert_nothing_is_here();
+    }
+    std::fs::write(&beside, stick.bundle("ours")).unwrap();
+    stick.load("app.tar", &stick.with_key_unnamed()).unwrap();
+    assert_eq!(stick.store.verify().unwrap(), []);
+    let rule = policy(&json!({"default": bundle_by(&stick.key)})).unwrap();
+    let judged = stick.store.judge(&NAME.parse().unwrap(), &rule);
+    assert!(judged.unwrap().is_some());
+}
+
+/// As ORAS copies an image with all that refers to it, and as registries without the referrers API list it.
+#[test]
+fn a_sigstore_bundle_in_a_layout_counts() {
+    for by_list in [false, true] {
+        let stick = Stick::new();
+        stick.write(None);
+        let layout = stick.path("layout");
+        let signed = SignatureImage::of_bundle(stick.bundle("ours"), &stick.image.manifest);
+        let of_image = attestation(&sha256(&stick.image.manifest));
+        let attested = stick.keys.bundle("ours", &of_image);
+        let attested = SignatureImage::of_bundle(attested, &stick.image.manifest);
+        let mut image = descriptor(MANIFEST, &stick.image.manifest);
+        image["annotations"] = json!({REF_NAME: NAME});
+        let mut materials = descriptor(MANIFEST, b"a bill of materials");
+        materials["artifactType"] = json!("application/spdx+json");
+        let referrers = vec![
+            attested.referrer(BUNDLE),
+            signed.referrer(BUNDLE),
+            materials,
+        ];
+        for blob in signed.blobs().chain(attested.blobs()) {
+            write_blob(&layout, blob);
+        }
+        let mut entries = vec![image];
+        if by_list {
+            let list = json!({"schemaVersion": 2, "manifests": referrers}).to_string();
+            write_blob(&layout, list.as_bytes());
+            let mut entry = descriptor("application/vnd.oci.image.index.v1+json", list.as_bytes());
+            let tag = signature_tag_of(&stick.image.manifest).replace(".sig", "");
+            entry["annotations"] = json!({REF_NAME: tag});
+            entries.push(entry);
+        } else {
+            entries.extend(referrers);
+        }
+        write_index(&layout, entries);
+        let verdict = stick.load("layout", &stick.with_key_unnamed()).unwrap();
+        assert!(matches!(verdict, Verdict::Signed { .. }), "{verdict:?}");
+        let error = stick.load("layout", &stick.with_key()).unwrap_err();
+        assert!(error.to_string().contains("not a signature"), "{error}");
+        assert!(error.to_string().contains("acceptUnnamed"), "{error}");
+    }
 }

@@ -13,26 +13,25 @@ use base64::Engine;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::identity::Named;
-use crate::digest::Digest;
+use super::signature::{Claim, ClaimedName};
 
 /// The largest payload: one has some 300 bytes, and room for annotations of the signer's.
 pub(super) const PAYLOAD_MAX_BYTES: u64 = 64 << 10;
 /// The largest signature: that of RSA with 8192 bits has 1024 bytes.
-const SIGNATURE_MAX_BYTES: usize = 4096;
+pub(super) const SIGNATURE_MAX_BYTES: usize = 4096;
 /// What a payload must be of.
 const PAYLOAD_TYPE: &str = "cosign container image signature";
 
 /// One signature as it was found: nothing of it is to be believed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Signature {
+pub(crate) struct SignedPayload {
     /// What was signed.
     pub(crate) payload: Vec<u8>,
     /// The signature, base64.
     pub(crate) base64: String,
 }
 
-impl Signature {
+impl SignedPayload {
     /// The signature's bytes; none if they are no base64, or too many to be a signature.
     pub(super) fn bytes(&self) -> Option<Vec<u8>> {
         if self.base64.len() > SIGNATURE_MAX_BYTES {
@@ -42,17 +41,6 @@ impl Signature {
         let engine = base64::engine::general_purpose::STANDARD;
         engine.decode(text).ok()
     }
-}
-
-/// What a signature vouches for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claim {
-    /// The name of the image.
-    pub(super) identity: Named,
-    /// The same, as it is written.
-    pub(super) identity_text: String,
-    /// The manifest or index.
-    pub(super) digest: Digest,
 }
 
 #[derive(Deserialize)]
@@ -103,14 +91,12 @@ pub(super) fn parse(payload: &[u8]) -> Result<Claim, String> {
             critical.kind.chars().take(100).collect::<String>()
         ));
     }
-    let identity_text = critical.identity.docker_reference;
-    let identity =
-        Named::parse(&identity_text).map_err(|e| format!("its payload names no image: {e}"))?;
+    let name = ClaimedName::parse(critical.identity.docker_reference)
+        .map_err(|e| format!("its payload names no image: {e}"))?;
     let digest = critical.image.docker_manifest_digest.parse();
     let digest = digest.map_err(|e| format!("its payload names no manifest: {e}"))?;
     Ok(Claim {
-        identity,
-        identity_text,
+        name: Some(name),
         digest,
     })
 }
@@ -120,6 +106,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::digest::Digest;
 
     fn payload() -> Value {
         json!({
@@ -136,7 +123,7 @@ mod tests {
     fn a_payload_of_cosign_or_skopeo_is_understood() {
         let claim = parse(payload().to_string().as_bytes()).unwrap();
         assert_eq!(claim.digest, Digest::sha256(b"x"));
-        assert_eq!(claim.identity_text, "h.example/app");
+        assert_eq!(claim.name.unwrap().text, "h.example/app");
         let mut of_cosign = payload();
         of_cosign["optional"] = Value::Null;
         assert!(parse(of_cosign.to_string().as_bytes()).is_ok());
@@ -207,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_no_base64_is_no_signature() {
         let bytes = |text: &str| {
-            let signature = Signature {
+            let signature = SignedPayload {
                 payload: Vec::new(),
                 base64: text.to_owned(),
             };

@@ -2,15 +2,14 @@
 //! makes the whole file unusable.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::identity::{Identity, Named};
 use super::key::{KeyError, PublicKey};
+use super::once::Once;
 use super::{read_bounded, scope};
 
 /// The largest policy; one of a thousand repositories has some 200 KiB.
@@ -38,6 +37,8 @@ pub(super) enum Requirement {
     Signed {
         keys: Vec<PublicKey>,
         identity: Identity,
+        /// Whether a signature counts that is for no name at all.
+        accept_unnamed: bool,
     },
 }
 
@@ -116,6 +117,7 @@ struct RawSigned {
     key_data: Option<String>,
     key_datas: Option<Vec<String>>,
     signed_identity: Option<RawIdentity>,
+    accept_unnamed: Option<bool>,
     rekor_public_key_path: Option<IgnoredAny>,
     rekor_public_key_paths: Option<IgnoredAny>,
     rekor_public_key_data: Option<IgnoredAny>,
@@ -152,41 +154,6 @@ struct RawExactRepository {
 struct RawRemap {
     prefix: String,
     signed_prefix: String,
-}
-
-/// A map that has each key once; serde's own takes the last.
-struct Once<T>(BTreeMap<String, T>);
-
-impl<T> Default for Once<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Once<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
-            type Value = Once<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Once<T>, A::Error> {
-                let mut once = BTreeMap::new();
-                while let Some((key, value)) = entries.next_entry::<String, T>()? {
-                    if once.contains_key(&key) {
-                        let twice = format!("duplicate field `{key}`");
-                        return Err(serde::de::Error::custom(twice));
-                    }
-                    once.insert(key, value);
-                }
-                Ok(Once(once))
-            }
-        }
-        deserializer.deserialize_map(Entries(PhantomData))
-    }
 }
 
 impl Policy {
@@ -333,7 +300,11 @@ impl Reader<'_> {
             }
         };
         match keys.len() {
-            1..=KEYS_MAX => Ok(Requirement::Signed { keys, identity }),
+            1..=KEYS_MAX => Ok(Requirement::Signed {
+                keys,
+                identity,
+                accept_unnamed: raw.accept_unnamed.unwrap_or(false),
+            }),
             n => Err(self.value(
                 at,
                 format!("there are {n} keys; 1 to {KEYS_MAX} are supported"),

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use super::test_archive::{descriptor, sha256};
 
+/// The media type of a sigstore bundle.
+pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+
 /// Keys in a directory.
 pub struct Keys {
     dir: tempfile::TempDir,
@@ -72,6 +75,47 @@ impl Keys {
         let payload = payload(identity, digest);
         SignatureImage::new(vec![(payload.clone(), self.sign(key, &payload))])
     }
+
+    /// A sigstore bundle of a statement, as cosign 3 makes it.
+    pub fn bundle(&self, key: &str, statement: &Value) -> Vec<u8> {
+        self.bundle_with(key, statement, &["-sha256"])
+    }
+
+    /// With another hash, or none for Ed25519.
+    pub fn bundle_with(&self, key: &str, statement: &Value, hash: &[&str]) -> Vec<u8> {
+        let (kind, payload) = ("application/vnd.in-toto+json", statement.to_string());
+        let message = format!("DSSEv1 {} {kind} {} {payload}", kind.len(), payload.len());
+        let engine = base64::engine::general_purpose::STANDARD;
+        json!({
+            "mediaType": BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": ""}, "tlogEntries": []},
+            "dsseEnvelope": {
+                "payload": engine.encode(&payload),
+                "payloadType": kind,
+                "signatures": [{"sig": self.sign_with(key, message.as_bytes(), hash)}],
+            },
+        })
+        .to_string()
+        .into_bytes()
+    }
+}
+
+/// What `cosign sign` states of an image, and nothing more.
+pub fn statement(digest: &str) -> Value {
+    let (algorithm, hex) = digest.split_once(':').unwrap();
+    json!({
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"digest": {algorithm: hex}, "annotations": {}}],
+        "predicateType": "https://sigstore.dev/cosign/sign/v1",
+        "predicate": {},
+    })
+}
+
+/// What is no signature, of the same image.
+pub fn attestation(digest: &str) -> Value {
+    let mut statement = statement(digest);
+    statement["predicateType"] = json!("https://slsa.dev/provenance/v1");
+    statement
 }
 
 fn openssl(arguments: &[&str]) -> Vec<u8> {
@@ -130,6 +174,32 @@ impl SignatureImage {
         }
     }
 
+    /// Of a sigstore bundle that refers to an image, as cosign 3 pushes it.
+    pub fn of_bundle(bundle: Vec<u8>, subject: &[u8]) -> Self {
+        let config = b"{}".to_vec();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "artifactType": BUNDLE,
+            "config": descriptor("application/vnd.oci.empty.v1+json", &config),
+            "layers": [descriptor(BUNDLE, &bundle)],
+            "subject": descriptor("application/vnd.oci.image.manifest.v1+json", subject),
+        });
+        Self {
+            manifest: manifest.to_string().into_bytes(),
+            config,
+            payloads: vec![bundle],
+        }
+    }
+
+    /// Its entry in a list of referrers.
+    pub fn referrer(&self, artifact_type: &str) -> Value {
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let mut entry = descriptor(kind, &self.manifest);
+        entry["artifactType"] = json!(artifact_type);
+        entry
+    }
+
     pub fn blobs(&self) -> impl Iterator<Item = &Vec<u8>> {
         [&self.manifest, &self.config]
             .into_iter()
@@ -154,4 +224,11 @@ pub fn signed_by(key: &Path) -> Value {
         "keyPath": key,
         "signedIdentity": {"type": "matchRepository"},
     }])
+}
+
+/// The same, for bundles that name no image.
+pub fn bundle_by(key: &Path) -> Value {
+    let mut requirements = signed_by(key);
+    requirements[0]["acceptUnnamed"] = json!(true);
+    requirements
 }

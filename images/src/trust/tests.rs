@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::payload::SignedPayload;
 use super::test_keys::{self, Keys, signed_by};
 use super::*;
 use crate::digest::Digest;
@@ -12,10 +13,10 @@ use crate::reference::Reference;
 const FILE: &str = "/etc/podling/policy.json";
 
 fn sign(keys: &Keys, key: &str, payload: &[u8]) -> Signature {
-    Signature {
+    Signature::Payload(SignedPayload {
         payload: payload.to_vec(),
         base64: keys.sign(key, payload),
-    }
+    })
 }
 
 fn manifest() -> Digest {
@@ -68,10 +69,11 @@ fn each_kind_of_key_that_cosign_uses_verifies() {
     ] {
         let path = keys.make(name, arguments);
         let key = PublicKey::read(&path).unwrap();
-        let signature = Signature {
+        let signed = SignedPayload {
             payload: payload.clone(),
             base64: keys.sign_with(name, &payload, hash),
         };
+        let signature = Signature::Payload(signed.clone());
         let policy = policy(&json!({"default": signed_by(&path)})).unwrap();
         let verdict =
             verdict(&policy, "h.example/app:1", std::slice::from_ref(&signature)).unwrap();
@@ -81,8 +83,9 @@ fn each_kind_of_key_that_cosign_uses_verifies() {
         assert_eq!(scope, "default");
         assert_eq!(signed_by[0].key, key.fingerprint());
         assert_eq!(signed_by[0].digest, manifest());
-        let mut forged = signature;
+        let mut forged = signed;
         *forged.payload.last_mut().unwrap() = b' ';
+        let forged = Signature::Payload(forged);
         let refused = self::verdict(&policy, "h.example/app:1", &[forged]).unwrap_err();
         assert!(
             refused.to_string().contains("not made with the key"),
@@ -217,10 +220,13 @@ fn a_signature_of_another_image_or_name_does_not_count() {
     let right = payload("h.example/app", &manifest());
     let other_image = payload("h.example/app", &Digest::sha256(b"another"));
     let other_name = payload("h.example/other", &manifest());
-    let mut no_base64 = sign(&keys, "ours", &right);
-    no_base64.base64 = "%%%".to_owned();
-    let mut empty = sign(&keys, "ours", &right);
-    empty.base64.clear();
+    let with = |base64: &str| {
+        Signature::Payload(SignedPayload {
+            payload: right.clone(),
+            base64: base64.to_owned(),
+        })
+    };
+    let (no_base64, empty) = (with("%%%"), with(""));
     for (signature, expected) in [
         (sign(&keys, "theirs", &right), "not made with the key"),
         (sign(&keys, "ours", &other_image), "another image"),

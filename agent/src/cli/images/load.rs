@@ -18,12 +18,15 @@ Examples:
   podling images load --name localhost/app:dev ./layout      an OCI layout directory, named here
   podling images load /media/stick/*.tar.zst                 all from a stick, compressed or not
   podling images load --require-signature --key cosign.pub /media/stick/app.tar
+  podling images load --require-signature --key cosign.pub --accept-unnamed app.tar    of cosign 3
 
 The format is told by the content. Each blob and layer is compared with its digest before it is
 used, and no image of a file is there before all of them are whole. What is here already is not
-unpacked again. Signatures are looked for in the layout (`cosign save`, `podling images save`, or
-the tag sha256-….sig) and beside PATH (PATH.sig and PATH.payload); an image without the one that is
-asked for is not unpacked.")]
+unpacked again.
+
+Signatures are looked for in the layout (`cosign save`, `podling images save`, `oras copy -r`, or
+the tag sha256-….sig) and beside PATH (PATH.sigstore.json, or PATH.sig and PATH.payload). An image
+without the one that is asked for is not unpacked.")]
 pub struct LoadArgs {
     /// A directory or a tar file, perhaps compressed; - reads from standard input
     #[arg(value_name = "PATH", required = true)]

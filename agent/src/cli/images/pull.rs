@@ -32,6 +32,7 @@ Examples:
   podling images pull --platform linux/arm64 nginx:1.27
   podling images pull --auth-file /root/auth.json registry.example/private/app
   podling images pull --json nginx:1.27 | jq -r '.[].digest'
+  podling images pull --signatures registry.example/team/app:v3      to push or save it with them
 
 How registries are spoken to is in the configuration file, for this command as for the agent:
   registries:
@@ -53,6 +54,9 @@ pub struct PullArgs {
     /// Another platform than this machine's, such as linux/arm64 or linux/arm/v7
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
+    /// Bring all signatures that lie beside the images, whatever the signature policy asks for
+    #[arg(long)]
+    pub signatures: bool,
     /// A Docker configuration file with credentials [default: ~/.docker/config.json]
     #[arg(long, value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
@@ -116,7 +120,11 @@ async fn pull_all(
             && !args.json
         {
             let size = super::size(image.size_bytes);
-            shown.above(|| println!("pulled {reference} ({size}, {})", image.digest));
+            let signatures = match args.signatures {
+                true => format!(", signatures: {}", super::trust::count(image)),
+                false => String::new(),
+            };
+            shown.above(|| println!("pulled {reference} ({size}, {}{signatures})", image.digest));
         }
         pulled
     });
@@ -139,6 +147,7 @@ fn options(args: &PullArgs, config: Option<&Path>) -> Result<PullOptions, Comman
     let config = agent::load(config)?;
     Ok(PullOptions {
         policy: super::trust::policy(&config)?,
+        signatures: args.signatures,
         docker_config: args.auth_file.clone(),
         registries: registries::settings(&config),
         platform: platform.or(config.platform()),

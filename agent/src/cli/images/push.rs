@@ -21,12 +21,17 @@ Examples:
   podling images push registry.example/team/app:v3
   podling images push nginx:1.27 --to registry.example/mirror/nginx:1.27      under another name
   podling images push --json registry.example/team/app:v3 | jq -r '.[].reference'
+  podling images push --all-platforms nginx:1.27 --to mirror.example/nginx:1.27
 
 Of an image for several platforms the one that is here is sent; with --all-platforms all are, with
 the index itself: what is not here is fetched from the image's registry.
 
-All is sent as it came, so the digests stay the same. What the registry has is not sent again, and a push that
-broke goes on where it stopped. How registries are spoken to, and credentials, are as with `podling images pull`.
+Signatures that are here with the image go along: those that the signature policy asked for, or all
+after `podling images pull --signatures`. Other signatures of the image stay where it goes.
+
+All is sent as it came, so the digests stay the same. What the registry has is not sent again, and
+a push that broke goes on where it stopped. How registries are spoken to, and credentials, are as
+with `podling images pull`.
 
 Exit status: 0 all are there, 1 some are not, 130 interrupted.")]
 pub struct PushArgs {
@@ -42,10 +47,13 @@ pub struct PushArgs {
     /// A Docker configuration file with credentials [default: ~/.docker/config.json]
     #[arg(long, value_name = "FILE")]
     pub auth_file: Option<PathBuf>,
+    /// Do not send the signatures of the images
+    #[arg(long)]
+    pub remove_signatures: bool,
     /// Print only errors
     #[arg(short, long)]
     pub quiet: bool,
-    /// Print what was pushed as a JSON array of reference, with the digest, and platforms
+    /// Print what was pushed as a JSON array of reference, with the digest, platforms and signatures
     #[arg(long)]
     pub json: bool,
 }
@@ -83,9 +91,13 @@ pub(super) fn push(
     shown.end();
     let (pushed, errors) = progress::tell_apart(pushed?);
     if args.json {
-        let views = pushed
-            .iter()
-            .map(|pushed| json!({"reference": pushed.reference, "platforms": pushed.platforms}));
+        let views = pushed.iter().map(|pushed| {
+            json!({
+                "reference": pushed.reference,
+                "platforms": pushed.platforms,
+                "signatures": pushed.signatures,
+            })
+        });
         super::print_json(&views.collect::<Vec<_>>())?;
     } else if !args.quiet {
         pushed.iter().for_each(tell);
@@ -94,11 +106,20 @@ pub(super) fn push(
 }
 
 fn tell(pushed: &Pushed) {
-    println!("pushed {}", pushed.reference);
+    match pushed.signatures {
+        0 => println!("pushed {}", pushed.reference),
+        n => println!("pushed {}, signatures: {n}", pushed.reference),
+    }
     if pushed.left_out > 0 {
         eprintln!(
             "its images for {} other platforms are not here, and were left out: --all-platforms fetches them",
             pushed.left_out
+        );
+    }
+    if pushed.signatures_left_out > 0 {
+        eprintln!(
+            "signatures that are of something else, such as the whole index (--all-platforms), were left out: {}",
+            pushed.signatures_left_out
         );
     }
 }
@@ -114,6 +135,7 @@ fn options(args: &PushArgs, config: Option<&Path>) -> Result<PushOptions, Comman
     Ok(PushOptions {
         docker_config: args.auth_file.clone(),
         registries: registries::settings(&config),
+        remove_signatures: args.remove_signatures,
         ..PushOptions::default()
     })
 }
@@ -180,6 +202,9 @@ fn explain(source: &Reference, target: &Reference, error: PushError) -> CommandE
     let remedy = match &error {
         PushError::NotHere(_) => return super::missing(source),
         PushError::Registry(error) => registries::remedy_of(error),
+        PushError::Signatures { .. } => {
+            Some("push again, or with --remove-signatures if they are not needed there".to_owned())
+        }
         _ => None,
     };
     let failed = CommandError::new(format!("cannot push {target}")).because(error);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use podling_images::trust::{Trust, Verdict};
-use podling_images::{LoadError, LoadOptions, Policy, PublicKey};
+use podling_images::{Image, LoadError, LoadOptions, Policy, PublicKey};
 use serde_json::{Value, json};
 
 use super::super::{CommandError, agent};
@@ -20,6 +20,10 @@ pub struct SignatureArgs {
     /// A public key (PEM, such as cosign.pub) that the signature may be made with; may be given several times
     #[arg(long, value_name = "FILE", requires = "require_signature")]
     pub key: Vec<PathBuf>,
+    /// Of the signatures by --key, take a bundle that names no image, as cosign 3 makes it: the name in the file is then
+    /// not vouched for
+    #[arg(long, requires = "key")]
+    pub accept_unnamed: bool,
 }
 
 impl SignatureArgs {
@@ -34,6 +38,7 @@ impl SignatureArgs {
         Ok(LoadOptions {
             policy: policy(&config)?,
             require_signature: self.require_signature.then_some(keys),
+            accept_unnamed: self.accept_unnamed,
             ..LoadOptions::default()
         })
     }
@@ -53,6 +58,14 @@ pub(super) fn remedy(error: &LoadError) -> Option<String> {
         LoadError::Distrust(distrust) => Some(trust::remedy(distrust)),
         _ => None,
     }
+}
+
+/// How many artifacts with signatures of the image are here.
+pub(super) fn count(image: &Image) -> usize {
+    image
+        .trust
+        .as_ref()
+        .map_or(0, |trust| trust.signatures.len())
 }
 
 /// Where an image came from and why it was allowed, as JSON.

@@ -1,0 +1,94 @@
+//! Pushes of signatures. The real registry is tried in `tests/signatures.rs`.
+
+use super::tests::{Pusher, Shelf, image, start};
+use crate::LoadOptions;
+use crate::test_archive::sha256;
+use crate::trust::test_keys::{BUNDLE, Keys, statement};
+
+/// Pushes an image that came with a bundle beside its file, to a registry with the referrers API or without.
+#[tokio::test]
+async fn a_bundle_from_beside_a_file_refers_to_the_image_where_it_is_pushed() {
+    let test = image();
+    let bundle = Keys::new();
+    bundle.p256("ours");
+    let digest = sha256(&test.manifest);
+    let bundle = bundle.bundle("ours", &statement(&digest));
+    for has_referrers in [true, false] {
+        let (registry, shelf) = start(Shelf {
+            has_referrers,
+            ..Shelf::default()
+        })
+        .await;
+        let pusher = Pusher::new(&registry, &test);
+        std::fs::write(pusher.dir.path().join("layout.sigstore.json"), &bundle).unwrap();
+        let layout = pusher.dir.path().join("layout");
+        pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+        let target = format!("{registry}/team/app:new");
+        // The second push adds nothing.
+        for _ in 0..2 {
+            let pushed = pusher.push(&target).await.unwrap();
+            assert_eq!((pushed.signatures, pushed.signatures_left_out), (1, 0));
+        }
+        let shelf = shelf.lock().unwrap();
+        assert!(shelf.blobs.contains_key(&sha256(&bundle)));
+        let documents = shelf.manifests.values().map(|(_, json)| {
+            let document: serde_json::Value = serde_json::from_slice(json).unwrap();
+            document
+        });
+        let referring = |document: &serde_json::Value| document["subject"]["digest"] == digest;
+        assert!(documents.clone().any(|document| referring(&document)));
+        let list = shelf.manifests.get(&digest.replace(':', "-"));
+        assert_eq!(list.is_none(), has_referrers);
+        if let Some((_, list)) = list {
+            let list: serde_json::Value = serde_json::from_slice(list).unwrap();
+            assert_eq!(list["manifests"].as_array().unwrap().len(), 1);
+            assert_eq!(list["manifests"][0]["artifactType"], BUNDLE);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_list_of_referrers_is_not_written_over() {
+    let test = image();
+    let keys = Keys::new();
+    keys.p256("ours");
+    let digest = sha256(&test.manifest);
+    let (registry, shelf) = start(Shelf::default()).await;
+    let pusher = Pusher::new(&registry, &test);
+    let layout = pusher.dir.path().join("layout");
+    let bundle = keys.bundle("ours", &statement(&digest));
+    std::fs::write(pusher.dir.path().join("layout.sigstore.json"), bundle).unwrap();
+    pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+    let (tag, other) = (digest.replace(':', "-"), (String::new(), b"{}".to_vec()));
+    shelf.lock().unwrap().manifests.insert(tag.clone(), other);
+    let target = format!("{registry}/team/app:new");
+    let error = pusher.push(&target).await.unwrap_err();
+    assert!(
+        error.to_string().contains("its signatures are not"),
+        "{error}"
+    );
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        source.contains(&tag) && source.contains("no index"),
+        "{source}"
+    );
+    assert_eq!(shelf.lock().unwrap().manifests[&tag].1, b"{}");
+}
+
+#[tokio::test]
+async fn signatures_of_something_else_are_left_out() {
+    let test = image();
+    let keys = Keys::new();
+    keys.p256("ours");
+    let (registry, shelf) = start(Shelf::default()).await;
+    let pusher = Pusher::new(&registry, &test);
+    let layout = pusher.dir.path().join("layout");
+    let bundle = keys.bundle("ours", &statement(&sha256(b"the index of all platforms")));
+    std::fs::write(pusher.dir.path().join("layout.sigstore.json"), bundle).unwrap();
+    pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+    let target = format!("{registry}/team/app:new");
+    let pushed = pusher.push(&target).await.unwrap();
+    assert_eq!((pushed.signatures, pushed.signatures_left_out), (0, 1));
+    // The image's manifest, by its tag and its digest.
+    assert_eq!(shelf.lock().unwrap().manifests.len(), 2);
+}
