@@ -303,6 +303,12 @@ fn a_joiner_moves_its_thread() {
         return;
     }
     assert!(scratch.cgroup.clone_target().unwrap().is_none());
+    if let Layout::V1 { hierarchies } = &scratch.layout
+        && hierarchies.iter().any(|hierarchy| hierarchy.is_v2())
+    {
+        // So it would in systemd's v2 hierarchy beside those of version 1.
+        return;
+    }
     let expected = scratch.cgroup.path().to_string_lossy().into_owned();
     std::thread::spawn(move || {
         joiner.join().unwrap();

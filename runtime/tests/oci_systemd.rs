@@ -22,6 +22,15 @@ fn no_systemd() -> bool {
     none
 }
 
+/// True where each controller has a hierarchy of its own.
+fn is_v1() -> bool {
+    let v1 = Path::new("/sys/fs/cgroup/memory").exists();
+    if v1 {
+        eprintln!("cgroup version 1");
+    }
+    v1
+}
+
 /// A container in the slice, whose script runs until it is killed.
 fn bundle() -> Bundle {
     let mut bundle = Bundle::sh("touch /tmp/up; while true; do sleep 1000; done");
@@ -55,7 +64,7 @@ fn control_file(bundle: &Bundle, name: &str) -> String {
 
 #[test]
 fn systemd_knows_the_containers_limits() {
-    if no_systemd() {
+    if no_systemd() || is_v1() {
         return;
     }
     let mut bundle = bundle();
@@ -133,6 +142,116 @@ fn systemd_knows_the_containers_limits() {
     assert_eq!(show(&unit, "LoadState"), "not-found");
 }
 
+/// With what systemd calls the hybrid layout it knows processes by a v2 hierarchy beside those of version 1. A container
+/// that is not in that one has lost its scope as soon as nothing stands in for it.
+#[test]
+fn systemd_keeps_a_containers_scope_and_knows_its_limits_on_cgroup_v1() {
+    if no_systemd() || !is_v1() {
+        return;
+    }
+    let mut bundle = bundle();
+    let resources = r#"{"memory":{"limit":67108864},"cpu":{"shares":512,"quota":50000,"period":100000},
+        "pids":{"limit":99},"devices":[{"allow":false,"access":"rwm"}]}"#;
+    let resources = serde_json::from_str(resources).expect("resources");
+    bundle.linux().set_resources(Some(resources));
+    bundle.write();
+    let bundle_arg = bundle.bundle_arg();
+    bundle.ok(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
+    bundle.ok(&["start", &bundle.id]);
+    until("it is up", || bundle.rootfs().join("tmp/up").exists());
+
+    let unit = unit(&bundle);
+    let holds = |properties: &[(&str, &str)], files: &[(&str, &str)]| {
+        for (property, wanted) in properties {
+            assert_eq!(show(&unit, property), *wanted, "{property}");
+        }
+        for (file, wanted) in files {
+            let (controller, name) = file.split_once('/').expect("a controller");
+            let path = format!("/sys/fs/cgroup/{controller}/{SLICE}/{unit}/{name}");
+            let found = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert_eq!(found.trim(), *wanted, "{file}");
+        }
+    };
+    let cpu = [
+        ("cpu,cpuacct/cpu.shares", "512"),
+        ("cpu,cpuacct/cpu.cfs_quota_us", "50000"),
+        ("cpu,cpuacct/cpu.cfs_period_us", "100000"),
+    ];
+    let properties = [
+        ("ActiveState", "active"),
+        ("Slice", SLICE),
+        ("Delegate", "yes"),
+        ("MemoryLimit", "67108864"),
+        ("CPUQuotaPerSecUSec", "500ms"),
+        ("CPUShares", "512"),
+        ("TasksMax", "99"),
+        ("DevicePolicy", "strict"),
+    ];
+    holds(&properties, &cpu);
+    holds(
+        &[],
+        &[
+            ("memory/memory.limit_in_bytes", "67108864"),
+            ("pids/pids.max", "99"),
+        ],
+    );
+
+    bundle.ok(&[
+        "update",
+        "--memory",
+        "128m",
+        "--pids-limit",
+        "77",
+        &bundle.id,
+    ]);
+    // systemd writes its values again, and looks for units without processes: it finds ours.
+    let reloaded = Command::new("systemctl").arg("daemon-reload").status();
+    assert!(reloaded.expect("systemctl").success());
+    let limit = (128 << 20).to_string();
+    holds(
+        &[
+            ("ActiveState", "active"),
+            ("MemoryLimit", &limit),
+            ("TasksMax", "77"),
+        ],
+        &[
+            ("memory/memory.limit_in_bytes", &limit),
+            ("pids/pids.max", "77"),
+        ],
+    );
+    holds(&[], &cpu);
+
+    // A process that is run in it is in it everywhere, in systemd's own hierarchies too.
+    let cgroups = stdout(&bundle.exec(&["cat", "/proc/self/cgroup"]));
+    let first = fs::read_to_string(format!("/proc/{}/cgroup", bundle.state()["pid"]));
+    let first = first.expect("its cgroups");
+    let place = format!("/{SLICE}/{unit}");
+    for hierarchy in [":memory:", ":pids:", ":freezer:", ":name=systemd:", "0::"] {
+        let line = first.lines().find(|line| line.contains(hierarchy));
+        match line {
+            Some(line) => assert!(line.ends_with(&place), "{line}"),
+            None => assert_eq!(hierarchy, "0::", "{first}"),
+        }
+    }
+    // It sees its own cgroup as the root.
+    assert!(
+        cgroups.lines().any(|line| line.ends_with(":memory:/")),
+        "{cgroups}"
+    );
+
+    bundle.ok(&["pause", &bundle.id]);
+    assert_eq!(bundle.status(), "paused");
+    bundle.ok(&["resume", &bundle.id]);
+    bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
+    until("it has ended", || bundle.status() == "stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    assert_eq!(show(&unit, "LoadState"), "not-found");
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+        let left = hierarchy.path().join(SLICE).join(&unit);
+        assert!(!left.exists(), "{}", left.display());
+    }
+}
+
 #[test]
 fn a_container_that_cannot_be_created_leaves_no_scope() {
     if no_systemd() {
@@ -150,7 +269,10 @@ fn a_container_that_cannot_be_created_leaves_no_scope() {
     });
 
     // A limit that the cgroup refuses.
-    let resources = r#"{"memory":{"swappiness":7}}"#;
+    let resources = match is_v1() {
+        true => r#"{"unified":{"memory.high":"1000000"}}"#,
+        false => r#"{"memory":{"swappiness":7}}"#,
+    };
     let resources = serde_json::from_str(resources).expect("resources");
     bundle.linux().set_resources(Some(resources));
     bundle.write();
@@ -284,7 +406,8 @@ fn rootless(bundle: &mut Bundle) {
 
 #[test]
 fn an_ordinary_users_container_is_in_a_scope_of_its_own_manager() {
-    if no_systemd() {
+    // Version 1 gives no controllers to ordinary users.
+    if no_systemd() || is_v1() {
         return;
     }
     let _manager = UserManager::start();

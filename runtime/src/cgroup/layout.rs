@@ -24,20 +24,28 @@ pub enum Layout {
         root: PathBuf,
     },
     /// One hierarchy for each controller or set of them; also what systemd calls hybrid, where a v2 hierarchy
-    /// without controllers is mounted beside them.
+    /// without controllers is mounted beside them. Where systemd runs that one takes part, as the last: systemd knows
+    /// by it which process belongs to which unit, and ends a scope that has none there.
     V1 {
         /// The hierarchies, in the order in which they are mounted.
         hierarchies: Vec<Hierarchy>,
     },
 }
 
-/// One v1 hierarchy.
+/// One v1 hierarchy, or the v2 one beside them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Its controllers, as `cpu` and `cpuacct`, or `name=systemd`.
+    /// Its controllers, as `cpu` and `cpuacct`, or `name=systemd`; none for systemd's v2 hierarchy of a hybrid layout.
     pub controllers: Vec<String>,
     /// Where it is mounted.
     pub root: PathBuf,
+}
+
+impl Hierarchy {
+    /// True for the v2 hierarchy of a hybrid layout.
+    pub fn is_v2(&self) -> bool {
+        self.controllers.is_empty()
+    }
 }
 
 impl Layout {
@@ -54,14 +62,14 @@ impl Layout {
         parse_mountinfo(&mountinfo, || Path::new(SYSTEMD_RUNS).exists()).ok_or(Error::NotMounted)
     }
 
-    /// True for one v2 hierarchy.
+    /// True for a v2 hierarchy alone.
     pub fn is_v2(&self) -> bool {
         matches!(self, Self::V2 { .. })
     }
 }
 
-/// Chooses the layout. The hierarchy named `systemd` takes part only where systemd runs: elsewhere it is a directory
-/// and a write per container for nobody.
+/// Chooses the layout. systemd's own hierarchies take part only where systemd runs: elsewhere they are a directory and a
+/// write per container for nobody.
 fn parse_mountinfo(mountinfo: &[u8], systemd_runs: impl Fn() -> bool) -> Option<Layout> {
     let mut unified = None;
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
@@ -93,8 +101,15 @@ fn parse_mountinfo(mountinfo: &[u8], systemd_runs: impl Fn() -> bool) -> Option<
         .any(|controller| controller != SYSTEMD_HIERARCHY);
     match unified {
         Some(root) if !has_v1_controllers => Some(Layout::V2 { root }),
-        _ if has_v1_controllers => Some(Layout::V1 { hierarchies }),
-        _ => None,
+        _ if !has_v1_controllers => None,
+        unified => {
+            let unified = unified.filter(|_| systemd_runs());
+            hierarchies.extend(unified.map(|root| Hierarchy {
+                controllers: Vec::new(),
+                root,
+            }));
+            Some(Layout::V1 { hierarchies })
+        }
     }
 }
 
@@ -193,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn hybrid_is_v1_and_its_empty_v2_mount_is_left_alone() {
+    fn hybrid_is_v1_and_its_empty_v2_mount_is_systemds() {
         let mounts = b"31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
             32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpuacct,cpu\n\
             35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
@@ -209,10 +224,11 @@ mod tests {
             })
         );
         let systemd = hierarchy(&["name=systemd"], "/sys/fs/cgroup/systemd");
+        let unified = hierarchy(&[], "/sys/fs/cgroup/unified");
         assert_eq!(
             parse_mountinfo(mounts, || true),
             Some(Layout::V1 {
-                hierarchies: vec![cpu, memory, systemd]
+                hierarchies: vec![cpu, memory, systemd, unified]
             })
         );
     }

@@ -73,7 +73,7 @@ impl Drop for Joiner {
 }
 
 impl Joiner {
-    /// Puts the calling thread into the cgroup; the calling process on v2. Async-signal-safe: one write(2) for each
+    /// Puts the calling thread into the cgroup; the calling process on v2, which a hybrid layout has too. Async-signal-safe: one write(2) for each
     /// hierarchy.
     ///
     /// # Errors
@@ -259,15 +259,22 @@ impl Cgroup {
     /// # Errors
     /// When a file cannot be opened.
     pub fn joiner(&self) -> Result<Joiner> {
-        let file = match &self.directories {
-            Directories::V2 { .. } => "cgroup.procs",
-            // A single thread moves without the lock over all of the system's forks that cgroup.procs takes.
-            Directories::V1 { .. } => "tasks",
+        let open = |path: PathBuf| open_for_writing(&path).map(OwnedFd::from);
+        let files = match &self.directories {
+            Directories::V2 { dir } => vec![open(dir.join("cgroup.procs"))?],
+            Directories::V1 { hierarchies } => hierarchies
+                .iter()
+                .map(|hierarchy| {
+                    // A single thread moves without the lock over all of the system's forks that cgroup.procs takes.
+                    let file = match hierarchy.is_v2() {
+                        true => "cgroup.procs",
+                        false => "tasks",
+                    };
+                    open(hierarchy.root.join(file))
+                })
+                .collect::<Result<_>>()?,
         };
-        let open = |dir: &Path| open_for_writing(&dir.join(file)).map(OwnedFd::from);
-        Ok(Joiner {
-            files: self.dirs().map(open).collect::<Result<_>>()?,
-        })
+        Ok(Joiner { files })
     }
 
     /// Puts the calling process with all its threads here.
