@@ -13,6 +13,7 @@ use rustix::mount::MountAttrFlags;
 use super::detached::{attach, new_filesystem};
 use super::error::{At, Error, Failure, Result, Step};
 use super::inside::{Inside, Kind};
+use super::mount_plan::MountPlan;
 use super::namespaces::{Had, how};
 use super::process::path_c_string;
 use crate::cgroup::{Cgroup, Hierarchy, Layout};
@@ -25,7 +26,7 @@ pub(super) enum Shown {
     Own,
     /// A directory of the host's v2 hierarchy.
     V2(CString),
-    /// A directory of each of the host's v1 hierarchies.
+    /// A directory of each of the host's v1 hierarchies, and of systemd's v2 one beside them.
     V1(Vec<Directory>),
 }
 
@@ -111,18 +112,21 @@ fn callers_path(text: &str, controllers: &[String]) -> Option<PathBuf> {
 /// are the directories, opened.
 pub(super) fn mount(
     inside: &Inside,
-    destination: &Path,
-    attributes: Attributes,
+    plan: &MountPlan,
     directories: &[Directory],
     sources: &[OwnedFd],
 ) -> std::result::Result<(), Failure> {
-    let name = destination.to_string_lossy();
-    let data = [("mode".to_owned(), Some("755".to_owned()))];
+    let name = plan.destination.to_string_lossy();
+    let attributes = plan.options.top;
+    let mut data = vec![("mode".to_owned(), Some("755".to_owned()))];
+    if let Some(label) = &plan.root_label {
+        data.push(("context".to_owned(), Some(label.clone())));
+    }
     let none = MountAttrFlags::empty();
     let tmpfs = new_filesystem("tmpfs", Some("cgroup"), &data, none)
         .map_err(|(_, error)| Failure::new(Step::MakeFilesystem, name.as_ref(), &error))?;
     let target = inside
-        .ensure(destination, Kind::Directory)
+        .ensure(&plan.destination, Kind::Directory)
         .at(Step::OpenTarget, &name)?;
     attach(tmpfs.as_fd(), target.as_fd()).at(Step::AttachMount, &name)?;
     for (directory, source) in directories.iter().zip(sources) {

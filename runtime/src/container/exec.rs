@@ -206,6 +206,7 @@ impl ExecPlan<'_> {
             self.proc = Some(procfs::root().at(Step::SetLabel, "(/proc)")?);
         } else {
             self.process.open_label_files()?;
+            self.process.label_keyring()?;
         }
         let mut all = ThreadNameSpaceType::MOUNT
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -259,6 +260,7 @@ impl ExecPlan<'_> {
     fn settle(&mut self, channel: &Channel) -> Done {
         if let Some(proc) = &self.proc {
             self.process.open_label_files_in(proc)?;
+            self.process.label_keyring_in(proc)?;
         }
         rustix::process::setsid().at(Step::NewSession, "")?;
         sys::process::new_session_keyring().at(Step::NewKeyring, "")?;

@@ -255,6 +255,7 @@ impl InitPlan {
         self.namespaces.make_cgroup()?;
         rustix::process::setsid().at(Step::NewSession, "")?;
         if self.new_keyring {
+            self.process.label_keyring()?;
             sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
         }
         rustix::process::umask(Mode::empty());

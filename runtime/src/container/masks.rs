@@ -15,6 +15,7 @@ use super::detached::{attach, clone_of};
 use super::devices::open_null;
 use super::error::{At, Error, Failure, Step};
 use super::inside::{Kind, kind_of};
+use super::mount_label;
 use super::mounts::Places;
 use crate::sys::mount::{Attributes, set_attributes};
 
@@ -25,6 +26,8 @@ type Done = Result<(), Failure>;
 pub(super) struct Masks {
     masked: Vec<PathBuf>,
     readonly: Vec<PathBuf>,
+    /// `linux.mountLabel`.
+    label: Option<String>,
 }
 
 impl Masks {
@@ -40,6 +43,7 @@ impl Masks {
             Some(linux) => Self {
                 masked: paths(linux.masked_paths()),
                 readonly: paths(linux.readonly_paths()),
+                label: mount_label::asked(spec).map(str::to_owned),
             },
             None => Self::default(),
         }
@@ -70,7 +74,10 @@ impl Masks {
 
     /// Covers the masked paths, then those to be read-only.
     pub(super) fn apply(&self, places: &Places) -> Done {
-        let mut covers = Covers::default();
+        let mut covers = Covers {
+            label: self.label.as_deref(),
+            ..Covers::default()
+        };
         for path in &self.masked {
             mask(places, path, &mut covers).at(Step::MaskPath, path.to_string_lossy())?;
         }
@@ -95,19 +102,21 @@ fn open(places: &Places, path: &Path) -> io::Result<Option<OwnedFd>> {
 
 /// What masked paths are covered with: each kind is made once, attached, and cloned from then on.
 #[derive(Debug, Default)]
-struct Covers {
+struct Covers<'a> {
+    label: Option<&'a str>,
     file: Option<OwnedFd>,
     directory: Option<OwnedFd>,
 }
 
 /// Covers a file with `/dev/null`, and a directory with an empty one.
-fn mask(places: &Places, path: &Path, covers: &mut Covers) -> io::Result<()> {
+fn mask(places: &Places, path: &Path, covers: &mut Covers<'_>) -> io::Result<()> {
     let Some(target) = open(places, path)? else {
         return Ok(());
     };
-    let (cover, make): (_, fn() -> io::Result<OwnedFd>) = match kind_of(target.as_fd())? {
-        Kind::File => (&mut covers.file, null),
-        Kind::Directory => (&mut covers.directory, empty_directory),
+    let kind = kind_of(target.as_fd())?;
+    let cover = match kind {
+        Kind::File => &mut covers.file,
+        Kind::Directory => &mut covers.directory,
     };
     match cover {
         Some(cover) => {
@@ -116,7 +125,10 @@ fn mask(places: &Places, path: &Path, covers: &mut Covers) -> io::Result<()> {
             places.inside.set_aside(cover);
         }
         None => {
-            let first = cover.insert(make()?);
+            let first = cover.insert(match kind {
+                Kind::File => null()?,
+                Kind::Directory => empty_directory(covers.label)?,
+            });
             attach(first.as_fd(), target.as_fd())?;
         }
     }
@@ -136,8 +148,11 @@ fn null() -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-fn empty_directory() -> io::Result<OwnedFd> {
+fn empty_directory(label: Option<&str>) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(label) = label {
+        rustix::mount::fsconfig_set_string(&context, "context", label)?;
+    }
     rustix::mount::fsconfig_set_string(&context, "source", "tmpfs")?;
     rustix::mount::fsconfig_set_string(&context, "mode", "755")?;
     rustix::mount::fsconfig_set_flag(&context, "ro")?;

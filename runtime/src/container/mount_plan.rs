@@ -25,6 +25,8 @@ pub(super) struct MountPlan {
     pub(super) kernel: Option<&'static str>,
     pub(super) options: MountOptions,
     pub(super) ids: Option<MountIds>,
+    /// The SELinux label of its root alone, where the other files have labels of their own.
+    pub(super) root_label: Option<String>,
     /// The host's side: a detached mount for each that the source needs. Empty until [`super::mounts::open_sources`].
     pub(super) opened: Vec<OwnedFd>,
 }
@@ -95,6 +97,9 @@ pub(super) fn plan(
         }
         if let Source::New { filesystem, .. } = &plan.source {
             mount_label::add(spec, filesystem, &mut plan.options.data);
+            plan.root_label = mount_label::of_root(spec, filesystem);
+        } else if matches!(plan.source, Source::CgroupV1(_)) {
+            plan.root_label = mount_label::asked(spec).map(str::to_owned);
         }
         plans.push(plan);
     }
@@ -267,6 +272,7 @@ fn plan_one(
             _ => None,
         },
         options,
+        root_label: None,
         opened: Vec::new(),
     })
 }

@@ -17,6 +17,7 @@ use super::detached::{attach, clone_at, clone_from, new_filesystem};
 use super::error::{At, Failure, Result, Step};
 use super::id_mapped::{IdNamespaces, MountIds};
 use super::inside::{Inside, Kind, kind_of};
+use super::mount_label;
 use super::mount_plan::{MountPlan, Source, is_root, lexical};
 use super::process::shown;
 use super::user_namespace::UserNamespace;
@@ -161,11 +162,16 @@ pub(super) fn mount_all(
                 let has_own_mode = plan.options.data.iter().any(|(name, _)| name == "mode");
                 let takes_mode = filesystem == "tmpfs" && !plan.options.copy_up && !has_own_mode;
                 // What is written to first may not be read-only from its birth.
-                let birth = match takes_mode || plan.options.copy_up {
+                let written = takes_mode || plan.options.copy_up || plan.root_label.is_some();
+                let birth = match written {
                     true => None,
                     false => birth_attributes(plan),
                 };
                 let mount = make_filesystem(plan, filesystem, source.as_deref(), birth)?;
+                if let Some(label) = &plan.root_label {
+                    mount_label::set_on_root(mount.as_fd(), label)
+                        .at(Step::SetLabel, plan.destination.to_string_lossy())?;
+                }
                 if takes_mode {
                     take_mode(inside, &plan.destination, mount.as_fd())
                         .at(Step::SetMountAttributes, plan.destination.to_string_lossy())?;
@@ -188,13 +194,9 @@ pub(super) fn mount_all(
                     inside.set_aside(mount);
                 }
             }
-            Source::CgroupV1(directories) => cgroup_mounts::mount(
-                inside,
-                &plan.destination,
-                plan.options.top,
-                directories,
-                &plan.opened,
-            )?,
+            Source::CgroupV1(directories) => {
+                cgroup_mounts::mount(inside, plan, directories, &plan.opened)?
+            }
         }
         if !matches!(plan.source, Source::Link(_) | Source::Remount) {
             places

@@ -168,6 +168,17 @@ impl ProcessPlan {
         Ok(())
     }
 
+    /// Before a session keyring is made, and while the host's `/proc` is in reach.
+    pub(super) fn label_keyring(&self) -> Done {
+        self.labels.label_keyring(procfs::open)
+    }
+
+    /// The same with the host's `/proc` opened before.
+    pub(super) fn label_keyring_in(&self, proc: &OwnedFd) -> Done {
+        self.labels
+            .label_keyring(|path| procfs::open_in(proc, path))
+    }
+
     /// Leaves out the capabilities that this process cannot give, and says so. In a user namespace of its own the
     /// child has all.
     pub(super) fn limit_capabilities(&mut self, own_user_namespace: bool) -> Result<()> {

@@ -20,10 +20,11 @@ pub(super) fn plan(
     let mut process = match &options.process {
         Some(path) => {
             let text = std::fs::read(path).map_err(file("read", path))?;
-            config::parse_process(&text).map_err(|source| Error::Config {
+            let process = config::parse_process(&text).map_err(|source| Error::Config {
                 path: path.clone(),
                 source,
-            })?
+            })?;
+            confined_as(spec, process)
         }
         None => {
             if options.command.is_empty() {
@@ -62,6 +63,20 @@ pub(super) fn plan(
         .transpose()
         .map_err(Error::Seccomp)?;
     Ok((process, filter))
+}
+
+/// A process of a file that names no profile or label has the container's: one that is confined stays so.
+fn confined_as(spec: &Spec, mut process: Process) -> Process {
+    let is_given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    if let Some(own) = spec.process() {
+        if !is_given(process.apparmor_profile()) {
+            process.set_apparmor_profile(own.apparmor_profile().clone());
+        }
+        if !is_given(process.selinux_label()) {
+            process.set_selinux_label(own.selinux_label().clone());
+        }
+    }
+    process
 }
 
 /// Applies the command line to the container's own process.
@@ -146,6 +161,22 @@ fn argument(argument: &'static str, reason: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_of_a_file_is_confined_as_the_container() {
+        let mut spec = Spec::default();
+        let mut own = Process::default();
+        own.set_apparmor_profile(Some("a".to_owned()))
+            .set_selinux_label(Some("u:r:t:s0".to_owned()));
+        spec.set_process(Some(own.clone()));
+        let given = confined_as(&spec, Process::default());
+        assert_eq!(given.apparmor_profile(), own.apparmor_profile());
+        assert_eq!(given.selinux_label(), own.selinux_label());
+        let mut other = Process::default();
+        other.set_apparmor_profile(Some("b".to_owned()));
+        let given = confined_as(&spec, other);
+        assert_eq!(given.apparmor_profile().as_deref(), Some("b"));
+    }
 
     #[test]
     fn users_are_numbers() {
