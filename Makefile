@@ -88,6 +88,7 @@ install: build
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/units/*.service systemd/units/*.slice
 	install -D -m 0644 systemd/units/podling.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/podling.conf
 	install -D -m 0644 systemd/units/podling.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/podling.conf
+	install -D -m 0644 systemd/units/podling-default.apparmor $(DESTDIR)/etc/apparmor.d/podling-default
 	install -d -m 0755 $(DESTDIR)/etc/podling/manifests
 	$(RELEASE)/podling man $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions

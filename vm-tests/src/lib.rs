@@ -1,4 +1,5 @@
-//! Real virtual machines for tests: Debian with systemd and cgroup v2 under qemu, driven from outside.
+//! Real virtual machines for tests: Debian with systemd under qemu, driven from outside. The kernel has cgroup v2 and
+//! AppArmor unless its parameters say otherwise.
 //!
 //! ```text
 //! Image::build() ── mmdebstrap, mkfs.ext4 -d ──► target/vm/<hash>/{disk.ext4,vmlinuz,initrd.img}     (cached)
@@ -15,6 +16,7 @@ pub mod artifact;
 pub mod image;
 pub mod machine;
 pub mod payload;
+pub mod suite;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -52,7 +52,19 @@ impl Machine {
     /// # Errors
     /// When qemu cannot be started or the guest does not come up.
     pub fn boot(image: &Image, payload: Payload) -> io::Result<Self> {
-        Self::boot_with_disks(image, payload, &[])
+        Self::start(image, payload, &[], "")
+    }
+
+    /// Boots a kernel with further parameters.
+    ///
+    /// # Errors
+    /// When qemu cannot be started or the guest does not come up.
+    pub fn boot_with_parameters(
+        image: &Image,
+        payload: Payload,
+        parameters: &str,
+    ) -> io::Result<Self> {
+        Self::start(image, payload, &[], parameters)
     }
 
     /// Boots with further disks, `/dev/vdc` and on, which keep what is written to them.
@@ -60,6 +72,15 @@ impl Machine {
     /// # Errors
     /// When qemu cannot be started or the guest does not come up.
     pub fn boot_with_disks(image: &Image, payload: Payload, disks: &[&Path]) -> io::Result<Self> {
+        Self::start(image, payload, disks, "")
+    }
+
+    fn start(
+        image: &Image,
+        payload: Payload,
+        disks: &[&Path],
+        parameters: &str,
+    ) -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("control");
         let qemu = Command::new("qemu-system-x86_64")
@@ -85,7 +106,8 @@ impl Machine {
             .arg(&image.kernel)
             .arg("-initrd")
             .arg(&image.initrd)
-            .args(["-append", KERNEL_COMMAND_LINE])
+            .arg("-append")
+            .arg(format!("{KERNEL_COMMAND_LINE} {parameters}"))
             .arg("-drive")
             .arg(format!(
                 "file={},if=virtio,format=raw,snapshot=on",
@@ -279,7 +301,7 @@ impl Drop for Machine {
     }
 }
 
-/// No initial delay for the console, the unified hierarchy, and a reboot that really resets.
+/// No initial delay for the console, and a reboot that really resets.
 const KERNEL_COMMAND_LINE: &str = "root=/dev/vda rw console=ttyS0 quiet loglevel=4 systemd.show_status=false net.ifnames=0 panic=10";
 
 /// Without an emulated HPET: a guest that takes it for its clock asks it at every turn, each time under qemu's one lock,

@@ -1,14 +1,14 @@
-//! What the parts below the agent do on a machine with systemd and cgroup v2: their own privileged tests, and the
-//! unit files.
+//! What the parts below the agent do on a machine with systemd, cgroup v2 and AppArmor: their own privileged tests, and
+//! the unit files.
 #![cfg(feature = "vm")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::path::Path;
 
-use podling_vm_tests::artifact::{self, Artifact};
 use podling_vm_tests::image::Image;
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
+use podling_vm_tests::suite::Suite;
 use podling_vm_tests::workspace;
 
 /// Tests that are not for the guest: those of engines that call the runtime, which want cgroup roots of their own, and
@@ -21,72 +21,32 @@ const ELSEWHERE: [&str; 5] = [
     "conformance_table",
 ];
 
-/// Builds a package's integration tests and the programs that they start.
-fn build_tests(package: &str, feature: &str) -> Vec<Artifact> {
-    artifact::build(&[
-        "test",
-        "-p",
-        package,
-        "--features",
-        feature,
-        "--no-run",
-        "--test",
-        "*",
-    ])
-    .unwrap()
-}
-
 #[test]
 fn the_parts_work_with_systemd_and_cgroup_v2() {
-    let mut artifacts = build_tests("podling-runtime", "privileged-tests");
-    artifacts.extend(build_tests("podling-systemd", "systemd-tests"));
-    artifacts.retain(|artifact| !ELSEWHERE.contains(&artifact.name.as_str()));
+    let mut suite = Suite::default();
+    suite
+        .build("podling-runtime", "privileged-tests", &["*"])
+        .unwrap();
+    suite
+        .build("podling-systemd", "systemd-tests", &["*"])
+        .unwrap();
+    suite.without(&ELSEWHERE);
     let payload = Payload::new().unwrap();
-    for artifact in &artifacts {
-        payload
-            .add_program(&artifact.executable, &artifact.name)
-            .unwrap();
-    }
+    suite.add_to(&payload).unwrap();
     let units = workspace().join("systemd/units");
     payload.add_directory(&units, "units").unwrap();
     let mut machine = Machine::boot(&Image::build().unwrap(), payload).unwrap();
 
     let mounts = machine.check("cat /proc/mounts").unwrap();
     assert!(mounts.contains("cgroup2 /sys/fs/cgroup"), "{mounts}");
-    run_tests(&mut machine, &artifacts);
+    let modules = machine.check("cat /sys/kernel/security/lsm").unwrap();
+    assert!(modules.contains("apparmor"), "{modules}");
+    assert_eq!(suite.run(&mut machine).unwrap(), [""; 0]);
     machine
         .check("! ls -d /sys/fs/cgroup/podling-test-*")
         .unwrap();
     check_podman(&mut machine);
     check_unit_files(&mut machine, &units);
-}
-
-/// Runs the tests in the guest, one program after the other, and shows what those that fail say.
-fn run_tests(machine: &mut Machine, artifacts: &[Artifact]) {
-    // Tests know the programs that they start by the path that cargo gave them.
-    for artifact in artifacts.iter().filter(|it| it.kind == "bin") {
-        let path = artifact.executable.display();
-        machine
-            .check(&format!(
-                "mkdir -p $(dirname {path}) && ln -s /payload/{} {path}",
-                artifact.name
-            ))
-            .unwrap();
-    }
-    let mut failed = Vec::new();
-    for artifact in artifacts.iter().filter(|it| it.kind == "test") {
-        println!("--- {} begins", artifact.name);
-        // /tmp is on the guest's disk: overlays want more than a tmpfs of old kernels gives.
-        let result = machine
-            .run(&format!("/payload/{} --test-threads 2", artifact.name))
-            .unwrap();
-        println!("--- {} in the guest: {}", artifact.name, result.code);
-        if result.code != 0 {
-            println!("{}", result.text);
-            failed.push(&artifact.name);
-        }
-    }
-    assert!(failed.is_empty(), "{failed:?}");
 }
 
 /// An image, a user, and podman's settings for both.
@@ -115,6 +75,7 @@ scope=libpod-$(podman inspect c --format '{{.Id}}').scope
 systemctl $manager show -P MemoryMax $scope
 systemctl $manager show -P TasksMax $scope
 podman exec c cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max
+podman exec c cat /proc/self/attr/current | sed 's/default-[0-9.]*/default/'
 podman update --memory 96m c > /dev/null
 systemctl $manager show -P MemoryMax $scope
 podman exec c cat /sys/fs/cgroup/memory.max
@@ -136,7 +97,13 @@ export HOME=/home/alice XDG_RUNTIME_DIR=/run/user/$alice DBUS_SESSION_BUS_ADDRES
 cd
 exec setpriv --reuid=alice --regid=alice --init-groups --inh-caps=-all \
     systemd-run --user --scope --quiet sh -c "$script""#;
-    for (manager, run) in [("--system", "sh -c \"$script\""), ("--user", user)] {
+    // root's podman loads a profile for its containers; only root can.
+    let root = (
+        "--system",
+        "sh -c \"$script\"",
+        "containers-default (enforce)",
+    );
+    for (manager, run, profile) in [root, ("--user", user, "unconfined")] {
         let said = machine
             .check(&format!(
                 "export manager={manager}\nscript=$(cat <<'END'\n{CONTAINER}END\n)\n{run}"
@@ -147,13 +114,13 @@ exec setpriv --reuid=alice --regid=alice --init-groups --inh-caps=-all \
         let after = ["100663296", "100663296", "paused", "1", "inactive"];
         assert_eq!(
             lines,
-            [&before[..], &after[..]].concat(),
+            [&before[..], &[profile], &after[..]].concat(),
             "{manager}: {said}"
         );
     }
 }
 
-/// systemd's own tools find nothing to say about the unit files.
+/// systemd's own tools, and AppArmor's, find nothing to say about the files.
 fn check_unit_files(machine: &mut Machine, units: &Path) {
     // The programs that the units name must be there; what they do is not tried here.
     machine
@@ -169,6 +136,9 @@ fn check_unit_files(machine: &mut Machine, units: &Path) {
                 "systemd-sysusers /payload/units/podling.sysusers >/dev/null 2>&1 && \
                  systemd-tmpfiles --create /payload/units/podling.tmpfiles 2>&1",
             ),
+            Some("apparmor") => machine.check(&format!(
+                "apparmor_parser --skip-kernel-load --skip-cache /payload/units/{name} 2>&1"
+            )),
             Some("sysusers") => machine.check(
                 "systemd-sysusers /payload/units/podling.sysusers >/dev/null 2>&1 && getent group podling >/dev/null",
             ),

@@ -1,5 +1,5 @@
-//! The whole product on a machine with systemd and cgroup v2, seen from outside: installed as a package would, driven
-//! by its unit files, its manifests and its command line.
+//! The whole product on a machine with systemd, cgroup v2 and AppArmor, seen from outside: installed as a package would,
+//! driven by its unit files, its manifests and its command line.
 #![cfg(feature = "vm")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
@@ -147,6 +147,8 @@ fn a_node_lives_through_what_happens_to_it() {
     node.wait_ready("sidecar");
     step("a pod is a scope with its limits");
     scopes_and_limits(&mut node, &hello);
+    step("a pod has the profiles of AppArmor that it asks for");
+    app_armor(&mut node);
     step("a memory hog is killed alone");
     memory_hog(&mut node);
     step("a failed liveness probe restarts");
@@ -191,6 +193,51 @@ fn scopes_and_limits(node: &mut Node, hello: &Seen) {
     let agent =
         node.check("cat /sys/fs/cgroup$(systemctl show -P ControlGroup podling)/cgroup.procs");
     assert_eq!(agent, node.agent_pid());
+}
+
+/// One container with the default profile, and one whose profile nobody loaded.
+const CONFINED: &str = "set -e
+install -D -m 644 /payload/units/podling-default.apparmor /etc/apparmor.d/podling-default
+apparmor_parser --replace /etc/apparmor.d/podling-default
+cat >/etc/podling/manifests/confined.yaml <<END
+apiVersion: v1
+kind: Pod
+metadata:
+  name: confined
+spec:
+  terminationGracePeriodSeconds: 1
+  securityContext:
+    appArmorProfile: {type: RuntimeDefault}
+  containers:
+  - name: web
+    image: podling.local/demo:latest
+    args: [serve, --port, '8080']
+  - name: refused
+    image: podling.local/demo:latest
+    args: [serve, --port, '8081']
+    securityContext:
+      appArmorProfile: {type: Localhost, localhostProfile: podling-absent}
+END";
+
+/// A pod without the field is not confined; one with it is, or does not start and says why.
+fn app_armor(node: &mut Node) {
+    node.check(CONFINED);
+    node.wait_for(
+        "a confined container beside one that is not",
+        "set -e
+labels=$(for pid in $(cat /sys/fs/cgroup/podling.slice/*/pod/web/cgroup.procs); do cat /proc/$pid/attr/current; done)
+echo \"$labels\" | grep -qx 'podling-default (enforce)'
+echo \"$labels\" | grep -qx unconfined",
+    );
+    node.wait_for(
+        "the reason why the other does not start",
+        "podling get pods -o json 2>/dev/null | grep 'process.apparmorProfile' | grep 'podling-absent.* is not loaded'",
+    );
+    node.check("rm /etc/podling/manifests/confined.yaml");
+    node.wait_for(
+        "its end",
+        "! podling get pods -o json 2>/dev/null | grep -q '\"confined\"'",
+    );
 }
 
 fn memory_hog(node: &mut Node) {

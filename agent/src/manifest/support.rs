@@ -142,7 +142,9 @@ pub fn markdown() -> String {
          Made from the table that manifests are checked against (`agent/src/manifest/support_table.rs`); a test \
          keeps the two equal. `spec.initContainers[]` has the rules of `spec.containers[]`, `readinessProbe` and \
          `startupProbe` those of `livenessProbe`, `postStart` those of `preStop`. A `*` stands for all other \
-         names. An empty value is the same as none. A field that Kubernetes does not have is always refused.\n\n\
+         names. An empty value is the same as none. A field that Kubernetes does not have is always refused. \
+         AppArmor's `RuntimeDefault` is the profile `podling-default`, which is installed in `/etc/apparmor.d` and must \
+         be loaded, as those that `Localhost` names; a pod without `appArmorProfile` has none.\n\n\
          | Field | On this node |\n|---|---|\n",
     );
     for field in FIELDS {

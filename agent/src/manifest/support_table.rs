@@ -143,10 +143,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     f(
         "spec.containers[].securityContext.appArmorProfile",
-        Only(
-            &["{\"type\":\"Unconfined\"}"],
-            "AppArmor profiles are not loaded",
-        ),
+        AppliedWhole,
     ),
     f(
         "spec.containers[].securityContext.capabilities",
@@ -251,13 +248,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     f("spec.schedulingGates", Refused(NO_SCHEDULER)),
     f("spec.securityContext", Applied),
-    f(
-        "spec.securityContext.appArmorProfile",
-        Only(
-            &["{\"type\":\"Unconfined\"}"],
-            "AppArmor profiles are not loaded",
-        ),
-    ),
+    f("spec.securityContext.appArmorProfile", AppliedWhole),
     f("spec.securityContext.fsGroup", Applied),
     f(
         "spec.securityContext.fsGroupChangePolicy",

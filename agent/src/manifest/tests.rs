@@ -329,6 +329,14 @@ fn rules_of_pod_specs() {
             "    securityContext: {seccompProfile: {type: Localhost}}",
             "required",
         ),
+        (
+            "    securityContext: {appArmorProfile: {type: Localhost}}",
+            "required",
+        ),
+        (
+            "    securityContext: {appArmorProfile: {type: Unconfined, localhostProfile: a}}",
+            "only for the type Localhost",
+        ),
     ] {
         let found = only_problem(&container_with(lines));
         assert!(found.contains(expected), "{lines}: {found}");

@@ -4,7 +4,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Capabilities as Wanted, Container, PodSpec, SeccompProfile};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Capabilities as Wanted, Container, PodSpec, SeccompProfile,
+};
 use oci_spec::runtime::Capability;
 use podling_runtime::pod::plan::SeccompPlan;
 
@@ -74,6 +76,10 @@ const ALL_CAPABILITIES: [Capability; 41] = [
 /// Where `localhostProfile` names are looked up; the kubelet's own directory, so that profiles are shared with it.
 const SECCOMP_DIR: &str = "/var/lib/kubelet/seccomp";
 
+/// The profile of AppArmor that `RuntimeDefault` means: the one that is installed with Podling, and loaded by the machine
+/// as it loads others (`systemd/units/podling-default.apparmor`).
+const APPARMOR_DEFAULT: &str = "podling-default";
+
 /// A security context that cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecurityError {
@@ -83,6 +89,12 @@ pub enum SecurityError {
     /// No such profile type.
     #[error("unknown seccompProfile type `{0}`: use RuntimeDefault, Unconfined or Localhost")]
     Seccomp(String),
+    /// No such profile type.
+    #[error("unknown appArmorProfile type `{0}`: use RuntimeDefault, Unconfined or Localhost")]
+    AppArmor(String),
+    /// No name, where there must be one.
+    #[error("appArmorProfile of type Localhost needs a localhostProfile")]
+    AppArmorName,
     /// A profile outside the profile directory.
     #[error("localhostProfile `{0}` must be a path below {SECCOMP_DIR}, without `..`")]
     Localhost(String),
@@ -120,6 +132,8 @@ pub struct Security {
     pub unmasked_proc: bool,
     /// Capabilities, before dropping those that a user other than root loses by itself.
     pub capabilities: HashSet<Capability>,
+    /// The AppArmor profile by name. A container that cannot have it does not start; none is asked for by default.
+    pub app_armor: Option<String>,
     /// System calls. Unlike the kubelet's default, a pod that says nothing gets `RuntimeDefault`.
     pub seccomp: SeccompPlan,
 }
@@ -143,6 +157,10 @@ pub fn effective(spec: &PodSpec, container: &Container) -> Result<Security, Secu
         .seccomp_profile
         .as_ref()
         .or(pod.seccomp_profile.as_ref());
+    let app_armor_profile = own
+        .app_armor_profile
+        .as_ref()
+        .or(pod.app_armor_profile.as_ref());
     Ok(Security {
         user: own
             .run_as_user
@@ -162,6 +180,7 @@ pub fn effective(spec: &PodSpec, container: &Container) -> Result<Security, Secu
         no_new_privileges: own.allow_privilege_escalation == Some(false),
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
         capabilities: capabilities(own.capabilities.as_ref(), privileged)?,
+        app_armor: app_armor(app_armor_profile, privileged)?,
         seccomp: if privileged {
             SeccompPlan::Unconfined
         } else {
@@ -246,6 +265,28 @@ fn seccomp(profile: Option<&SeccompProfile>) -> Result<SeccompPlan, SecurityErro
     }
 }
 
+/// As in Kubernetes, the default is not for privileged containers, and a profile by name is.
+fn app_armor(
+    profile: Option<&AppArmorProfile>,
+    privileged: bool,
+) -> Result<Option<String>, SecurityError> {
+    let Some(profile) = profile else {
+        return Ok(None);
+    };
+    let name = match profile.type_.as_str() {
+        "RuntimeDefault" if privileged => return Ok(None),
+        "RuntimeDefault" => APPARMOR_DEFAULT,
+        "Unconfined" => "unconfined",
+        "Localhost" => profile
+            .localhost_profile
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .ok_or(SecurityError::AppArmorName)?,
+        other => return Err(SecurityError::AppArmor(other.to_owned())),
+    };
+    Ok(Some(name.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +361,25 @@ mod tests {
         assert!(profile("{ type: Localhost, localhostProfile: ../x }").is_err());
         assert!(profile("{ type: Localhost, localhostProfile: /x }").is_err());
         assert!(profile("{ type: Localhost }").is_err());
+    }
+
+    #[test]
+    fn app_armor_profiles() {
+        let profile = |pod: &str, own: &str| of(pod, own).map(|s| s.app_armor);
+        let name = |name: &str| Ok(Some(name.to_owned()));
+        let default = "{ appArmorProfile: { type: RuntimeDefault } }";
+        let named = "{ appArmorProfile: { type: Localhost, localhostProfile: web } }";
+        assert_eq!(profile("{}", "{}"), Ok(None));
+        assert_eq!(profile(default, "{}"), name("podling-default"));
+        assert_eq!(profile(default, "{ privileged: true }"), Ok(None));
+        assert_eq!(profile(default, named), name("web"));
+        assert_eq!(profile(named, "{ privileged: true }"), name("web"));
+        let unconfined = "{ appArmorProfile: { type: Unconfined } }";
+        assert_eq!(profile(named, unconfined), name("unconfined"));
+        for wrong in ["Default", "Localhost", "Localhost, localhostProfile: ''"] {
+            let wrong = format!("{{ appArmorProfile: {{ type: {wrong} }} }}");
+            assert!(profile(&wrong, "{}").is_err(), "{wrong}");
+        }
     }
 
     #[test]

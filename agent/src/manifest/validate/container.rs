@@ -408,6 +408,7 @@ fn security(path: &str, context: &SecurityContext, spec: &PodSpec, faults: &mut 
         }
     }
     seccomp(path, context.seccomp_profile.as_ref(), faults);
+    app_armor(path, context.app_armor_profile.as_ref(), faults);
 }
 
 fn is_capability(name: &str) -> bool {
@@ -421,21 +422,51 @@ pub(super) fn seccomp(
 ) {
     let Some(profile) = profile else { return };
     let path = format!("{path}.seccompProfile");
+    let localhost = profile.localhost_profile.as_deref();
+    if let Some(file) = profile_name(&path, &profile.type_, localhost, faults)
+        && let Err(message) = text::inner_path(file)
+    {
+        faults.add(format!("{path}.localhostProfile"), message);
+    }
+}
+
+pub(super) fn app_armor(
+    path: &str,
+    profile: Option<&k8s_openapi::api::core::v1::AppArmorProfile>,
+    faults: &mut Faults,
+) {
+    let Some(profile) = profile else { return };
+    let path = format!("{path}.appArmorProfile");
+    let localhost = profile.localhost_profile.as_deref();
+    if let Some(name) = profile_name(&path, &profile.type_, localhost, faults)
+        && (name.len() > PROFILE_NAME_MAX_BYTES || name.trim() != name)
+    {
+        let message = format!(
+            "not a profile's name: at most {PROFILE_NAME_MAX_BYTES} characters, without spaces at its ends"
+        );
+        faults.add(format!("{path}.localhostProfile"), message);
+    }
+}
+
+/// As Kubernetes has it for the profiles of AppArmor.
+const PROFILE_NAME_MAX_BYTES: usize = 4095;
+
+/// What a profile of the type Localhost names. Faults are added here.
+fn profile_name<'a>(
+    path: &str,
+    kind: &str,
+    localhost: Option<&'a str>,
+    faults: &mut Faults,
+) -> Option<&'a str> {
     let allowed = ["RuntimeDefault", "Unconfined", "Localhost"];
-    faults.one_of(&format!("{path}.type"), Some(&profile.type_), &allowed);
-    let file = profile
-        .localhost_profile
-        .as_deref()
-        .filter(|file| !file.is_empty());
+    faults.one_of(&format!("{path}.type"), Some(kind), &allowed);
+    let name = localhost.filter(|name| !name.is_empty());
     let field = format!("{path}.localhostProfile");
-    match (profile.type_.as_str(), file) {
+    match (kind, name) {
+        ("Localhost", Some(name)) => return Some(name),
         ("Localhost", None) => faults.add(field, "required"),
-        ("Localhost", Some(file)) => {
-            if let Err(message) = text::inner_path(file) {
-                faults.add(field, message);
-            }
-        }
         (_, Some(_)) => faults.add(field, "only for the type Localhost"),
         (_, None) => {}
     }
+    None
 }

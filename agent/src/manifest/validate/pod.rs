@@ -148,6 +148,7 @@ fn security(context: &PodSecurityContext, spec: &PodSpec, faults: &mut Faults) {
         &["Merge", "Strict"],
     );
     container::seccomp(path, context.seccomp_profile.as_ref(), faults);
+    container::app_armor(path, context.app_armor_profile.as_ref(), faults);
     for (at, sysctl) in context.sysctls.iter().flatten().enumerate() {
         let path = format!("{path}.sysctls[{at}].name");
         match sysctl_namespace(&sysctl.name) {

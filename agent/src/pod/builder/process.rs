@@ -42,7 +42,7 @@ pub(super) fn process(
         .clone()
         .filter(|dir| !dir.is_empty())
         .or(image_dir);
-    Ok(ProcessBuilder::default()
+    let mut process = ProcessBuilder::default()
         .terminal(tty)
         .user(user(image, config.user().as_deref(), security)?)
         .args(args(
@@ -57,7 +57,9 @@ pub(super) fn process(
         .rlimits(Vec::new())
         .no_new_privileges(security.no_new_privileges)
         .oom_score_adj(score.max(input.min_oom_score_adj))
-        .build()?)
+        .build()?;
+    process.set_apparmor_profile(security.app_armor.clone());
+    Ok(process)
 }
 
 /// `command` replaces the image's entrypoint and its arguments, `args` only the arguments.

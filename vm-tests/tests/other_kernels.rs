@@ -1,0 +1,137 @@
+//! A machine of another make: SELinux instead of AppArmor, in force, and what systemd calls the hybrid layout of cgroups,
+//! version 1 with a v2 hierarchy of systemd's own beside it. One boot shows both: they do not touch each other.
+#![cfg(feature = "vm")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use podling_vm_tests::artifact;
+use podling_vm_tests::image::Image;
+use podling_vm_tests::machine::Machine;
+use podling_vm_tests::payload::Payload;
+use podling_vm_tests::suite::Suite;
+use podling_vm_tests::workspace;
+
+const PARAMETERS: &str = "security=selinux enforcing=0 systemd.unified_cgroup_hierarchy=0";
+
+/// For what takes seconds on real hardware; the guest is emulated, and its host is busy.
+const SOON: Duration = Duration::from_secs(240);
+
+/// Tests of the runtime that such a machine makes a difference to.
+const TESTS: [&str; 4] = ["cgroup", "oci_labels", "oci_lifecycle", "oci_systemd"];
+
+/// Puts the tests' policy in force. Until then SELinux knows no labels, and the runtime says so.
+const LOAD_POLICY: &str = "set -e
+cd /tmp
+tr -d '\\0' </proc/self/attr/current | grep -qx kernel
+secilc --output policy --filecontext /dev/null /payload/policy.cil
+cat policy > /sys/fs/selinux/load
+echo 1 > /sys/fs/selinux/enforce
+cat /proc/self/attr/current";
+
+/// The product, with one pod.
+const INSTALL: &str = "set -e
+install -D -m 755 /payload/podling /usr/bin/podling
+install -D -m 755 /payload/podling-pod /usr/libexec/podling/podling-pod
+install -m 644 /payload/units/*.service /payload/units/*.slice /etc/systemd/system
+install -D -m 644 /payload/units/podling.tmpfiles /usr/lib/tmpfiles.d/podling.conf
+install -D -m 644 /payload/units/podling.sysusers /usr/lib/sysusers.d/podling.conf
+systemctl daemon-reload
+systemd-sysusers
+systemd-tmpfiles --create podling.conf
+install -m 644 /payload/examples/hello.yaml /etc/podling/manifests
+systemctl enable --now podling.service";
+
+/// What pods are doing, for the message of a failed test.
+const REPORT: &str = "podling get pods -A -o wide; podling why hello; journalctl -u podling --no-pager -o cat | tail -40
+tail -n 20 /run/podling/pods/*/supervisor.log; systemd-cgls --no-pager; dmesg | tail -15";
+
+#[test]
+fn the_product_works_with_selinux_and_with_the_hybrid_layout() {
+    let mut suite = Suite::default();
+    suite
+        .build("podling-runtime", "privileged-tests", &TESTS)
+        .unwrap();
+    let payload = Payload::new().unwrap();
+    suite.add_to(&payload).unwrap();
+    for (name, program) in artifact::programs().unwrap() {
+        payload.add_program(&program, &name).unwrap();
+    }
+    for directory in ["systemd/units", "examples"] {
+        let name = directory.rsplit('/').next().unwrap_or(directory);
+        payload
+            .add_directory(&workspace().join(directory), name)
+            .unwrap();
+    }
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/policy.cil");
+    payload.add_file(&policy, "policy.cil").unwrap();
+    let image = Image::build().unwrap();
+    let mut machine = Machine::boot_with_parameters(&image, payload, PARAMETERS).unwrap();
+
+    let mounts = machine.check("cat /proc/mounts").unwrap();
+    assert!(
+        mounts.contains("/sys/fs/cgroup/unified cgroup2"),
+        "{mounts}"
+    );
+    assert!(mounts.contains("/sys/fs/cgroup/memory cgroup "), "{mounts}");
+    check_without_policy(&mut machine);
+    let label = machine.check(LOAD_POLICY).unwrap();
+    assert!(label.contains("system_u:system_r:kernel_t:s0"), "{label}");
+    assert_eq!(suite.run(&mut machine).unwrap(), [""; 0]);
+    check_pods(&mut machine);
+}
+
+/// The kernel takes any label while it has no policy, and means nothing by it: the runtime refuses one.
+fn check_without_policy(machine: &mut Machine) {
+    let refused = machine
+        .run(
+            r#"mkdir -p /tmp/bundle/rootfs && cd /tmp/bundle && /payload/podling-runtime spec
+sed -i 's|"terminal": true|"terminal": false|
+s|"process": {|"process": {"selinuxLabel": "system_u:system_r:podling_test_t:s0",|' config.json
+/payload/podling-runtime run labelled"#,
+        )
+        .unwrap();
+    assert_ne!(refused.code, 0);
+    let said = refused.text;
+    assert!(said.contains("process.selinuxLabel"), "{said}");
+    assert!(said.contains("without a policy"), "{said}");
+}
+
+/// A pod's scope is known to systemd in all hierarchies, and the limits are in those of version 1.
+const SCOPE: &str = "set -e
+scope=$(systemctl list-units --plain --no-legend --state=active 'podling-pod*.scope' | cut -d ' ' -f 1)
+test -n \"$scope\"
+systemctl daemon-reload
+systemctl -q is-active $scope
+cd /sys/fs/cgroup
+test $(cat memory/podling.slice/$scope/pod/web/memory.limit_in_bytes) = 209715200
+test $(cat cpu,cpuacct/podling.slice/$scope/pod/web/cpu.cfs_quota_us) = 30000
+pid=$(head -n 1 memory/podling.slice/$scope/pod/web/cgroup.procs)
+grep -qx 0::/podling.slice/$scope/pod/web /proc/$pid/cgroup";
+
+/// Nothing of pods is left.
+const NOTHING_LEFT: &str = "set -e
+! pgrep -x podling-pod
+test -z \"$(systemctl list-units --no-legend --state=active 'podling-pod*.scope')\"
+test -z \"$(find /sys/fs/cgroup -name 'podling-pod*.scope')\"";
+
+/// A pod is a scope with limits in the v1 hierarchies, goes on without the agent, and leaves nothing.
+fn check_pods(machine: &mut Machine) {
+    let is_ready = "podling get pods -o json 2>/dev/null | grep -q '\"ready\": *true'";
+    for (what, script) in [
+        ("the installation", INSTALL),
+        ("the pod is ready", is_ready),
+        ("its scope and limits", SCOPE),
+        ("the agent stops", "systemctl stop podling.service"),
+        ("the pod goes on", "pgrep -x podling-pod"),
+        ("pods stop", "systemctl stop podling-pods.service"),
+        ("nothing is left", NOTHING_LEFT),
+    ] {
+        println!("--- {what}");
+        if let Err(error) = machine.wait_for(what, SOON, script) {
+            let report = machine.run(REPORT).unwrap();
+            panic!("{error}\n--- the node\n{}", report.text);
+        }
+    }
+}
