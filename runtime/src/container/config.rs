@@ -3,6 +3,8 @@
 //! The usual way is one pass over the text. Only when that fails it is read again: values that the specification lets
 //! a runtime leave out, or that the parser spells in another way, are mended; for all else the field is looked for.
 
+use std::collections::BTreeSet;
+
 use oci_spec::runtime::{Capability, Process, Spec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -49,7 +51,12 @@ fn parse<T: DeserializeOwned>(text: &[u8], process: &[&str]) -> Result<T, Error>
         .iter()
         .try_fold(&mut value, |value, name| value.get_mut(name));
     if let Some(process) = there {
-        leave_out_capabilities(process);
+        let unknown = leave_out_capabilities(process);
+        if !unknown.is_empty() {
+            // runc's words, which callers look for.
+            let names = Vec::from_iter(unknown).join(" ");
+            tracing::warn!("ignoring unknown or unavailable capabilities: [{names}]");
+        }
         respell_flags(process);
     }
     serde_path_to_error::deserialize(value).map_err(|error| Error::Field {
@@ -59,23 +66,25 @@ fn parse<T: DeserializeOwned>(text: &[u8], process: &[&str]) -> Result<T, Error>
 }
 
 /// "Any value which cannot be mapped to a relevant kernel interface … MUST be logged as a warning by the runtime"
-/// (runtime-spec config.md#linux-process).
-fn leave_out_capabilities(process: &mut Value) {
+/// (runtime-spec config.md#linux-process). Returns the names that no set has any more.
+fn leave_out_capabilities(process: &mut Value) -> BTreeSet<String> {
+    let mut unknown = BTreeSet::new();
     let sets = process
         .get_mut("capabilities")
         .and_then(Value::as_object_mut);
-    for (set, names) in sets.into_iter().flatten() {
+    for names in sets.into_iter().flat_map(|sets| sets.values_mut()) {
         let Some(names) = names.as_array_mut() else {
             continue;
         };
-        names.retain(|name| {
-            let unknown = name.is_string() && Capability::deserialize(name).is_err();
-            if unknown {
-                tracing::warn!("process.capabilities.{set}: {name} left out: it is unknown");
+        names.retain(|name| match name.as_str() {
+            Some(text) if Capability::deserialize(name).is_err() => {
+                unknown.insert(text.to_owned());
+                false
             }
-            !unknown
+            _ => true,
         });
     }
+    unknown
 }
 
 /// Scheduling flags whose names in oci-spec's types are not those of the specification.
@@ -141,6 +150,16 @@ mod tests {
         parse_spec(value.to_string().as_bytes())
             .expect_err("refused")
             .to_string()
+    }
+
+    #[test]
+    fn unknown_capabilities_leave_all_sets_and_are_told_once() {
+        let mut process = json!({"capabilities": {
+            "bounding": ["CAP_FLY", "CAP_KILL", "CAP_FLY"], "effective": ["CAP_DIG", "CAP_FLY", 7]}});
+        let unknown = leave_out_capabilities(&mut process);
+        assert_eq!(Vec::from_iter(unknown), ["CAP_DIG", "CAP_FLY"]);
+        let left = json!({"bounding": ["CAP_KILL"], "effective": [7]});
+        assert_eq!(process["capabilities"], left);
     }
 
     #[test]
