@@ -55,7 +55,24 @@ fn a_real_time_policy_is_given_or_refused_by_name() {
     } else {
         let message = stderr(&output);
         assert!(message.contains("set the scheduling policy"), "{message}");
+        assert!(message.contains("cpu.realtimeRuntime"), "{message}");
     }
+}
+
+/// sched(7), "Real-time group scheduling".
+#[test]
+fn a_real_time_policy_works_in_a_cgroup_with_real_time() {
+    if !std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists() {
+        return;
+    }
+    let mut bundle = with_process(
+        SCHEDULING,
+        json!({"scheduler": {"policy": "SCHED_FIFO", "priority": 7}}),
+    );
+    let resources = json!({"cpu": {"realtimePeriod": 1_000_000, "realtimeRuntime": 1000}});
+    let resources = serde_json::from_value(resources).expect("resources");
+    bundle.linux().set_resources(Some(resources));
+    assert_eq!(bundle.run(), "0 7 1");
 }
 
 #[test]
