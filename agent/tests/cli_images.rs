@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 
 const NAME: &str = "localhost/app:1";
+const MACHINE: &str = if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    "amd64"
+};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -70,16 +75,21 @@ impl Fixture {
 
     /// A docker-archive of one image, with a layer for each set of files.
     fn archive(&self, file: &str, name: &str, layers: &[&[(&str, &str)]]) -> String {
+        self.archive_for(MACHINE, file, name, layers)
+    }
+
+    fn archive_for(
+        &self,
+        machine: &str,
+        file: &str,
+        name: &str,
+        layers: &[&[(&str, &str)]],
+    ) -> String {
         let layers: Vec<_> = layers.iter().map(|files| tar(files)).collect();
         let diff_ids: Vec<_> = layers
             .iter()
             .map(|layer| format!("sha256:{}", sha256(layer)))
             .collect();
-        let machine = if cfg!(target_arch = "aarch64") {
-            "arm64"
-        } else {
-            "amd64"
-        };
         let history: Vec<_> = (0..layers.len())
             .flat_map(|i| {
                 [
@@ -273,21 +283,16 @@ fn layout_of_an_index(fixture: &Fixture) -> String {
         fs::write(dir.join("blobs/sha256").join(&digest), content).unwrap();
         json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{digest}"), "size": content.len()})
     };
-    let machine = if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "amd64"
-    };
     let layer = tar(&[("app", "application")]);
     let config = json!({
-        "architecture": machine, "os": "linux",
+        "architecture": MACHINE, "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(&layer))]},
     });
     let config = blob("config.v1+json", config.to_string().as_bytes());
     let manifest =
         json!({"schemaVersion": 2, "config": config, "layers": [blob("layer.v1.tar", &layer)]});
     let mut mine = blob("manifest.v1+json", manifest.to_string().as_bytes());
-    mine["platform"] = json!({"os": "linux", "architecture": machine});
+    mine["platform"] = json!({"os": "linux", "architecture": MACHINE});
     let mut other = mine.clone();
     other["digest"] = json!(format!("sha256:{}", sha256(b"not here")));
     other["platform"] = json!({"os": "linux", "architecture": "s390x"});
@@ -325,6 +330,26 @@ fn all_platforms_are_saved_only_where_all_are_here() {
             .count(),
         3
     );
+}
+
+#[test]
+fn a_load_tells_when_a_name_changes_its_platform() {
+    let fixture = Fixture::new();
+    let layers: &[&[(&str, &str)]] = &[&[("app", "application")]];
+    let own = fixture.archive("own.tar", NAME, layers);
+    let foreign = fixture.archive_for("s390x", "foreign.tar", NAME, layers);
+    let load_foreign = ["load", "--platform", "linux/s390x", foreign.as_str()];
+    for arguments in [&["load", &own][..], &["load", &own]] {
+        assert_eq!(fixture.said(0, arguments), "");
+    }
+    let said = fixture.said(0, &load_foreign);
+    let told = format!("was the image for linux/{MACHINE} and is now that for linux/s390x");
+    assert!(said.contains(&told), "{said}");
+    // Nothing is lost where the image has another name.
+    fixture.ok(&["tag", NAME, "localhost/kept:1"]);
+    assert_eq!(fixture.said(0, &["load", &own]), "");
+    let quiet = [&load_foreign[..], &["--quiet"]].concat();
+    assert_eq!(fixture.said(0, &quiet), "");
 }
 
 #[test]

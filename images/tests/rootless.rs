@@ -74,3 +74,61 @@ fn load(dir: &Path) {
     }
     assert!(text.contains("subuid(5)"), "{text}");
 }
+
+const ORDINARY: &str = "PODLING_TEST_ORDINARY_USER_IN";
+
+/// An ordinary user, with the ids that `/etc/subuid` gives: owners are theirs, as with rootless podman.
+#[test]
+fn an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid() {
+    if let Some(dir) = std::env::var_os(ORDINARY) {
+        return load_owned(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).unwrap();
+    let layer = Tar::new()
+        .owned_by(0, 0)
+        .file("root", b"")
+        .owned_by(33, 44)
+        .file("www", b"")
+        .entry("su", EntryType::Regular, 0o6755, "", b"program");
+    let image = TestImage::new(vec![layer.finish()]);
+    image.write_layout(&dir.path().join("owned"), "host.example/app:1");
+    std::fs::write(dir.path().join("ids"), "65534:100000:65536\n").unwrap();
+    std::fs::write(dir.path().join("program"), "").unwrap();
+    // The machine's own files stay as they are: all is mounted in a namespace of its own. There the program is where
+    // anybody may reach it.
+    let script = r#"set -e
+        mount --make-rprivate /
+        mount --bind "$1/ids" /etc/subuid
+        mount --bind "$1/ids" /etc/subgid
+        mount --bind "$2" "$1/program"
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+            unshare --map-root-user --map-auto "$1/program" --exact "$3""#;
+    let status = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg("an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid")
+        .env(ORDINARY, dir.path())
+        .status()
+        .expect("unshare is needed: apt-get install util-linux");
+    assert!(status.success());
+    // As the machine sees it.
+    let store = dir.path().join("images/layers/sha256");
+    let layer = std::fs::read_dir(store).unwrap().next().unwrap().unwrap();
+    let owner = |name: &str| {
+        let metadata = std::fs::symlink_metadata(layer.path().join("fs").join(name)).unwrap();
+        (metadata.uid(), metadata.gid())
+    };
+    assert_eq!(owner("root"), (65534, 65534));
+    assert_eq!(owner("www"), (100_032, 100_043));
+}
+
+fn load_owned(dir: &Path) {
+    let store = ImageStore::open(&dir.join("images")).unwrap();
+    let options = LoadOptions::default();
+    let images = store.load(&dir.join("owned"), &options).unwrap();
+    let su = std::fs::metadata(images[0].layers[0].join("su")).unwrap();
+    assert_eq!((su.uid(), su.gid(), su.mode() & 0o7777), (33, 44, 0o6755));
+    assert_eq!(store.verify().unwrap(), []);
+}

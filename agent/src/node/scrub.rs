@@ -350,6 +350,77 @@ mod tests {
         assert!(!is_on_battery(dir.path()));
     }
 
+    /// A store with one image of one file, which belongs to whoever runs the test.
+    fn store(dir: &Path) -> ImageStore {
+        let tar = |files: &[(&str, &[u8])]| {
+            let mut tar = tar::Builder::new(Vec::new());
+            for (name, content) in files {
+                let mut header = tar::Header::new_gnu();
+                header.set_uid(rustix::process::getuid().as_raw().into());
+                header.set_gid(rustix::process::getgid().as_raw().into());
+                header.set_mode(0o644);
+                header.set_size(content.len() as u64);
+                tar.append_data(&mut header, name, *content).expect("entry");
+            }
+            tar.into_inner().expect("archive")
+        };
+        let layer = tar(&[("file", b"content")]);
+        let platform = podling_images::Platform::current();
+        let config = serde_json::json!({
+            "os": platform.os, "architecture": platform.architecture,
+            "rootfs": {"type": "layers", "diff_ids": [podling_images::Digest::sha256(&layer)]},
+        });
+        let manifest = serde_json::json!([
+            {"Config": "config.json", "RepoTags": ["localhost/app:1"], "Layers": ["layer.tar"]}
+        ]);
+        let archive = tar(&[
+            ("manifest.json", manifest.to_string().as_bytes()),
+            ("config.json", config.to_string().as_bytes()),
+            ("layer.tar", &layer),
+        ]);
+        let file = dir.join("image.tar");
+        fs::write(&file, archive).expect("file");
+        let store = ImageStore::open(&dir.join("images")).expect("store");
+        store.load(&file, &Default::default()).expect("image");
+        store
+    }
+
+    #[tokio::test]
+    async fn on_battery_nothing_is_checked_unless_it_is_configured() {
+        let dir = tempfile::tempdir().expect("directory");
+        let supplies = dir.path().join("power_supply");
+        let discharging = [("type", "Battery"), ("status", "Discharging")];
+        supply(&supplies, "BAT0", &discharging);
+        let mut scrubber = Scrubber {
+            store: store(dir.path()),
+            config: ScrubConfig::default(),
+            file: dir.path().join("scrub.json"),
+            power_supplies: supplies.clone(),
+            pull_options: PullOptions::default(),
+            runtime: Handle::current(),
+            stop: Arc::default(),
+        };
+        // It waits, and only the end of the node ends that.
+        drop(Scrub {
+            stop: Arc::clone(&scrubber.stop),
+        });
+        let mut progress = Progress::default();
+        assert!(scrubber.check_all(&mut progress));
+        assert_eq!(progress, Progress::default());
+
+        scrubber.stop = Arc::default();
+        scrubber.config.on_battery = true;
+        assert!(!scrubber.check_all(&mut progress));
+        assert!(progress.last_end.is_some());
+
+        // With the mains it need not be.
+        scrubber.config.on_battery = false;
+        supply(&supplies, "AC", &[("type", "Mains"), ("online", "1")]);
+        progress = Progress::default();
+        assert!(!scrubber.check_all(&mut progress));
+        assert!(progress.last_end.is_some());
+    }
+
     #[test]
     fn a_check_is_due_after_the_interval_and_when_the_clock_was_set_back() {
         let at = |hours: i64| Timestamp::from_second(1_800_000_000 + hours * 3600).expect("time");

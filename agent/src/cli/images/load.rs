@@ -64,7 +64,12 @@ pub(super) fn load(
     };
     let mut all = Vec::new();
     for path in &args.paths {
+        // What cannot be read is told by those who need it.
+        let before = store.list().unwrap_or_default();
         let images = load_one(store, path, &options).map_err(|e| explain(path, &e).because(e))?;
+        if !args.quiet {
+            tell_platforms(&before, &images);
+        }
         if !args.quiet && args.output.output == Output::Table {
             tell(&images);
         }
@@ -112,6 +117,17 @@ fn explain(path: &Path, error: &LoadError) -> CommandError {
             Some(remedy) => failed.hint(remedy),
             None => failed,
         },
+    }
+}
+
+fn tell_platforms(before: &[Image], loaded: &[Image]) {
+    for now in loaded {
+        for reference in &now.references {
+            let old = before.iter().find(|old| old.references.contains(reference));
+            if let Some(note) = old.and_then(|old| super::platform_note(reference, old, now)) {
+                eprintln!("{note}");
+            }
+        }
     }
 }
 

@@ -176,6 +176,17 @@ fn parse_all(names: &[String]) -> Result<Vec<Reference>, CommandError> {
     names.iter().map(|name| parse(name)).collect()
 }
 
+/// A name means one platform. Says so when it was another one until now, and nothing else names that image.
+fn platform_note(reference: &Reference, before: &Image, now: &Image) -> Option<String> {
+    let (old, new) = (before.platform(), now.platform());
+    (old != new && before.references.len() == 1).then(|| {
+        format!(
+            "{reference} was the image for {old} and is now that for {new}; to keep both, give each a name with \
+             `podling images tag`"
+        )
+    })
+}
+
 /// The image of this name, or what to do when there is none.
 fn find(store: &ImageStore, reference: &Reference) -> Result<Image, CommandError> {
     store

@@ -164,8 +164,10 @@ async fn pull_one(
     // What cannot be read is pulled again.
     let before = store.resolve(reference).ok().flatten();
     let pulled = store.pull(reference, options).await;
-    if let (Some(before), Ok(pulled)) = (&before, &pulled) {
-        tell_platform(reference, before, pulled, shown);
+    if let (Some(before), Ok(pulled)) = (&before, &pulled)
+        && let Some(note) = super::platform_note(reference, before, pulled)
+    {
+        shown.above(|| eprintln!("{note}"));
     }
     pulled.map_err(|error| {
         let remedy = match &error {
@@ -178,19 +180,6 @@ async fn pull_one(
             None => failed,
         }
     })
-}
-
-/// A name means one platform. Says so when it was another one until now.
-fn tell_platform(reference: &Reference, before: &Image, now: &Image, shown: &Shown) {
-    let (old, new) = (before.platform(), now.platform());
-    if old != new && before.references.len() == 1 {
-        shown.above(|| {
-            eprintln!(
-                "{reference} was the image for {old} and is now that for {new}; to keep both, give each a name with \
-                 `podling images tag`"
-            );
-        });
-    }
 }
 
 /// The step that the progress of a pull is.

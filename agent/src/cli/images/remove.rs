@@ -36,9 +36,9 @@ Examples:
   podling images prune                  what is of no image, and downloads that were given up
   podling images prune --all            also the images that no pod of this machine runs
 
-Pinned images (`images.pinned`) stay. With --all, images that manifests name but that no pod runs now are removed, too: they are pulled
-again when they are needed, which takes a registry. JSON has removed (names), layers, blobs and
-freed (bytes).")]
+Pinned images (`images.pinned`) stay. With --all, images that manifests name but that no pod runs
+now are removed, too: they are pulled again when they are needed, which takes a registry. JSON has
+removed (names), layers, blobs and freed (bytes).")]
 pub struct PruneArgs {
     /// Also remove the images that no pod runs
     #[arg(short, long)]
