@@ -110,7 +110,7 @@ async fn a_flood_of_attestations_hides_no_signature_and_costs_little() {
                 "size": 1,
                 "artifactType": BUNDLE,
             });
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 let kind = "https://slsa.dev/provenance/v1";
                 entry["annotations"] = json!({"dev.sigstore.bundle.predicateType": kind});
             }
@@ -225,4 +225,29 @@ async fn all_signatures_come_where_they_are_asked_for_without_a_policy() {
         .store
         .judge(&name(&registry), &policy(&bundle_by(&key)));
     assert!(judged.is_ok());
+}
+
+/// The mirror answers that nothing refers to the image; only the registry itself has what does.
+#[tokio::test]
+async fn a_bundle_that_the_mirror_does_not_have_is_found_at_the_registry() {
+    for registry_has_api in [true, false] {
+        let (keys, test) = (Keys::new(), image());
+        let key = keys.p256("ours");
+        let mut mirrored = Repository::of(&test);
+        list(&mut mirrored, &test, &[], true);
+        let mut repository = Repository::of(&test);
+        let bundle = keys.bundle("ours", &statement(&sha256(&test.manifest)));
+        let entry = attach(&mut repository, &test, bundle, BUNDLE);
+        list(&mut repository, &test, &[entry], registry_has_api);
+        let (mirror, registry) = (mirrored.serve().await, repository.serve().await);
+        let puller = Puller::new();
+        let mut options = puller.options(&registry);
+        options.registries.plain_http.insert(mirror.clone());
+        let mirrors = [(registry.clone(), vec![mirror])];
+        options.registries.mirrors = mirrors.into();
+        options.policy = Some(Arc::new(policy(&bundle_by(&key))));
+        puller.store.pull(&name(&registry), &options).await.unwrap();
+        let layer = format!("blobs/{}", sha256(&test.blobs[0]));
+        assert!(mirrored.asked().contains(&layer));
+    }
 }

@@ -59,6 +59,8 @@ impl Repository {
                 .path
                 .strip_prefix("/v2/team/app/")
                 .unwrap_or_default();
+            // A mirror is told whose it is.
+            let path = path.split('?').next().unwrap_or_default();
             repository.asked.lock().unwrap().push(path.to_owned());
             match repository.contents.get(path) {
                 Some(content) => Reply::new(200, content),

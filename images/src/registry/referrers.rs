@@ -5,6 +5,8 @@
 
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
 use reqwest::{Method, Url};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::RegistryError;
 use super::endpoint::{Endpoint, Request};
@@ -73,14 +75,15 @@ impl Repository {
         }
     }
 
-    /// The pages of the index of all that names `subject` as its subject; none if there is nothing.
+    /// The pages of the index of all that names `subject` as its subject; none if there is nothing. A mirror may have the
+    /// image and nothing beside it: then the next host is asked.
     pub(crate) async fn referrers(&self, subject: &Digest) -> Result<Vec<Vec<u8>>, RegistryError> {
         let mut attempts = Vec::new();
         for at in self.sites_for(Capability::Pull)? {
             let endpoint = self.candidates(at).await?.endpoint()?;
             match endpoint.referrers(subject).await {
-                Ok(Some(pages)) => return Ok(pages),
-                Ok(None) => {}
+                Ok(Some(pages)) if !pages.iter().all(|page| is_empty(page)) => return Ok(pages),
+                Ok(_) => {}
                 Err(e) => attempts.push(e),
             }
         }
@@ -92,6 +95,16 @@ impl Repository {
         let found = self.beside(&path, OCI_INDEX, what, MANIFEST_MAX_BYTES);
         Ok(found.await?.into_iter().collect())
     }
+}
+
+/// True for a list that says that there is nothing.
+fn is_empty(page: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Index {
+        manifests: Vec<IgnoredAny>,
+    }
+    let index: Result<Index, _> = serde_json::from_slice(page);
+    index.is_ok_and(|index| index.manifests.is_empty())
 }
 
 impl Endpoint {

@@ -259,3 +259,45 @@ fn acceptunnamed_is_true_or_false() {
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("expected a boolean"), "{source}");
 }
+
+#[test]
+fn a_bundle_of_which_any_byte_is_another_is_refused_or_says_the_same() {
+    let requirements = bundle_by(&fixture("p256.pub"));
+    let bundle = std::fs::read(fixture("p256.sigstore.json")).unwrap();
+    let bundle = bundle.trim_ascii_end();
+    let whole = accepted(&requirements, bundle).unwrap();
+    let mut same = 0;
+    for at in 0..bundle.len() {
+        for bit in [0x01, 0x20] {
+            let mut changed = bundle.to_vec();
+            changed[at] ^= bit;
+            if let Ok(signed) = accepted(&requirements, &changed) {
+                assert_eq!(signed, whole);
+                same += 1;
+            }
+        }
+        assert!(accepted(&requirements, &bundle[..at]).is_err());
+    }
+    // The hint and the key's id are not signed, and decide nothing.
+    assert!((50..400).contains(&same), "{same} of {}", bundle.len());
+}
+
+#[test]
+fn nothing_that_a_stranger_wrote_reaches_a_terminal_as_a_command() {
+    let keys = Keys::new();
+    let key = keys.p256("ours");
+    let text = "\u{1b}]0;title\u{7}".repeat(500);
+    let mut kind = statement(&manifest().to_string());
+    kind["predicateType"] = json!(text);
+    let mut field = json!({});
+    field[&text] = json!(1);
+    for bundle in [
+        keys.bundle("ours", &kind),
+        field.to_string().into_bytes(),
+        json!({"mediaType": text}).to_string().into_bytes(),
+    ] {
+        let refused = accepted(&bundle_by(&key), &bundle).unwrap_err();
+        assert!(!refused.contains(char::is_control), "{refused:?}");
+        assert!(refused.chars().count() < 1000, "{}", refused.len());
+    }
+}

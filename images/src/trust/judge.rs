@@ -9,12 +9,15 @@ use super::identity::Identity;
 use super::key::PublicKey;
 use super::policy::{Policy, Requirement};
 use super::scope::Origin;
+use super::shown;
 use super::signature::{ClaimedName, Signature};
 use crate::digest::Digest;
 use crate::reference::Reference;
 
 /// Different reasons that an error names; the rest is counted.
 const REASONS_SHOWN: usize = 3;
+/// Of each; the longest of ours have some 300.
+const REASON_MAX_CHARS: usize = 500;
 
 /// Why an image may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -373,10 +376,11 @@ fn check_name(
     }
 }
 
-/// Different reasons, each once, a few of them.
+/// Different reasons, each once, a few of them. They may quote what anybody wrote.
 fn summary(reasons: Vec<String>) -> String {
     let mut different: Vec<String> = Vec::new();
     for reason in reasons {
+        let reason = shown(&reason, REASON_MAX_CHARS);
         if !different.contains(&reason) {
             different.push(reason);
         }

@@ -81,17 +81,40 @@ pub fn payload_claim(payload: &[u8]) -> Result<(String, Digest), String> {
     Ok((name, claim.digest))
 }
 
+/// What the statement of a bundle vouches for: as [`bundle_claims`], of its payload alone.
+///
+/// # Errors
+/// Why it is no statement of an image's signature.
+pub fn statement_claims(payload: &[u8]) -> Result<Vec<(Option<String>, Digest)>, String> {
+    let claims = statement::parse(payload)?.into_iter();
+    Ok(claims
+        .map(|claim| (claim.name.map(|name| name.text), claim.digest))
+        .collect())
+}
+
 /// What a sigstore bundle vouches for: the digests of manifests or indexes, each with the name of an image if there is one.
 /// Nothing is verified by this.
 ///
 /// # Errors
 /// Why it is no bundle of an image's signature.
 pub fn bundle_claims(json: &[u8]) -> Result<Vec<(Option<String>, Digest)>, String> {
-    let bundle = sigstore::parse(json)?;
-    let claims = statement::parse(bundle.payload())?.into_iter();
-    Ok(claims
-        .map(|claim| (claim.name.map(|name| name.text), claim.digest))
-        .collect())
+    statement_claims(sigstore::parse(json)?.payload())
+}
+
+/// As much as an error quotes of a type or a name that somebody wrote.
+const QUOTED_MAX_CHARS: usize = 100;
+
+/// The beginning of a text that anybody may have written, for an error: nothing of it reaches a terminal as a command.
+fn shown(text: &str, max_chars: usize) -> String {
+    let shown: String = text
+        .chars()
+        .take(max_chars)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    match shown.len() < text.len() && text.chars().count() > max_chars {
+        true => shown + "…",
+        false => shown,
+    }
 }
 
 /// Reads a small file, and refuses a larger one. A pipe or device, which would make us wait, is refused, too.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::signature::{Claim, ClaimedName};
+use super::{QUOTED_MAX_CHARS, shown};
 
 /// The largest payload: one has some 300 bytes, and room for annotations of the signer's.
 pub(super) const PAYLOAD_MAX_BYTES: u64 = 64 << 10;
@@ -88,7 +89,7 @@ pub(super) fn parse(payload: &[u8]) -> Result<Claim, String> {
     if critical.kind != PAYLOAD_TYPE {
         return Err(format!(
             "its payload has the type `{}` instead of `{PAYLOAD_TYPE}`",
-            critical.kind.chars().take(100).collect::<String>()
+            shown(&critical.kind, QUOTED_MAX_CHARS)
         ));
     }
     let name = ClaimedName::parse(critical.identity.docker_reference)

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::payload::{PAYLOAD_MAX_BYTES, SIGNATURE_MAX_BYTES};
+use super::{QUOTED_MAX_CHARS, shown};
 use crate::digest::Digest;
 
 /// The largest bundle: that of a signature has 1 to 20 KiB, with timestamps and proofs of logs.
@@ -114,7 +115,7 @@ pub(super) fn parse(json: &[u8]) -> Result<SigstoreBundle, String> {
     let bundle: RawBundle =
         serde_json::from_slice(json).map_err(|e| format!("it is malformed: {e}"))?;
     if !MEDIA_TYPES.contains(&bundle.media_type.as_str()) {
-        let found = shown(&bundle.media_type);
+        let found = shown(&bundle.media_type, QUOTED_MAX_CHARS);
         return Err(format!(
             "it has the media type `{found}`, which is not supported; `{BUNDLE_MEDIA_TYPE}` is"
         ));
@@ -147,7 +148,7 @@ pub(super) fn parse(json: &[u8]) -> Result<SigstoreBundle, String> {
 
 fn open(envelope: &RawEnvelope, hint: Option<Digest>) -> Result<SigstoreBundle, String> {
     if envelope.payload_type != PAYLOAD_TYPE {
-        let found = shown(&envelope.payload_type);
+        let found = shown(&envelope.payload_type, QUOTED_MAX_CHARS);
         return Err(format!(
             "its payload has the type `{found}` instead of `{PAYLOAD_TYPE}`"
         ));
@@ -212,14 +213,6 @@ fn fingerprint(hint: &str) -> Option<Digest> {
 
 fn decode(text: &str) -> Option<Vec<u8>> {
     BASE64.iter().find_map(|engine| engine.decode(text).ok())
-}
-
-/// The beginning of a text that anybody may have written.
-pub(super) fn shown(text: &str) -> String {
-    text.chars()
-        .take(100)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 #[cfg(test)]

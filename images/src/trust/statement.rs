@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::once::Once;
 use super::payload::PAYLOAD_MAX_BYTES;
 use super::signature::{Claim, ClaimedName};
-use super::sigstore::shown;
+use super::{QUOTED_MAX_CHARS, shown};
 
 const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 /// What a statement that is a signature is of.
@@ -48,13 +48,13 @@ struct Subject {
 pub(super) fn check_kind(payload: &[u8]) -> Result<(), String> {
     let kind: Kind = read(payload)?;
     if kind.statement != STATEMENT_TYPE {
-        let found = shown(&kind.statement);
+        let found = shown(&kind.statement, QUOTED_MAX_CHARS);
         return Err(format!(
             "its payload has the type `{found}` instead of `{STATEMENT_TYPE}`"
         ));
     }
     if kind.predicate != SIGNATURE_PREDICATE {
-        let found = shown(&kind.predicate);
+        let found = shown(&kind.predicate, QUOTED_MAX_CHARS);
         return Err(format!("it is an attestation (`{found}`), not a signature"));
     }
     Ok(())
