@@ -23,7 +23,7 @@ use http::{HeaderMap, Request, StatusCode, Version};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::socket::retry;
+use super::exchange::retry;
 
 /// The most that a server may say, in bytes of frames. A health server says some hundred; without a limit one that sends
 /// without end would keep this process from everything else.

@@ -1,6 +1,6 @@
 //! The sockets of HTTP, HTTPS, gRPC and TCP tries.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
+use super::exchange::{Exchange, Head};
 use super::redirect::{self, Redirect};
 use super::{grpc, hosts, http, tls};
 use crate::pod::plan::Handler;
@@ -34,12 +35,7 @@ pub struct SocketTry {
 enum Talk {
     /// To connect is all.
     Connect,
-    Http {
-        tls: Option<Box<ClientConnection>>,
-        request: Vec<u8>,
-        sent: usize,
-        response: Vec<u8>,
-    },
+    Http(Exchange),
     Grpc(grpc::Call),
 }
 
@@ -74,15 +70,13 @@ impl SocketTry {
                 path,
                 headers,
                 ..
-            } => Talk::Http {
-                tls: match encrypted {
-                    true => Some(Box::new(handshake(host.as_deref(), address.ip())?)),
+            } => {
+                let tls = match encrypted {
+                    true => Some(handshake(host.as_deref(), address.ip())?),
                     false => None,
-                },
-                request: http::request(address, path, headers),
-                sent: 0,
-                response: Vec::new(),
-            },
+                };
+                Talk::Http(Exchange::new(tls, http::request(address, path, headers)))
+            }
             Handler::Grpc { service, .. } => {
                 Talk::Grpc(grpc::Call::new(Rc::clone(&stream), address, service))
             }
@@ -137,63 +131,18 @@ impl SocketTry {
             self.stream.peer_addr()?;
             self.connected = true;
         }
-        let (tls, request, sent, response) = match &mut self.talk {
-            Talk::Connect => return Ok(Progress::Over(Ok(()))),
-            Talk::Grpc(call) => {
-                let outcome = call.advance().ok_or(io::ErrorKind::WouldBlock)?;
-                let told = outcome.map_err(|why| format!("{}: {why}", self.target));
-                return Ok(Progress::Over(told));
-            }
-            Talk::Http {
-                tls,
-                request,
-                sent,
-                response,
-            } => (tls, request, sent, response),
-        };
-        let (mut tls_stream, mut plain) = (None, &*self.stream);
-        let stream: &mut dyn ReadWrite = match tls {
-            Some(tls) => tls_stream.insert(rustls::Stream::new(tls.as_mut(), &mut plain)),
-            None => &mut plain,
-        };
-        while *sent < request.len() {
-            *sent += retry(|| stream.write(&request[*sent..]))?;
-        }
-        let mut chunk = [0; 2048];
-        loop {
-            let n = match retry(|| stream.read(&mut chunk)) {
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => 0,
-                n => n?,
-            };
-            response.extend_from_slice(&chunk[..n]);
-            match http::parse(response) {
-                http::Response::Status { status, location } => {
+        let outcome = match &mut self.talk {
+            Talk::Connect => Ok(()),
+            Talk::Grpc(call) => call.advance().ok_or(io::ErrorKind::WouldBlock)?,
+            Talk::Http(exchange) => match exchange.advance(&self.stream)? {
+                Ok(Head { status, location }) => {
                     return Ok(judge(&self.handler, self.pod, status, location.as_deref()));
                 }
-                http::Response::Invalid(why) => {
-                    return Ok(Progress::Over(Err(format!("{}: {why}", self.target))));
-                }
-                http::Response::Incomplete if n == 0 => {
-                    return Ok(Progress::Over(Err(format!(
-                        "{} closed the connection without an answer",
-                        self.target
-                    ))));
-                }
-                http::Response::Incomplete => {}
-            }
-        }
-    }
-}
-
-trait ReadWrite: Read + Write {}
-impl<T: Read + Write> ReadWrite for T {}
-
-pub(super) fn retry(mut io: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match io() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
+                Err(why) => Err(why),
+            },
+        };
+        let told = outcome.map_err(|why| format!("{}: {why}", self.target));
+        Ok(Progress::Over(told))
     }
 }
 
@@ -287,6 +236,7 @@ impl AsFd for SocketTry {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
     use std::sync::Arc;
     use std::thread::{self, JoinHandle};
