@@ -47,6 +47,7 @@ mod leases;
 mod link;
 mod namespace;
 mod netlink;
+pub mod resolv_conf;
 mod turn;
 
 pub use error::Error;

@@ -8,7 +8,8 @@ use podling_runtime::pod::plan::NetworkPlan;
 
 use super::context::Context;
 use super::worker::Step;
-use crate::network::files::{self, DnsPolicy, HostName, ResolvConf};
+use crate::network::files::{self, HostName};
+use crate::network::resolv_conf::{self, DnsPolicy, ResolvConf};
 use crate::network::{AttachSpec, HostPort, Protocol};
 use podling_runtime::chain;
 
@@ -125,7 +126,7 @@ pub(super) fn texts(context: &Context, pod: &Pod, connection: &Connection) -> St
     } else {
         files::hosts(&name, &connection.pod_ips, &aliases)
     };
-    let resolver = |error: files::Error| ("DNSConfigForming", chain(&error));
+    let resolver = |error: resolv_conf::Error| ("DNSConfigForming", chain(&error));
     let policy = DnsPolicy::parse(spec.dns_policy.as_deref()).map_err(resolver)?;
     let configured: &Path = &context.config.dns.resolv_conf;
     let host = if policy == DnsPolicy::None {
