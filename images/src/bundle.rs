@@ -35,6 +35,12 @@ pub enum BundleError {
         #[source]
         source: io::Error,
     },
+    /// There is nothing in the file, or nothing came from the pipe.
+    #[error("{path} is empty: what should have written an archive there has failed")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// The archive is corrupt.
     #[error("cannot read the archive {path}")]
     Archive {
@@ -128,6 +134,11 @@ impl Bundle {
         let failed = |action| io_error(action, path);
         let mut start = [0; 8];
         let n = file.read_at(&mut start, 0).map_err(failed("read"))?;
+        if n == 0 {
+            return Err(BundleError::Empty {
+                path: path.to_owned(),
+            });
+        }
         if Compression::detect(&start[..n]).map_err(failed("read"))? != Compression::None {
             file = decompress_to(file, temporary, max_bytes).map_err(failed("decompress"))?;
         }
@@ -323,6 +334,18 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Bund
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_or_pipe_without_content_is_called_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, temporary) = (dir.path().join("file"), dir.path().join("temporary"));
+        std::fs::write(&file, "").unwrap();
+        let of_file = Bundle::open(&file, &temporary, 1).err();
+        assert!(matches!(of_file, Some(BundleError::Empty { .. })));
+        let pipe = Path::new("/dev/stdin");
+        let of_pipe = Bundle::open_stream(pipe, io::empty(), &temporary, 1).err();
+        assert!(matches!(of_pipe, Some(BundleError::Empty { .. })));
+    }
 
     #[test]
     fn names_are_normal_or_nothing() {
