@@ -128,20 +128,32 @@ fn forbid_to_wait(bundle: &mut Bundle) {
 }
 
 #[test]
-fn an_agent_is_told_at_create_unless_its_filter_forbids_to_wait() {
-    for (forbidden, no_new_privileges) in [(false, true), (false, false), (true, true)] {
-        let mut bundle = Bundle::sh("mkdir /tmp/x 2>/tmp/said; touch /tmp/up");
+fn an_agent_is_told_at_create_unless_something_must_come_before() {
+    let is_late = |what: &str| what != "nothing";
+    for (before, no_new_privileges) in [
+        ("nothing", true),
+        ("nothing", false),
+        ("a filter that forbids to wait", true),
+        ("a tight limit", true),
+    ] {
+        let mut bundle = Bundle::sh("mkdir /tmp/x; touch /tmp/up");
         bundle
             .process()
             .set_no_new_privileges(Some(no_new_privileges));
         let agent = with_agent(&mut bundle);
         agent.set_nonblocking(true).expect("sets");
-        if forbidden {
-            forbid_to_wait(&mut bundle);
+        match before {
+            "a filter that forbids to wait" => forbid_to_wait(&mut bundle),
+            "a tight limit" => {
+                let limit = json!([{"type": "RLIMIT_NOFILE", "soft": 8, "hard": 8}]);
+                let limit = serde_json::from_value(limit).expect("a limit");
+                bundle.process().set_rlimits(Some(limit));
+            }
+            _ => {}
         }
         bundle.create();
         let early = agent.accept().is_ok();
-        assert_eq!(early, !forbidden);
+        assert_eq!(early, !is_late(before), "{before}");
         bundle.ok(&["delete", "--force", &bundle.id]);
 
         agent.set_nonblocking(false).expect("sets");
@@ -151,11 +163,10 @@ fn an_agent_is_told_at_create_unless_its_filter_forbids_to_wait() {
         until("the program has run", || {
             bundle.rootfs().join("tmp/up").exists()
         });
-        let said = std::fs::read_to_string(bundle.rootfs().join("tmp/said")).expect("reads");
-        assert!(said.contains(ANSWER), "{said}");
+        assert!(!bundle.rootfs().join("tmp/x").exists(), "{before}");
         until("it has ended", || bundle.status() == "stopped");
         let told = agent.join().expect("serves");
-        let expected = match forbidden {
+        let expected = match is_late(before) {
             true => ContainerState::Running,
             false => ContainerState::Creating,
         };

@@ -367,13 +367,13 @@ impl InitPlan {
             return 1;
         }
         let hooks = &self.hooks;
-        let ready = self.process.set_tight_limits().and_then(|()| {
-            if tells_early {
-                return Ok(());
-            }
-            self.process
-                .give_up_privileges(&starter, || hooks.run_start(hook_pid))
-        });
+        let ready = match tells_early {
+            true => Ok(()),
+            false => self.process.set_tight_limits().and_then(|()| {
+                self.process
+                    .give_up_privileges(&starter, || hooks.run_start(hook_pid))
+            }),
+        };
         match ready {
             Ok(()) => report(&starter, &self.process.execute()),
             Err(failure) => report(&starter, &failure),
@@ -381,8 +381,8 @@ impl InitPlan {
     }
 
     /// As runc, crun and youki do, the seccomp agent is told when the container is created, if that works: a filter
-    /// that forbids what waiting takes, and startContainer hooks, which no profile is made for, have it told at the
-    /// start.
+    /// that forbids what waiting takes, startContainer hooks, which no profile is made for, and limits under which no
+    /// start is heard have it told at the start.
     fn tells_agent_early(&self) -> bool {
         self.hooks.start.is_empty() && self.process.tells_agent_early()
     }

@@ -117,13 +117,12 @@ impl Filter {
     /// True when a process may have this filter while it waits for its start: what it calls from then to its program
     /// (with what its allocator calls) is allowed.
     pub(crate) fn lets_wait(&self) -> bool {
-        const CALLS: [i64; 14] = [
+        const CALLS: [i64; 13] = [
             libc::SYS_sendmsg,
             libc::SYS_accept4,
             libc::SYS_recvmsg,
             libc::SYS_close,
             libc::SYS_restart_syscall,
-            libc::SYS_prlimit64,
             libc::SYS_brk,
             libc::SYS_mmap,
             libc::SYS_mremap,

@@ -84,6 +84,11 @@ impl Limits {
         self.set_those(Rlimit::is_tight)
     }
 
+    /// True when [`Limits::set_tight`] has something to set.
+    pub(super) fn any_tight(&self) -> bool {
+        self.0.iter().any(Rlimit::is_tight)
+    }
+
     fn set_those(&self, chosen: impl Fn(&Rlimit) -> bool) -> Done {
         for limit in self.0.iter().filter(|limit| chosen(limit)) {
             sys::process::set_rlimit(limit.resource, limit.soft, limit.hard).map_err(|error| {

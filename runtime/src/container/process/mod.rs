@@ -236,11 +236,11 @@ impl ProcessPlan {
         self.limits.set()
     }
 
-    /// True when the filter has an agent, and lets the process wait for its start: then the agent is told before.
+    /// True when the filter has an agent and lets the process wait for its start, and no limit is left for then that
+    /// may take privileges: the agent is told before.
     pub(super) fn tells_agent_early(&self) -> bool {
-        self.seccomp
-            .as_ref()
-            .is_some_and(|filter| filter.agent().is_some() && filter.lets_wait())
+        let is_told = |filter: &Filter| filter.agent().is_some() && filter.lets_wait();
+        self.seccomp.as_ref().is_some_and(is_told) && !self.limits.any_tight()
     }
 
     /// The limits that are left, after the start.
