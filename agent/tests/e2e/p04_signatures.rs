@@ -34,6 +34,40 @@ printf '{"schemaVersion":2,"mediaType":"%s","config":{"mediaType":"application/v
 curl -sf -X PUT -H "Content-Type: $type" --data-binary @manifest.json "$base/manifests/$(echo "$digest" | tr : -).sig"
 "#;
 
+/// Signs what a tag means as cosign 3 does where there is no referrers API: a bundle, an artifact of it that refers to the
+/// image, and a list of such with a tag beside the image.
+const SIGN_BUNDLE: &str = r#"set -e
+repository=$1 tag=$2 key=$3
+cd "$4"
+base=http://127.0.0.1:5000/v2/$repository
+type=application/vnd.oci.image.manifest.v1+json
+bundle=application/vnd.dev.sigstore.bundle.v0.3+json
+curl -sf -H "Accept: $type" "$base/manifests/$tag" > image.json
+hex=$(sha256sum image.json | cut -d' ' -f1)
+statement='{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":"'$hex'"},"annotations":{}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}'
+printf 'DSSEv1 28 application/vnd.in-toto+json %d %s' "${#statement}" "$statement" > message
+signature=$(openssl dgst -sha256 -sign "$key" message | base64 -w0)
+printf '{"mediaType":"%s","verificationMaterial":{"publicKey":{"hint":""}},"dsseEnvelope":{"payload":"%s","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"%s"}]}}' \
+    "$bundle" "$(printf %s "$statement" | base64 -w0)" "$signature" > bundle.json
+printf '{}' > config.json
+describe() {
+    printf '"digest":"sha256:%s","size":%s' "$(sha256sum "$1" | cut -d' ' -f1)" "$(stat -c %s "$1")"
+}
+for blob in bundle.json config.json; do
+    location=$(curl -sfi -X POST "$base/blobs/uploads/" | tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
+    curl -sf -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$blob" \
+        "$location&digest=sha256:$(sha256sum $blob | cut -d' ' -f1)"
+done
+printf '{"schemaVersion":2,"mediaType":"%s","artifactType":"%s","config":{"mediaType":"application/vnd.oci.empty.v1+json",%s},"layers":[{"mediaType":"%s",%s}],"subject":{"mediaType":"%s",%s}}' \
+    "$type" "$bundle" "$(describe config.json)" "$bundle" "$(describe bundle.json)" "$type" "$(describe image.json)" > manifest.json
+curl -sf -X PUT -H "Content-Type: $type" --data-binary @manifest.json \
+    "$base/manifests/sha256:$(sha256sum manifest.json | cut -d' ' -f1)"
+index=application/vnd.oci.image.index.v1+json
+printf '{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%s",%s,"artifactType":"%s"}]}' \
+    "$index" "$type" "$(describe manifest.json)" "$bundle" > list.json
+curl -sf -X PUT -H "Content-Type: $index" --data-binary @list.json "$base/manifests/sha256-$hex"
+"#;
+
 fn shell(node: &Node, script: &str, arguments: &[&str]) {
     let mut command = node.command("sh");
     command.args(["-c", script, "sh"]).args(arguments);
@@ -51,12 +85,16 @@ fn key(node: &Node, name: &str) -> PathBuf {
 }
 
 fn sign(node: &Node, repository: &str, key: &str) {
+    sign_by(node, SIGN, repository, key);
+}
+
+fn sign_by(node: &Node, script: &str, repository: &str, key: &str) {
     let dir = node.path("signing");
     fs::create_dir_all(&dir).unwrap();
     let key = node.path(key);
     shell(
         node,
-        SIGN,
+        script,
         &[
             repository,
             "v1",
@@ -68,12 +106,17 @@ fn sign(node: &Node, repository: &str, key: &str) {
 
 /// All of the registry must be signed by the key.
 fn policy(node: &Node, key: &Path) {
+    write_policy(node, key, false);
+}
+
+fn write_policy(node: &Node, key: &Path, accept_unnamed: bool) {
     let policy = json!({
         "default": [{"type": "insecureAcceptAnything"}],
         "transports": {"docker": {"127.0.0.1:5000": [{
             "type": "sigstoreSigned",
             "keyPath": key,
             "signedIdentity": {"type": "matchRepository"},
+            "acceptUnnamed": accept_unnamed,
         }]}},
     });
     fs::write(node.path("policy.json"), policy.to_string()).unwrap();
@@ -149,6 +192,64 @@ fn p04_only_signed_images_come_and_run() {
     );
 }
 
+/// Signed with a bundle that names no image: it runs where the policy says that such count, also from a mirror that the
+/// image was pushed to with its signature.
+#[test]
+fn p04_an_image_signed_by_cosign_3_runs_where_the_policy_says_so() {
+    let mut node = Node::new();
+    let registry = Registry::start(&node, 5000, Options::default());
+    registry.push_busybox(&node, "demo/signed:v1");
+    let ours = key(&node, "ours");
+    sign_by(&node, SIGN_BUNDLE, "demo/signed", "ours");
+    policy(&node, &ours);
+    let config = configure(
+        &node,
+        &format!(
+            "registries: [{{host: '127.0.0.1:5000', plainHttp: true}}]\nimages: {{signaturePolicy: {}}}\nbackOff: {{imageInitialMs: 100, imageMaxMs: 1000}}\n",
+            node.path("policy.json").display()
+        ),
+    );
+    let config = config.to_str().unwrap();
+    node.agent_args = vec!["--config".into(), config.to_owned()];
+    node.start_agent();
+    node.apply("app.yaml", &pod("app", NAME));
+    node.wait_pod("app", "is refused", is_refused);
+    let why = node.podling(&["why", "app"]).stdout;
+    assert!(
+        why.contains("it names no image") && why.contains("acceptUnnamed"),
+        "{why}"
+    );
+    write_policy(&node, &ours, true);
+    node.wait_ready("app");
+    let inspect = node.podling(&["images", "inspect", NAME]).ok();
+    let shown: Value = serde_json::from_str(&inspect).unwrap();
+    let signed_by = &shown["trust"]["signedBy"][0];
+    assert_eq!(signed_by["keyFile"], json!(ours), "{shown}");
+    assert!(signed_by["digest"].is_string() && signed_by["identity"].is_null());
+
+    // Pushed by another store without a policy, which was asked to bring the signatures.
+    let store = node.path("mirrors");
+    let elsewhere = |more: &[&str]| {
+        let store = ["images", "--data-dir", store.to_str().unwrap()];
+        node.podling(&[&store[..], more].concat()).ok()
+    };
+    let config = node.path("mirrors.yaml");
+    let text = "registries: [{host: '127.0.0.1:5000', plainHttp: true}]\n";
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let pulled = elsewhere(&["pull", "--config", config, "--signatures", NAME]);
+    assert!(pulled.contains("signatures: 1"), "{pulled}");
+    let mirrored = "127.0.0.1:5000/mirror/signed:v1";
+    let push = ["push", "--config", config, NAME, "--to", mirrored];
+    let pushed = elsewhere(&[&push[..], &["--remove-signatures"]].concat());
+    assert!(!pushed.contains("signatures"), "{pushed}");
+    node.apply("mirrored.yaml", &pod("mirrored", mirrored));
+    node.wait_pod("mirrored", "is refused", is_refused);
+    let pushed = elsewhere(&push);
+    assert!(pushed.ends_with(", signatures: 1\n"), "{pushed}");
+    node.wait_ready("mirrored");
+}
+
 #[test]
 fn p04_a_bundle_from_a_stick_needs_its_signature() {
     let node = Node::new();
@@ -182,4 +283,24 @@ openssl dgst -sha256 -sign ours app.tar.payload | base64 > app.tar.sig
     let dir = archive.parent().unwrap().to_str().unwrap();
     shell(&node, sign, &[dir]);
     assert!(load(&key).ok().contains("loaded h.example/team/app:v1"));
+
+    // As cosign 3 makes it.
+    let sign = r#"set -e
+cd "$1"
+rm app.tar.payload app.tar.sig
+hex=$(tar xOf app.tar index.json | grep -o 'sha256:[0-9a-f]*' | head -n1 | cut -d: -f2)
+statement='{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":"'$hex'"}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}'
+printf 'DSSEv1 28 application/vnd.in-toto+json %d %s' "${#statement}" "$statement" > message
+printf '{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","dsseEnvelope":{"payload":"%s","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"%s"}]}}' \
+    "$(printf %s "$statement" | base64 -w0)" "$(openssl dgst -sha256 -sign ours message | base64 -w0)" > app.tar.sigstore.json
+"#;
+    shell(&node, sign, &[dir]);
+    let run = load(&key);
+    assert!(
+        run.code == 1 && run.stderr.contains("--accept-unnamed"),
+        "{}",
+        run.stderr
+    );
+    let run = load(&[&key[..], &["--accept-unnamed"]].concat());
+    assert!(run.ok().contains("loaded h.example/team/app:v1"));
 }
