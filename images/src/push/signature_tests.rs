@@ -1,8 +1,11 @@
 //! Pushes of signatures. The real registry is tried in `tests/signatures.rs`.
 
+use serde_json::json;
+
 use super::tests::{Pusher, Shelf, image, start};
 use crate::LoadOptions;
-use crate::test_archive::sha256;
+use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
+use crate::test_archive::{descriptor, sha256, write_blob, write_index};
 use crate::trust::test_keys::{BUNDLE, Keys, statement};
 
 /// Pushes an image that came with a bundle beside its file, to a registry with the referrers API or without.
@@ -91,4 +94,42 @@ async fn signatures_of_something_else_are_left_out() {
     assert_eq!((pushed.signatures, pushed.signatures_left_out), (0, 1));
     // The image's manifest, by its tag and its digest.
     assert_eq!(shelf.lock().unwrap().manifests.len(), 2);
+}
+
+/// What `cosign sign` signs of an image for several platforms.
+#[tokio::test]
+async fn a_signature_of_the_index_goes_with_the_whole_index() {
+    let test = image();
+    let keys = Keys::new();
+    keys.p256("ours");
+    let platform = crate::Platform::current();
+    let mut entry = descriptor(OCI_MANIFEST, &test.manifest);
+    entry["platform"] = json!({"os": platform.os, "architecture": platform.architecture});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    let (registry, shelf) = start(Shelf {
+        has_referrers: true,
+        ..Shelf::default()
+    })
+    .await;
+    let pusher = Pusher::new(&registry, &test);
+    let layout = pusher.dir.path().join("whole");
+    test.all_blobs().for_each(|blob| write_blob(&layout, blob));
+    write_blob(&layout, index.as_bytes());
+    let mut entry = descriptor(OCI_INDEX, index.as_bytes());
+    let name = "local.example/app:1";
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+    write_index(&layout, vec![entry]);
+    let bundle = keys.bundle("ours", &statement(&sha256(index.as_bytes())));
+    std::fs::write(pusher.dir.path().join("whole.sigstore.json"), bundle).unwrap();
+    pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+    let target = format!("{registry}/team/app:new");
+    let pushed = pusher.push(&target).await.unwrap();
+    assert_eq!((pushed.signatures, pushed.signatures_left_out), (1, 0));
+    let shelf = shelf.lock().unwrap();
+    let subject = json!(descriptor(OCI_INDEX, index.as_bytes()));
+    let refers = shelf.manifests.values().any(|(_, json)| {
+        let document: serde_json::Value = serde_json::from_slice(json).unwrap();
+        document["subject"] == subject
+    });
+    assert!(refers);
 }
