@@ -37,6 +37,44 @@ fn p07_a_failed_liveness_probe_restarts_and_readiness_follows_its_probe() {
     assert_eq!(again["metadata"]["uid"], first["metadata"]["uid"]);
 }
 
+/// A gRPC server of few words: whatever it is asked, it gives the status of a file; 1 is SERVING, 2 NOT_SERVING.
+/// It serves one client at a time, so that two probes at once would be in each other's way.
+const GRPC_SERVER: &str = r"    command:
+    - sh
+    - -c
+    - |
+      echo 1 > /status
+      cat > /answer <<'END'
+      head -c 100 > /dev/null
+      printf '\000\000\000\004\000\000\000\000\000'
+      printf '\000\000\001\001\004\000\000\000\001\210'
+      printf '\000\000\007\000\000\000\000\000\001\000\000\000\000\002\010\00'$(cat /status)
+      printf '\000\000\017\001\005\000\000\000\001\000\013grpc-status\0010'
+      cat > /dev/null
+      END
+      while :; do nc -l -p 5000 -e sh /answer; done
+";
+
+#[test]
+fn p07_what_a_grpc_probe_finds_not_serving_is_restarted() {
+    let node = Node::start();
+    node.load_busybox();
+    let probes = "    startupProbe: {grpc: {port: 5000}, periodSeconds: 1, failureThreshold: 30}
+    livenessProbe: {grpc: {port: 5000, service: shop.Cart}, periodSeconds: 1}
+";
+    node.apply(
+        "pod.yaml",
+        &pod("pod", "", &format!("{GRPC_SERVER}{probes}")),
+    );
+    let first = node.wait_ready("pod");
+    assert_eq!(restarts(&first, "main"), 0);
+    node.podling(&["exec", "pod", "--", "sh", "-c", "echo 2 > /status"])
+        .ok();
+    node.wait_pod("pod", "restarted and ready", |p| {
+        restarts(p, "main") > 0 && crate::node::is_ready(p)
+    });
+}
+
 #[test]
 fn p07_restart_policies_decide_phases() {
     let node = Node::start();

@@ -166,7 +166,7 @@ fn a_wrong_container_waits_alone() {
 #[test]
 fn kinds_policies_and_probes_are_carried_over() {
     let plan = plan(
-        "  restartPolicy: OnFailure\n  terminationGracePeriodSeconds: 7\n  initContainers:\n  - {name: i, image: i}\n  - {name: s, image: i, restartPolicy: Always}\n  containers:\n  - name: a\n    image: i\n    ports: [{name: web, containerPort: 8080}]\n    livenessProbe: {httpGet: {port: web, path: healthz}, periodSeconds: 3}",
+        "  restartPolicy: OnFailure\n  terminationGracePeriodSeconds: 7\n  initContainers:\n  - {name: i, image: i}\n  - {name: s, image: i, restartPolicy: Always}\n  containers:\n  - name: a\n    image: i\n    ports: [{name: web, containerPort: 8080}]\n    livenessProbe: {httpGet: {port: web, path: healthz}, periodSeconds: 3}\n    readinessProbe: {grpc: {port: 5000}}",
     );
     let kinds: Vec<ContainerKind> = plan.containers.iter().map(|c| c.kind).collect();
     assert_eq!(
@@ -188,6 +188,10 @@ fn kinds_policies_and_probes_are_carried_over() {
     );
     assert!(
         matches!(probe.handler, Handler::Http { port: 8080, ref path, .. } if path == "/healthz")
+    );
+    let ready = plan.containers[2].readiness_probe.clone().unwrap();
+    assert!(
+        matches!(ready.handler, Handler::Grpc { port: 5000, ref service } if service.is_empty())
     );
 }
 
