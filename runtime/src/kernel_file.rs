@@ -2,7 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// Where the kernel tells this process's mounts (proc_pid_mountinfo(5)).
+pub(crate) const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 /// More than most such files hold, in bytes.
 const USUAL_BYTES: usize = 4096;
@@ -42,6 +46,30 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
+/// A path in a list of mounts, where the kernel writes space, tab, newline and backslash as `\` and three octal digits.
+pub(crate) fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = tail
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(value) => {
+                bytes.push(value);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +102,11 @@ mod tests {
         assert_eq!(read_text(file.path()).expect("reads"), long);
         std::fs::write(file.path(), [0xff]).expect("writes");
         assert!(read_text(file.path()).is_err());
+    }
+
+    #[test]
+    fn mount_points_with_spaces_are_read() {
+        assert_eq!(unescape(br"/a\040b\134c"), PathBuf::from(r"/a b\c"));
+        assert_eq!(unescape(br"/a\04"), PathBuf::from(r"/a\04"));
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use oci_spec::runtime::{HookBuilder, HooksBuilder, MountBuilder};
-use oci_support::{Bundle, stderr, until};
+use oci_support::{Bundle, stderr, stdout, until};
 use rustix::fs::{CWD, FileType, Mode, RenameFlags};
 
 /// How often a race is run. The swapper moves thousands of times in the life of one container.
@@ -416,4 +416,27 @@ fn magic_links_lead_nothing_else_to_the_host() {
     let message = bundle.run_fails();
     assert!(message.contains("device"), "{message}");
     assert!(!Path::new("/tmp/device").exists());
+}
+
+/// Who makes a user namespace may mount a procfs in it if the mount namespace has one that nothing covers: then none of
+/// the masks is there. The host's would be such a one, although it is out of sight.
+#[test]
+fn without_pivot_root_no_procfs_of_the_host_is_left() {
+    let attack = "unshare -Urmpf sh -c 'mount -t proc proc /tmp && echo mounted'";
+    let mut bundle = Bundle::sh(attack);
+    bundle.process().user_mut().set_uid(1000);
+    let bundle_arg = bundle.bundle_arg();
+    let run = |bundle: &Bundle| {
+        bundle.write();
+        bundle.runtime(&["run", "--no-pivot", "-b", &bundle_arg, &bundle.id])
+    };
+    let output = run(&bundle);
+    assert_eq!(stdout(&output), "", "{}", stderr(&output));
+    assert!(stderr(&output).contains("mount: "), "{}", stderr(&output));
+    bundle
+        .linux()
+        .set_masked_paths(None)
+        .set_readonly_paths(None);
+    let output = run(&bundle);
+    assert_eq!(stdout(&output), "mounted", "{}", stderr(&output));
 }

@@ -107,11 +107,29 @@ fn another_configuration_can_be_named() {
 }
 
 #[test]
-fn a_container_without_pivot_root_is_refused() {
-    let bundle = Bundle::sh("true");
+fn a_container_without_pivot_root_has_its_own_root() {
+    let bundle = Bundle::sh("cat /marker; touch /tmp/up; exec sleep 100");
+    fs::write(bundle.rootfs().join("marker"), "own root").expect("marker");
     bundle.write();
-    let message = bundle.fails(&["run", "--no-pivot", "-b", &bundle.bundle_arg(), &bundle.id]);
-    assert!(message.contains("--no-pivot"), "{message}");
+    let bundle_arg = bundle.bundle_arg();
+    bundle.ok(&[
+        "run",
+        "--detach",
+        "--no-pivot",
+        "-b",
+        &bundle_arg,
+        &bundle.id,
+    ]);
+    until("the program runs", || {
+        bundle.rootfs().join("tmp/up").exists()
+    });
+    assert_eq!(
+        bundle.ok(&["exec", &bundle.id, "cat", "/marker"]),
+        "own root"
+    );
+    let seen = bundle.ok(&["exec", &bundle.id, "ls", "/../.."]);
+    assert!(seen.contains("marker"), "{seen}");
+    bundle.ok(&["delete", "--force", &bundle.id]);
 }
 
 /// Puts a key into a session keyring of this thread's own, which programs that it starts inherit. False without

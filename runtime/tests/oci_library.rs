@@ -138,6 +138,7 @@ impl Image {
             preserve_fds: 0,
             listen_fds: None,
             new_keyring: true,
+            no_pivot: false,
             gate: None,
         })
     }

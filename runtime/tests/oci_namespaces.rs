@@ -174,6 +174,20 @@ fn namespaces_beside_a_user_namespace_belong_to_it() {
 }
 
 #[test]
+fn the_root_of_a_user_namespace_needs_pivot_root() {
+    let mut bundle = Bundle::sh("true");
+    in_user_namespace(&mut bundle);
+    bundle.write();
+    let bundle_arg = bundle.bundle_arg();
+    let message = bundle.fails(&["create", "--no-pivot", "-b", &bundle_arg, &bundle.id]);
+    assert!(
+        message.contains("linux.namespaces") && message.contains("--no-pivot"),
+        "{message}"
+    );
+    bundle.fails(&["state", &bundle.id]);
+}
+
+#[test]
 fn kernel_parameters_are_set_in_a_user_namespace() {
     let mut bundle = Bundle::sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni");
     in_user_namespace(&mut bundle);

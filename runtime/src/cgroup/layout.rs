@@ -1,13 +1,9 @@
 //! How cgroups are mounted on this machine: read from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
-use crate::kernel_file;
-
-/// Where the kernel tells this process's mounts.
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+use crate::kernel_file::{self, MOUNTINFO, unescape};
 
 /// There while systemd runs the machine (sd_booted(3)).
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
@@ -134,30 +130,6 @@ fn parse_mount(line: &[u8]) -> Option<Mount<'_>> {
     })
 }
 
-/// The kernel writes space, tab, newline and backslash as `\` and three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .filter(|_| byte == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal {
-            Some(value) => {
-                bytes.push(value);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
 /// The controllers among a hierarchy's super block options.
 fn controllers(options: &[u8], systemd_runs: impl Fn() -> bool) -> Vec<String> {
     const KNOWN: [&str; 13] = [
@@ -246,11 +218,5 @@ mod tests {
             parse_mountinfo(b"22 27 0:21 / /proc rw - proc proc rw\n", || false),
             None
         );
-    }
-
-    #[test]
-    fn mount_points_with_spaces_are_read() {
-        assert_eq!(unescape(br"/a\040b\134c"), PathBuf::from(r"/a b\c"));
-        assert_eq!(unescape(br"/a\04"), PathBuf::from(r"/a\04"));
     }
 }

@@ -20,7 +20,8 @@ use super::sysctls::Sysctls;
 use super::terminal::Terminal;
 use super::user_namespace::UserNamespace;
 use super::{
-    Create, Stdio, devices, forerunner, guest, hooks, mounts, net_devices, rootfs, terminal,
+    Create, Stdio, devices, forerunner, guest, hooks, mounts, net_devices, no_pivot, rootfs,
+    terminal,
 };
 use crate::cgroup::Joiner;
 use crate::sys;
@@ -47,6 +48,7 @@ pub(super) struct InitPlan {
     rootfs: RootfsPlan,
     readonly_root: bool,
     new_keyring: bool,
+    no_pivot: bool,
     root_propagation: Option<(u64, bool)>,
     mounts: Vec<MountPlan>,
     devices: Devices,
@@ -92,8 +94,12 @@ impl InitPlan {
             preserve_fds,
             listen_fds,
             new_keyring,
+            no_pivot,
             gate,
         } = create;
+        if no_pivot {
+            no_pivot::validate(spec)?;
+        }
         let process = super::process_of(spec)?;
         let hooks = spec.hooks().as_ref();
         let list = |hooks: Option<&Vec<Hook>>| hooks.cloned().unwrap_or_default();
@@ -136,6 +142,7 @@ impl InitPlan {
                 spec: any.then(|| Box::new(spec.clone())),
             },
             new_keyring,
+            no_pivot,
             gate,
         })
     }
@@ -308,6 +315,8 @@ impl InitPlan {
     fn enter(&mut self, inside: &Inside, terminal: Option<&Terminal>) -> Done {
         if self.guest {
             guest::change_root(inside)?;
+        } else if self.no_pivot {
+            no_pivot::cover_root(inside)?;
         } else {
             rootfs::pivot(inside)?;
         }

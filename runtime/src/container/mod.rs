@@ -56,6 +56,7 @@ mod mount_plan;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod no_pivot;
 mod places;
 mod process;
 mod procfs;
@@ -107,6 +108,8 @@ pub struct Create<'a> {
     pub listen_fds: Option<ListenFds>,
     /// It gets a session keyring of its own; without, it has the caller's, and reads the keys in it.
     pub new_keyring: bool,
+    /// The root file system covers the host's root directory, for want of pivot_root(2) on an initial RAM disk.
+    pub no_pivot: bool,
     /// A listening `SOCK_SEQPACKET` unix socket on which the process waits for its start, so that the creator may
     /// end. None: it waits for [`Created::start`].
     pub gate: Option<OwnedFd>,

@@ -275,7 +275,12 @@ pub(super) fn set_propagation((propagation, recursive): (u64, bool)) -> Done {
 pub(super) fn pivot(inside: &Inside) -> Done {
     rustix::process::fchdir(inside.root()).at(Step::PivotRoot, "")?;
     // The old root ends up over the new one, at the same place; unmounting it uncovers the new one. pivot_root(2).
-    rustix::process::pivot_root(c".", c".").at(Step::PivotRoot, "")?;
+    let pivoted = rustix::process::pivot_root(c".", c".");
+    let subject = match pivoted {
+        Err(Errno::INVAL) => "(if the host's is the initial RAM disk: --no-pivot)",
+        _ => "",
+    };
+    pivoted.at(Step::PivotRoot, subject)?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH).at(Step::DetachHost, "")?;
     rustix::process::chdir(c"/").at(Step::PivotRoot, "")
 }

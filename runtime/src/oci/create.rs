@@ -39,7 +39,7 @@ pub struct Options {
     /// Let the process keep this many descriptors from 3 on
     #[arg(long, value_name = "N", default_value_t)]
     pub preserve_fds: u32,
-    /// Refused: with chroot instead of pivot_root the host's files stay in reach
+    /// Cover the host's root directory instead of pivot_root, which an initial RAM disk does not allow
     #[arg(long)]
     pub no_pivot: bool,
     /// Let the container have the caller's session keyring
@@ -72,12 +72,6 @@ pub(super) fn make(
     globals: &Globals,
     gated: bool,
 ) -> Result<Made> {
-    if options.no_pivot {
-        return Err(Error::Argument {
-            argument: "--no-pivot",
-            reason: "is refused: with chroot instead of pivot_root a container can leave its root; put the root file system on something else than the initial ram disk".to_owned(),
-        });
-    }
     let bundle = fs::canonicalize(&options.bundle).map_err(file("find", &options.bundle))?;
     let config = match &options.config {
         Some(config) => bundle.join(config),
@@ -173,6 +167,7 @@ fn make_process(
         preserve_fds: options.preserve_fds,
         listen_fds: activation::passed()?,
         new_keyring: !options.no_new_keyring,
+        no_pivot: options.no_pivot,
         gate,
     })?;
     tracing::debug!(

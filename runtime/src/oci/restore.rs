@@ -56,7 +56,7 @@ pub struct Options {
     /// Another SELinux context of mounts
     #[arg(long, value_name = "CONTEXT")]
     pub lsm_mount_context: Option<String>,
-    /// Refused, as for `create`
+    /// Refused: criu restores by pivot_root
     #[arg(long)]
     pub no_pivot: bool,
     /// Accepted for compatibility, as for `create`
@@ -75,8 +75,7 @@ pub(super) fn restore(
     if options.no_pivot {
         return Err(Error::Argument {
             argument: "--no-pivot",
-            reason: "is refused: with chroot instead of pivot_root a container can leave its root"
-                .to_owned(),
+            reason: "is refused: criu restores by pivot_root".to_owned(),
         });
     }
     let bundle = fs::canonicalize(&options.bundle).map_err(file("find", &options.bundle))?;

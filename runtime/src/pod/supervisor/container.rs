@@ -185,6 +185,7 @@ pub(super) fn make(
         preserve_fds: 0,
         listen_fds: None,
         new_keyring: true,
+        no_pivot: false,
         gate: None,
     })?;
     Ok(Making {
