@@ -403,14 +403,21 @@ fn container_dir(input: &Input<'_>, container: &Container) -> PathBuf {
 /// A running container cannot change its image; everything else that could change replaces the pod, or applies in
 /// place.
 fn spec_hash(container: &Container, image: Option<&ImageState>) -> String {
-    let mut hash = Sha256::new();
     match image {
-        Some(ImageState::Ready(image)) => hash.update(image.digest.to_string()),
+        Some(ImageState::Ready(image)) => hash_of(image),
         Some(ImageState::Waiting { .. }) | None => {
-            hash.update(container.image.as_deref().unwrap_or_default())
+            hash(container.image.as_deref().unwrap_or_default())
         }
     }
-    hex::encode(&hash.finalize()[..16])
+}
+
+/// The `spec_hash` of a container that runs this image.
+pub(super) fn hash_of(image: &Image) -> String {
+    hash(&image.digest.to_string())
+}
+
+fn hash(text: &str) -> String {
+    hex::encode(&Sha256::digest(text)[..16])
 }
 
 fn seconds(value: i64) -> u64 {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! An image must be allowed by the signature policy of the node, whether it comes or is here; one that is here and not
-//! allowed is as good as none, unless the pod runs already. So is one for another platform, which somebody may have pulled
+//! allowed is as good as none, unless the container runs it already. So is one for another platform, which somebody may have pulled
 //! to take it elsewhere: the node's own is pulled in its place, unless the pod says `Never`.
 //!
 //! Until an image's layers stand in the pod's plan, where collectors look, the image is held: its name may come to mean
@@ -37,6 +37,7 @@ use tokio::time::Instant;
 
 pub use state::{Policy, State};
 
+use super::builder;
 use super::context::Context;
 use crate::node::config::Config;
 use crate::node::garbage::{self, disk_space};
@@ -75,6 +76,8 @@ type Failure = (&'static str, String);
 /// What is here of an image.
 struct Here {
     found: Found,
+    /// It is what the container runs already: nothing is asked of it.
+    runs: bool,
     /// Why it may not be used.
     refusal: Option<Refusal>,
 }
@@ -162,9 +165,9 @@ impl Images {
             .all(|state| matches!(state, State::Ready(_)))
     }
 
-    /// Sees to it that an image comes, if it has not; `adopt` takes what is here whatever the policy says, for a pod
-    /// that runs already.
-    pub async fn ensure(&mut self, image: &str, policy: Policy, adopt: bool) {
+    /// Sees to it that an image comes, if it has not. What is here is taken whatever the policies say if it is what the
+    /// container runs already, by the hash in its plan ([`builder::hash_of`]).
+    pub async fn ensure(&mut self, image: &str, policy: Policy, running: Option<&str>) {
         match self.states.get(image) {
             Some(State::Ready(_) | State::Pulling { .. }) => return,
             Some(State::Failed { retry: None, .. }) if policy != Policy::Never => return,
@@ -183,7 +186,7 @@ impl Images {
             }
         };
         let is_demo = is_demo(&reference);
-        let here = match self.find(&reference, adopt || is_demo).await {
+        let here = match self.find(&reference, running).await {
             Ok(here) => here,
             Err(message) => {
                 self.back_off(image, (PULL_FAILED, message));
@@ -193,12 +196,14 @@ impl Images {
         match here {
             Some(Here {
                 found,
+                runs,
                 refusal: None,
-            }) if adopt || is_demo || policy != Policy::Always => self.ready(image, found),
+            }) if runs || is_demo || policy != Policy::Always => self.ready(image, found),
             // Nothing else may come: who brought it may have an emulator for it.
             Some(Here {
                 found,
                 refusal: Some(Refusal::Platform(_)),
+                ..
             }) if policy == Policy::Never => self.ready(image, found),
             Some(Here {
                 refusal: Some(Refusal::Signature(refusal)),
@@ -217,11 +222,17 @@ impl Images {
         }
     }
 
-    /// Looks on this machine; unless `any` will do, judges what is there by the signature policy and the platform.
-    async fn find(&self, reference: &Reference, any: bool) -> Result<Option<Here>, String> {
+    /// Looks on this machine; unless it is what runs already, judges what is there by the signature policy and the
+    /// platform.
+    async fn find(
+        &self,
+        reference: &Reference,
+        running: Option<&str>,
+    ) -> Result<Option<Here>, String> {
         let store = self.context.images.clone();
         let context = Arc::clone(&self.context);
         let reference = reference.clone();
+        let running = running.map(str::to_owned);
         // The pod's manifest is known: what is found now is not removed as garbage.
         let _stays = self.context.garbage.hold().await;
         let _alone = match is_demo(&reference) {
@@ -235,13 +246,18 @@ impl Images {
                 Some(found) => found,
                 None => return Ok(None),
             };
-            let refusal = match any {
+            let runs = running.is_some_and(|hash| hash == builder::hash_of(&image));
+            let refusal = match runs || is_demo(&reference) {
                 true => None,
                 false => refusal(&store, &reference, &image, &context.config),
             };
             // Somebody else's collector may have been faster: then it is not here.
             let found = hold(&store, image)?;
-            Ok(found.map(|found| Here { found, refusal }))
+            Ok(found.map(|found| Here {
+                found,
+                runs,
+                refusal,
+            }))
         })
         .await
     }
@@ -266,6 +282,7 @@ impl Images {
                     Some(Here {
                         found,
                         refusal: None,
+                        ..
                     }) => Ok(found),
                     _ => Err(not_allowed(&image, &chain(&error))),
                 },
@@ -383,6 +400,7 @@ async fn pull(
         Some(Here {
             found,
             refusal: None,
+            ..
         }) if error.is_transient() => {
             let error = chain(&error);
             tracing::warn!(

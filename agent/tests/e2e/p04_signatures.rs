@@ -9,6 +9,7 @@ use crate::node::registry::{Options, Registry, configure};
 use crate::node::{Node, container, image};
 
 const NAME: &str = "127.0.0.1:5000/demo/signed:v1";
+const OTHER: &str = "127.0.0.1:5000/demo/other:v1";
 
 /// Signs what a tag means as cosign does: a payload, its signature, and an image of both with a tag beside it.
 const SIGN: &str = r#"set -e
@@ -138,8 +139,12 @@ fn p04_only_signed_images_come_and_run() {
     let registry = Registry::start(&node, 5000, Options::default());
     registry.push_busybox(&node, "demo/signed:v1");
     registry.push_busybox(&node, "demo/unsigned:v1");
+    let other = node.path("other.tar");
+    image::busybox_archive_with(&other, "latest", &["true"]);
+    registry.push(&node, &other, "demo/other:v1");
     let (ours, theirs) = (key(&node, "ours"), key(&node, "theirs"));
     sign(&node, "demo/signed", "ours");
+    sign(&node, "demo/other", "ours");
     policy(&node, &ours);
     let config = configure(
         &node,
@@ -170,6 +175,8 @@ fn p04_only_signed_images_come_and_run() {
     // A signature that comes later counts; so does, without a network, a policy that changes.
     sign(&node, "demo/unsigned", "ours");
     node.wait_ready("bad");
+    node.podling(&["images", "pull", "--config", config, OTHER])
+        .ok();
     drop(registry);
     policy(&node, &theirs);
     node.apply("again.yaml", &pod("again", NAME));
@@ -177,6 +184,27 @@ fn p04_only_signed_images_come_and_run() {
     let why = node.podling(&["why", "again"]).stdout;
     assert!(why.contains("not made with the key"), "{why}");
     assert!(node.podling(&["why", "good"]).ok().contains("good"));
+    // It stays so, however often it is tried again.
+    let tries = || {
+        let log = fs::read_to_string(node.path("agent.log")).unwrap();
+        log.matches("image not pulled").count()
+    };
+    let before = tries();
+    node.wait("it was tried again and again", || {
+        (tries() > before + 3).then_some(())
+    });
+    assert!(is_refused(&node.pod("again").unwrap()), "{}", node.report());
+    let started = container(&node.pod("again").unwrap(), "main")["started"].clone();
+    assert_ne!(started, json!(true));
+    // Nor does a container that runs take another image that is not allowed, though it is here.
+    node.apply("good.yaml", &pod("good", OTHER));
+    node.wait_pod("good", "is refused its new image", is_refused);
+    let before = tries();
+    node.wait("it was tried again and again", || {
+        (tries() > before + 6).then_some(())
+    });
+    assert!(is_refused(&node.pod("good").unwrap()), "{}", node.report());
+    node.apply("good.yaml", &pod("good", NAME));
     policy(&node, &ours);
     node.wait_ready("again");
 

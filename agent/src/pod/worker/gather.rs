@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use podling_runtime::chain;
+use podling_runtime::pod::plan::ContainerSource;
 
 use super::{Step, Worker};
 use crate::pod::builder::ImageState;
@@ -22,14 +23,16 @@ impl Worker {
         pod: &Pod,
     ) -> Step<(BTreeMap<String, ImageState>, Connection)> {
         let (context, uid) = (&self.context, &self.uid);
-        // The containers that an adopted pod has keep their images, whatever the registry says now.
-        let had: Vec<&str> = self
+        // The containers that an adopted pod has keep their images, whatever the registry says now. One that waits has none
+        // yet.
+        let running: BTreeMap<&str, &str> = self
             .plan
             .iter()
             .flat_map(|plan| &plan.containers)
-            .map(|container| container.name.as_str())
+            .filter(|container| matches!(container.source, ContainerSource::Ready { .. }))
+            .map(|container| (container.name.as_str(), container.spec_hash.as_str()))
             .collect();
-        let images = image_states(&mut self.images, pod, &had);
+        let images = image_states(&mut self.images, pod, &running);
         let connection = async {
             match &self.connection {
                 // A running pod's network is made once in an agent's life: to find it again, or to repair it.
@@ -66,12 +69,12 @@ pub(super) async fn start(context: &Arc<Context>, uid: &str) -> Result<Waiting, 
         .unwrap_or_else(|error| Err(SupervisorError::Thread(error)))
 }
 
-/// The images of the pod's containers; pulls are begun for those that are missing. A container that is among `had`
-/// takes what is here.
+/// The images of the pod's containers; pulls are begun for those that are missing. A container that runs already takes the
+/// image that it has.
 async fn image_states(
     images: &mut Images,
     pod: &Pod,
-    had: &[&str],
+    running: &BTreeMap<&str, &str>,
 ) -> BTreeMap<String, ImageState> {
     let mut states = BTreeMap::new();
     let Some(spec) = &pod.spec else {
@@ -88,8 +91,8 @@ async fn image_states(
     for container in containers() {
         let name = container.image.as_deref().unwrap_or_default();
         let policy = Policy::of(container.image_pull_policy.as_deref(), name);
-        let adopt = had.contains(&container.name.as_str());
-        images.ensure(name, policy, adopt).await;
+        let running = running.get(container.name.as_str()).copied();
+        images.ensure(name, policy, running).await;
         states.insert(
             container.name.clone(),
             image_state(images.state(name), name),
