@@ -132,6 +132,12 @@ if pgrep -x podling-pod; then exit 1; fi
 test -z \"$(systemctl list-units --no-legend --state=active 'podling-pod*.scope')\"
 test -z \"$(find /sys/fs/cgroup -type d -name web)\"";
 
+/// The agent takes the pod away, with all cgroups that its scope had.
+const TAKEN_AWAY: &str = "set -e
+rm -f /etc/podling/manifests/*
+systemctl start podling.service
+test -z \"$(find /sys/fs/cgroup -type d -name 'podling-pod*.scope')\"";
+
 /// Pods have their limits with either driver, go on without the agent, and leave nothing.
 fn check_pods(machine: &mut Machine) {
     let is_ready = "podling get pods -o json 2>/dev/null | grep -q '\"ready\": *true'";
@@ -150,6 +156,7 @@ fn check_pods(machine: &mut Machine) {
         ("it goes on without the agent", stop),
         ("its end", end),
         ("nothing is left", NOTHING_LEFT),
+        ("its cgroups are gone", TAKEN_AWAY),
     ] {
         println!("--- {what}");
         if let Err(error) = machine.wait_for(what, SOON, script) {

@@ -231,7 +231,7 @@ fn plan_container(
     ContainerPlan {
         name: container.name.clone(),
         kind,
-        spec_hash: spec_hash(container, image),
+        spec_hash: spec_hash(container.image.as_deref()),
         source,
         restart_policy: None,
         startup_probe: handlers.startup,
@@ -401,23 +401,9 @@ fn container_dir(input: &Input<'_>, container: &Container) -> PathBuf {
 }
 
 /// A running container cannot change its image; everything else that could change replaces the pod, or applies in
-/// place.
-fn spec_hash(container: &Container, image: Option<&ImageState>) -> String {
-    match image {
-        Some(ImageState::Ready(image)) => hash_of(image),
-        Some(ImageState::Waiting { .. }) | None => {
-            hash(container.image.as_deref().unwrap_or_default())
-        }
-    }
-}
-
-/// The `spec_hash` of a container that runs this image.
-pub(super) fn hash_of(image: &Image) -> String {
-    hash(&image.digest.to_string())
-}
-
-fn hash(text: &str) -> String {
-    hex::encode(&Sha256::digest(text)[..16])
+/// place. By the name that the manifest has, as in Kubernetes: a container runs on when that comes to mean another image.
+pub(super) fn spec_hash(image: Option<&str>) -> String {
+    hex::encode(&Sha256::digest(image.unwrap_or_default())[..16])
 }
 
 fn seconds(value: i64) -> u64 {

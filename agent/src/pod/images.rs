@@ -37,7 +37,6 @@ use tokio::time::Instant;
 
 pub use state::{Policy, State};
 
-use super::builder;
 use super::context::Context;
 use crate::node::config::Config;
 use crate::node::garbage::{self, disk_space};
@@ -166,8 +165,8 @@ impl Images {
     }
 
     /// Sees to it that an image comes, if it has not. What is here is taken whatever the policies say if it is what the
-    /// container runs already, by the hash in its plan ([`builder::hash_of`]).
-    pub async fn ensure(&mut self, image: &str, policy: Policy, running: Option<&str>) {
+    /// container runs already: it has these layers below it.
+    pub async fn ensure(&mut self, image: &str, policy: Policy, running: Option<&[PathBuf]>) {
         match self.states.get(image) {
             Some(State::Ready(_) | State::Pulling { .. }) => return,
             Some(State::Failed { retry: None, .. }) if policy != Policy::Never => return,
@@ -227,12 +226,12 @@ impl Images {
     async fn find(
         &self,
         reference: &Reference,
-        running: Option<&str>,
+        running: Option<&[PathBuf]>,
     ) -> Result<Option<Here>, String> {
         let store = self.context.images.clone();
         let context = Arc::clone(&self.context);
         let reference = reference.clone();
-        let running = running.map(str::to_owned);
+        let running = running.map(<[PathBuf]>::to_vec);
         // The pod's manifest is known: what is found now is not removed as garbage.
         let _stays = self.context.garbage.hold().await;
         let _alone = match is_demo(&reference) {
@@ -246,7 +245,7 @@ impl Images {
                 Some(found) => found,
                 None => return Ok(None),
             };
-            let runs = running.is_some_and(|hash| hash == builder::hash_of(&image));
+            let runs = running.is_some_and(|layers| layers == image.layers);
             let refusal = match runs || is_demo(&reference) {
                 true => None,
                 false => refusal(&store, &reference, &image, &context.config),

@@ -260,6 +260,12 @@ pub fn scope_name(uid: &str) -> String {
     format!("podling-pod{uid}.scope")
 }
 
+/// Where a pod's scope is in each hierarchy.
+#[must_use]
+pub fn scope_cgroup(uid: &str) -> PathBuf {
+    Path::new("/").join(SLICE).join(scope_name(uid))
+}
+
 /// What systemd is told of a pod's scope.
 #[derive(Debug, Clone)]
 pub struct ScopeNeeds {

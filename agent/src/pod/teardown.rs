@@ -68,11 +68,16 @@ pub(super) async fn ended(context: &Context, uid: &str) -> Step<()> {
 /// Ends what still runs, and removes the pod's cgroups.
 async fn end_processes(context: &Context, uid: &str) -> Step<()> {
     let failed = |message| ("TeardownFailed", message);
+    let mut cgroups = context.pod_cgroups(uid).to_vec();
     if let Some(systemd) = &context.systemd {
         let stopped = systemd.stop_scope(&supervisor::scope_name(uid)).await;
         stopped.map_err(|error| failed(chain(&error)))?;
+        // It stays in the hierarchies of version 1 that systemd does not use.
+        cgroups.push(Cgroup::open(
+            &context.layout,
+            &supervisor::scope_cgroup(uid),
+        ));
     }
-    let cgroups = context.pod_cgroups(uid);
     blocking(move || cgroups.iter().try_for_each(end_cgroup))
         .await
         .map_err(failed)

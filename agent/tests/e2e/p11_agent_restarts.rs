@@ -1,6 +1,10 @@
 //! The agent may go; the pods stay, are probed and restarted.
 
-use crate::node::{Node, container, restarts};
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::node::{Node, container, image, restarts};
 
 const POD: &str = "
 apiVersion: v1
@@ -42,6 +46,54 @@ fn p11_agents_killed_and_stopped_leave_containers_running() {
             assert_eq!(restarts(&after, name), 0);
         }
         assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    }
+}
+
+/// A tag is moved, by a pull of another pod or by hand: what runs goes on with the image that it was started with, also
+/// when a new agent looks for the name again.
+#[test]
+fn p11_a_container_keeps_its_image_when_its_name_comes_to_mean_another() {
+    let mut node = Node::start();
+    node.load_busybox();
+    node.apply("pod.yaml", POD);
+    let before = node.wait_ready("pod");
+    let archive = node.path("other.tar");
+    let name = "localhost/busybox:latest";
+    let native = || {
+        let empty = tar::Builder::new(Vec::new()).into_inner().unwrap();
+        image::write_archive(&archive, name, &[empty], json!({"Cmd": ["/none"]}));
+    };
+    let foreign = || image::foreign_archive(&archive, name);
+    let moves: [(&dyn Fn(), &str, &str); 2] = [
+        (&native, "linux/amd64", "using the image that is here"),
+        (
+            &foreign,
+            "linux/s390x",
+            "the image that is here is for linux/s390x",
+        ),
+    ];
+    for (make, platform, sign) in moves {
+        make();
+        let archive = archive.to_str().unwrap();
+        node.podling(&["images", "load", "--platform", platform, archive])
+            .ok();
+        node.kill_agent();
+        node.start_agent();
+        node.wait("the agent has looked for the image", || {
+            let log = fs::read_to_string(node.path("agent.log")).unwrap();
+            log.contains(sign).then_some(())
+        });
+        // Whatever it does about it, it does before it begins with another pod.
+        node.apply("next.yaml", &POD.replace("name: pod", "name: next"));
+        node.wait_pod("next", "is seen", |_| true);
+        let after = node.wait_ready("pod");
+        for name in ["main", "other"] {
+            let id = |pod: &Value| container(pod, name)["containerID"].clone();
+            assert_eq!(id(&after), id(&before), "{}", node.report());
+            assert_eq!(restarts(&after, name), 0);
+        }
+        node.remove("next.yaml");
+        node.wait_gone("next");
     }
 }
 

@@ -2,6 +2,7 @@
 //! and knows nothing of the others. They are made ready at once.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -9,11 +10,20 @@ use podling_runtime::chain;
 use podling_runtime::pod::plan::ContainerSource;
 
 use super::{Step, Worker};
-use crate::pod::builder::ImageState;
+use crate::pod::builder::{self, ImageState};
 use crate::pod::context::Context;
 use crate::pod::images::{Images, Policy, State};
 use crate::pod::network::Connection;
 use crate::pod::supervisor::{self, SupervisorError, Waiting};
+
+/// A container whose image is in the pod's plan.
+struct Running<'a> {
+    name: &'a str,
+    /// Of the image's name.
+    spec_hash: &'a str,
+    /// Of the image that the name meant.
+    layers: &'a [PathBuf],
+}
 
 impl Worker {
     /// Makes all of it ready, or finds it so. A supervisor is left waiting, also where the network fails: the next try
@@ -25,12 +35,18 @@ impl Worker {
         let (context, uid) = (&self.context, &self.uid);
         // The containers that an adopted pod has keep their images, whatever the registry says now. One that waits has none
         // yet.
-        let running: BTreeMap<&str, &str> = self
+        let running: Vec<Running<'_>> = self
             .plan
             .iter()
             .flat_map(|plan| &plan.containers)
-            .filter(|container| matches!(container.source, ContainerSource::Ready { .. }))
-            .map(|container| (container.name.as_str(), container.spec_hash.as_str()))
+            .filter_map(|container| match &container.source {
+                ContainerSource::Ready { rootfs, .. } => Some(Running {
+                    name: &container.name,
+                    spec_hash: &container.spec_hash,
+                    layers: &rootfs.layers,
+                }),
+                ContainerSource::Waiting { .. } => None,
+            })
             .collect();
         let images = image_states(&mut self.images, pod, &running);
         let connection = async {
@@ -74,7 +90,7 @@ pub(super) async fn start(context: &Arc<Context>, uid: &str) -> Result<Waiting, 
 async fn image_states(
     images: &mut Images,
     pod: &Pod,
-    running: &BTreeMap<&str, &str>,
+    running: &[Running<'_>],
 ) -> BTreeMap<String, ImageState> {
     let mut states = BTreeMap::new();
     let Some(spec) = &pod.spec else {
@@ -91,8 +107,12 @@ async fn image_states(
     for container in containers() {
         let name = container.image.as_deref().unwrap_or_default();
         let policy = Policy::of(container.image_pull_policy.as_deref(), name);
-        let running = running.get(container.name.as_str()).copied();
-        images.ensure(name, policy, running).await;
+        let hash = builder::spec_hash(container.image.as_deref());
+        let layers = running
+            .iter()
+            .find(|it| it.name == container.name && it.spec_hash == hash)
+            .map(|it| it.layers);
+        images.ensure(name, policy, layers).await;
         states.insert(
             container.name.clone(),
             image_state(images.state(name), name),

@@ -498,7 +498,8 @@ async fn heard(link: Option<&Link>) -> Result<Reply, SupervisorError> {
     }
 }
 
-/// A container that can run is not made to wait by an image that was removed meanwhile.
+/// A container that can run is not made to wait by an image that was removed meanwhile, or whose name means another one
+/// that does not come.
 fn keep_sources(plan: &mut Plan, before: &Plan) {
     use podling_runtime::pod::plan::ContainerSource::{Ready, Waiting};
     for container in &mut plan.containers {
