@@ -97,41 +97,19 @@ impl SignatureImage {
     /// Makes one of a payload and a signature that are not in an image, as cosign would.
     pub(crate) fn of_files(payload: Vec<u8>, base64: String) -> Self {
         let digest = Digest::sha256(&payload);
-        let config = json!({
-            "architecture": "",
-            "config": {},
-            "os": "",
-            "rootfs": {"type": "layers", "diff_ids": [digest.to_string()]},
-        })
-        .to_string()
-        .into_bytes();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": {
-                "mediaType": OCI_CONFIG,
-                "size": config.len(),
-                "digest": Digest::sha256(&config).to_string(),
-            },
-            "layers": [{
-                "mediaType": PAYLOAD_MEDIA_TYPE,
-                "size": payload.len(),
-                "digest": digest.to_string(),
-                "annotations": {SIGNATURE_ANNOTATION: base64},
-            }],
-        })
-        .to_string()
-        .into_bytes();
+        let layer = json!({
+            "mediaType": PAYLOAD_MEDIA_TYPE,
+            "size": payload.len(),
+            "digest": digest.to_string(),
+            "annotations": {SIGNATURE_ANNOTATION: &base64},
+        });
+        let [manifest, config] = documents(&[layer]);
         let signature = Signature::Payload(SignedPayload {
             payload: payload.clone(),
             base64,
         });
         Self {
-            blobs: vec![
-                (Digest::sha256(&manifest), manifest),
-                (Digest::sha256(&config), config),
-                (digest, payload),
-            ],
+            blobs: vec![manifest, config, (digest, payload)],
             signatures: vec![signature],
         }
     }
@@ -315,6 +293,29 @@ fn bundle_part(layers: Vec<RawDescriptor>) -> Result<Part, String> {
         max_bytes: BUNDLE_MAX_BYTES,
         role: Role::Bundle,
     })
+}
+
+/// The manifest of an image whose layers are signed payloads, and its configuration, as cosign makes them.
+pub(super) fn documents(layers: &[Value]) -> [(Digest, Vec<u8>); 2] {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| &layer["digest"]).collect();
+    let config = json!({
+        "architecture": "",
+        "config": {},
+        "os": "",
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config = config.to_string().into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {
+            "mediaType": OCI_CONFIG,
+            "size": config.len(),
+            "digest": Digest::sha256(&config).to_string(),
+        },
+        "layers": layers,
+    });
+    [manifest.to_string().into_bytes(), config].map(|json| (Digest::sha256(&json), json))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! Signatures of simple signing that are added to those that lie at the same tag already.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::found::{SIGNATURES_MAX, SignatureImage, parts};
-use crate::digest::Digest;
-use crate::manifest::{OCI_CONFIG, OCI_MANIFEST};
+use super::found::{SIGNATURES_MAX, SignatureImage, documents, parts};
 
 #[derive(Deserialize)]
 struct Manifest {
@@ -47,30 +45,10 @@ pub(crate) fn merge_signatures(
             layers.len()
         ));
     }
-    let diff_ids: Vec<_> = layers.iter().map(|layer| &layer["digest"]).collect();
-    let config = json!({
-        "architecture": "",
-        "config": {},
-        "os": "",
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    });
-    let config = config.to_string().into_bytes();
-    let merged = json!({
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": {
-            "mediaType": OCI_CONFIG,
-            "size": config.len(),
-            "digest": Digest::sha256(&config).to_string(),
-        },
-        "layers": layers,
-    });
-    let merged = merged.to_string().into_bytes();
     // Manifest and configuration, then payloads.
     let payloads = ours.blobs.iter().skip(2).cloned();
-    let documents = [merged, config].map(|json| (Digest::sha256(&json), json));
     Ok(Some(SignatureImage {
-        blobs: documents.into_iter().chain(payloads).collect(),
+        blobs: documents(&layers).into_iter().chain(payloads).collect(),
         signatures: ours.signatures.clone(),
     }))
 }
