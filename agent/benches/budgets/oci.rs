@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
@@ -32,6 +32,25 @@ const SECCOMP_MAX_MS: f64 = 1.0;
 /// What `run` may need at its peak, in KiB, and how many system calls it may make.
 const MEMORY_MAX_KIB: f64 = 2048.0;
 const CALLS_MAX: f64 = 400.0;
+
+/// The runtimes' state directories, in memory as `/run` is.
+struct States(PathBuf);
+
+impl States {
+    fn mount(dir: &Path) -> States {
+        let states = dir.join("states");
+        fs::create_dir(&states).unwrap();
+        let kind = Some("tmpfs");
+        mount(kind, &states, kind, MsFlags::empty(), None::<&str>).unwrap();
+        States(states)
+    }
+}
+
+impl Drop for States {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
 
 /// A row's figures, by runtime.
 type Row = BTreeMap<String, Samples>;
@@ -65,10 +84,11 @@ fn run(effort: Effort, table: &mut Table) {
         .prefix("podling-bench-")
         .tempdir()
         .unwrap();
+    let states = States::mount(dir.path());
     let mut runtimes = Vec::new();
     let own = ("podling".to_string(), bin_dir().join("podling-runtime"));
     for (name, program) in std::iter::once(own).chain(peers()) {
-        let runtime = Runtime::new(&name, program, dir.path());
+        let runtime = Runtime::new(&name, program, dir.path(), &states.0);
         match runtime.run_once() {
             Ok(_) => runtimes.push(runtime),
             Err(error) => table.note(&format!("OCI: {name} does not run here: {error}")),
@@ -260,7 +280,7 @@ fn show_cost(runtimes: &[Runtime], table: &mut Table) {
 }
 
 impl Runtime {
-    fn new(name: &str, program: PathBuf, dir: &Path) -> Runtime {
+    fn new(name: &str, program: PathBuf, dir: &Path, states: &Path) -> Runtime {
         let bundle = dir.join(name.replace(['/', ' '], "-"));
         let bin = bundle.join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
@@ -274,7 +294,7 @@ impl Runtime {
         Runtime {
             name: name.to_string(),
             program,
-            root: bundle.with_extension("state"),
+            root: states.join(bundle.file_name().unwrap_or_default()),
             bundle,
         }
     }

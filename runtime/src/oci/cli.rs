@@ -1,10 +1,12 @@
 //! The command line, as container engines call it. Options have the names that runc and crun gave them; those of a
-//! command are in its own module.
+//! command are in its own module. Global options stand before the command, as with those two: were they allowed behind
+//! it, the parser would copy each of them to each command, at a third of what a short command costs.
 
+use std::mem;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::log::Format;
 use super::{
@@ -34,28 +36,28 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 pub struct Cli {
     /// Where containers' state is kept [default: /run/podling-runtime, or $XDG_RUNTIME_DIR/podling-runtime
     /// for an ordinary user]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Write errors and warnings to this file too
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// How the log file's lines look
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t)]
     pub log_format: Format,
     /// Log what is done besides what fails
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub debug: bool,
     /// Let systemd make cgroups; linux.cgroupsPath is SLICE:PREFIX:NAME then
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub systemd_cgroup: bool,
     /// Who makes cgroups
-    #[arg(long, global = true, value_enum, value_name = "MANAGER")]
+    #[arg(long, value_enum, value_name = "MANAGER")]
     pub cgroup_manager: Option<CgroupManager>,
     /// Do without a cgroup where none may be made and no limit is asked for
     #[arg(long, value_enum, value_name = "WHETHER", default_value_t)]
     pub rootless: rootless::Rootless,
     /// The criu program of checkpoint and restore
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "criu")]
+    #[arg(long, value_name = "PROGRAM", default_value = "criu")]
     pub criu: PathBuf,
     /// Print the version
     #[arg(short = 'v', long, short_alias = 'V', action = ArgAction::Version)]
@@ -66,6 +68,18 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// The arguments of this process. Ends it with a message where they are wrong, and after `--help` or `--version`.
+    pub fn of_process() -> Self {
+        let mut command = Self::command();
+        let parsed = command
+            .try_get_matches_from_mut(std::env::args_os())
+            .and_then(|mut matches| Self::from_arg_matches_mut(&mut matches))
+            .map_err(|error| error.format(&mut command));
+        // A tree of many small parts, which the end of the process frees faster.
+        mem::forget(command);
+        parsed.unwrap_or_else(|error| error.exit())
+    }
+
     /// Who makes cgroups: `--cgroup-manager` is crun's name for the choice, and wins.
     pub fn cgroup_manager(&self) -> CgroupManager {
         match (self.cgroup_manager, self.systemd_cgroup) {
@@ -132,7 +146,7 @@ pub enum Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
     use std::path::Path;
 
     #[test]

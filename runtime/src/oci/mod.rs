@@ -6,8 +6,6 @@
 
 use std::ffi::OsString;
 
-use clap::Parser;
-
 use crate::container::protect;
 
 mod activation;
@@ -71,7 +69,7 @@ pub fn main() -> u8 {
     } else {
         Ok(())
     };
-    let mut cli = Cli::parse();
+    let mut cli = Cli::of_process();
     if let Err(error) = preserved::settle(&mut cli.command) {
         Log::default().error(&crate::chain(&error));
         return FAILED;
