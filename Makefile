@@ -7,6 +7,7 @@
 #   make test-vm      the tests in virtual machines (qemu, no KVM needed)
 #   make bench        measure against the budgets and the peers
 #   make bench-images measure pulls and layers against the peers
+#   make layout       trace which functions of podling-runtime belong side by side
 #   make install      programs, units, man pages and completions under $(DESTDIR)$(PREFIX)
 
 SHELL  := /bin/bash
@@ -23,7 +24,7 @@ BUILD_PACKAGES := build-essential libseccomp-dev
 TEST_PACKAGES  := busybox-static strace iproute2 etcd-server docker-registry apache2-utils skopeo umoci jq curl openssl \
                   podman buildah containerd catatonit uidmap mmdebstrap libcap2-bin
 VM_PACKAGES    := qemu-system-x86 mmdebstrap e2fsprogs
-BENCH_PACKAGES := crun runc podman strace
+BENCH_PACKAGES := busybox-static crun runc podman strace
 
 # Installs what is missing and asks for root only then.
 define ensure
@@ -34,7 +35,7 @@ define ensure
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
 endef
 
-.PHONY: all build run test test-lint test-unit test-root test-vm bench bench-images install deps deps-test deps-vm deps-bench
+.PHONY: all build run test test-lint test-unit test-root test-vm bench bench-images layout install deps deps-test deps-vm deps-bench
 
 all: build
 
@@ -81,6 +82,13 @@ bench: build deps-bench
 
 bench-images: deps-test
 	$(ROOT_RUNNER) $(CARGO) bench -p podling-images --bench layers
+
+# Which functions lie side by side in podling-runtime: before a release, and when its memory has grown.
+layout: deps-bench
+	CARGO_PROFILE_RELEASE_STRIP=none $(CARGO) build --release -p podling-runtime --bins --target-dir target/layout
+	$(ROOT_RUNNER) $(CARGO) run --quiet -p podling-runtime --example layout -- \
+	  target/layout/$(TARGET)/release/podling-runtime > target/layout/hot.ld
+	cp target/layout/hot.ld runtime/layout/hot.ld
 
 install: build
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/podling $(RELEASE)/podling-runtime

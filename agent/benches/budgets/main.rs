@@ -13,6 +13,9 @@
 #[path = "../../tests/node/mod.rs"]
 #[allow(unreachable_pub)]
 mod node;
+// What is measured is what the program is laid out for.
+#[path = "../../../runtime/examples/layout/bundle.rs"]
+mod bundle;
 
 mod floor;
 mod machine;

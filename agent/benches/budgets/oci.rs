@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -13,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::Effort;
 use crate::floor::FLOOR;
 use crate::machine::hide_hybrid_cgroup;
 use crate::node::bin_dir;
 use crate::table::{Budget, Samples, Table};
+use crate::{Effort, bundle};
 
 /// The pause before a start on an idle machine: long enough for the kernel's cgroup locks to leave their fast state.
 const IDLE: Duration = Duration::from_millis(150);
@@ -282,15 +281,7 @@ fn show_cost(runtimes: &[Runtime], table: &mut Table) {
 impl Runtime {
     fn new(name: &str, program: PathBuf, dir: &Path, states: &Path) -> Runtime {
         let bundle = dir.join(name.replace(['/', ' '], "-"));
-        let bin = bundle.join("rootfs/bin");
-        fs::create_dir_all(&bin).unwrap();
-        for mount_point in ["proc", "dev", "sys", "tmp", "etc"] {
-            fs::create_dir_all(bundle.join("rootfs").join(mount_point)).unwrap();
-        }
-        fs::copy("/bin/busybox", bin.join("busybox")).expect("Debian's busybox-static");
-        for applet in ["true", "sleep"] {
-            symlink("busybox", bin.join(applet)).unwrap();
-        }
+        bundle::make(&bundle).expect("Debian's busybox-static");
         Runtime {
             name: name.to_string(),
             program,
@@ -306,7 +297,7 @@ impl Runtime {
     }
 
     fn spec(&self, arguments: &[&str]) -> Value {
-        spec(arguments, &format!("/{}", self.cgroup().display()))
+        bundle::spec(arguments, &format!("/{}", self.cgroup().display()))
     }
 
     fn write_spec(&self, spec: &Value) {
@@ -452,63 +443,4 @@ impl Drop for Runtime {
             drop(directory.parent().map(fs::remove_dir));
         }
     }
-}
-
-/// A container as Kubernetes would have it, without a seccomp profile.
-fn spec(arguments: &[&str], cgroup: &str) -> Value {
-    let capabilities = [
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_FSETID",
-        "CAP_FOWNER",
-        "CAP_MKNOD",
-        "CAP_NET_RAW",
-        "CAP_SETGID",
-        "CAP_SETUID",
-        "CAP_SETFCAP",
-        "CAP_SETPCAP",
-        "CAP_NET_BIND_SERVICE",
-        "CAP_SYS_CHROOT",
-        "CAP_KILL",
-        "CAP_AUDIT_WRITE",
-    ];
-    json!({
-        "ociVersion": "1.0.2",
-        "process": {
-            "user": {"uid": 0, "gid": 0}, "args": arguments, "env": ["PATH=/bin"], "cwd": "/",
-            "noNewPrivileges": true,
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
-        },
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "bench",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-             "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs",
-             "options": ["nosuid", "noexec", "nodev", "ro"]},
-        ],
-        "linux": {
-            "cgroupsPath": cgroup,
-            "resources": {
-                "devices": [{"allow": false, "access": "rwm"}],
-                "memory": {"limit": 134_217_728}, "cpu": {"shares": 204, "quota": 30_000, "period": 100_000},
-                "pids": {"limit": 100},
-            },
-            "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-            ],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-                "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-            ],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
-    })
 }

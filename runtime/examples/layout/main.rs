@@ -1,19 +1,24 @@
 //! Writes `layout/hot.ld`: which functions `podling-runtime run` executes, for the linker to put them side by side.
 //!
 //! ```text
-//! cargo build --release -p podling-runtime --config profile.release.strip=false
-//! cargo run --example layout -- target/…/release/podling-runtime --root DIR run -b BUNDLE NAME > hot.ld
+//! make layout       builds the program with its symbols, runs this as root, and replaces hot.ld
 //! ```
 //!
-//! It follows the command and its children one instruction at a time, until these execute another program, and looks
-//! up in the table of symbols (nm(1)) what they came by. The command has to end by itself.
+//! It follows `run` and its children one instruction at a time, until these execute another program, and looks up in
+//! the table of symbols (nm(1)) what they came by. There are two bundles, one as `spec` writes it and one as engines do;
+//! all happens in a mount namespace of its own.
+
+mod bundle;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace::{self, AddressType, Event, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -26,26 +31,75 @@ const HEAD: &str = "\
 /* What `podling-runtime run` executes, side by side in the file: a page of it that is needed is mapped with its
  * neighbours (the kernel takes 16 pages at each fault), and scattered over all of the program that would be most of it.
  *
- * Written by `cargo run --example layout` from a trace, and what it held before. Names are without their hashes, so that
+ * Written by `make layout` from a trace, and what it held before. Names are without their hashes, so that
  * they last: what is not there any more is left out by the linker, and what is new is merely found elsewhere.
  */
 ";
 
 /// What earlier traces found stays: a function that one build has inlined stands by itself in another.
-const BEFORE: &str = include_str!("../layout/hot.ld");
+const BEFORE: &str = include_str!("../../layout/hot.ld");
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let program = arguments.first().ok_or("usage: layout PROGRAM ARGUMENT…")?;
-    let symbols = symbols(program)?;
-    let addresses = trace(&arguments)?;
+    let program = std::env::args_os().nth(1).ok_or("usage: layout PROGRAM")?;
+    let program = fs::canonicalize(program)?.into_os_string();
+    let symbols = symbols(&program)?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let dir = tempfile::tempdir()?;
+    let mut addresses = HashSet::new();
+    for bundle in [
+        written_bundle(&program, dir.path())?,
+        engines_bundle(dir.path())?,
+    ] {
+        let root = dir.path().join("state");
+        let words: [&OsStr; 7] = [
+            &program,
+            "--root".as_ref(),
+            root.as_ref(),
+            "run".as_ref(),
+            "--bundle".as_ref(),
+            bundle.as_ref(),
+            "layout".as_ref(),
+        ];
+        addresses.extend(trace(&words)?);
+    }
     print(&symbols, &addresses)
 }
 
+/// A bundle as the command `spec` writes it, with a program that ends by itself.
+fn written_bundle(program: &OsStr, dir: &Path) -> Result<PathBuf> {
+    let bundle = dir.join("written");
+    bundle::make(&bundle)?;
+    let status = Command::new(program)
+        .args(["spec", "--bundle"])
+        .arg(&bundle)
+        .status()?;
+    if !status.success() {
+        return Err(format!("spec: {status}").into());
+    }
+    let config = bundle.join("config.json");
+    let mut spec: serde_json::Value = serde_json::from_slice(&fs::read(&config)?)?;
+    spec["process"]["args"] = ["/bin/true"].as_slice().into();
+    spec["process"]["terminal"] = false.into();
+    fs::write(&config, spec.to_string())?;
+    Ok(bundle)
+}
+
+/// A bundle as engines write it.
+fn engines_bundle(dir: &Path) -> Result<PathBuf> {
+    let bundle = dir.join("engine");
+    bundle::make(&bundle)?;
+    let cgroup = format!("/podling-layout-{}", std::process::id());
+    let spec = bundle::spec(&["/bin/true"], &cgroup);
+    fs::write(bundle.join("config.json"), spec.to_string())?;
+    Ok(bundle)
+}
+
 /// The addresses of all instructions that the program and its children execute.
-fn trace(arguments: &[OsString]) -> Result<HashSet<u64>> {
+fn trace(arguments: &[&OsStr]) -> Result<HashSet<u64>> {
     // A shell stops itself, to be followed from there on.
     let shell = Command::new("/bin/sh")
         .args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""])
