@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     LinuxBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, RootBuilder, Spec,
@@ -28,13 +29,16 @@ use podling_runtime::pod::plan::{
 use sha2::{Digest as _, Sha256};
 
 use super::env::{self, EnvError, Objects, PodFacts, Variables};
+use super::image_facts::ImageFacts;
 use super::resources::{self, PodResourcesError};
 use super::security::{self, Security, SecurityError};
 use super::volumes::{PreparedVolume, VolumeError, Volumes};
-use crate::manifest::quantity::QuantityError;
+use crate::manifest::quantity::{self, QuantityError};
 
 /// Kubernetes' default for `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECS: i64 = 30;
+/// The value of `resizePolicy[].restartPolicy` other than its default.
+const RESTART_TO_RESIZE: &str = "RestartContainer";
 const DEFAULT_TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 
 /// What a container's image has come to.
@@ -231,7 +235,7 @@ fn plan_container(
     ContainerPlan {
         name: container.name.clone(),
         kind,
-        spec_hash: spec_hash(container.image.as_deref()),
+        spec_hash: spec_hash(container),
         source,
         restart_policy: None,
         startup_probe: handlers.startup,
@@ -335,6 +339,7 @@ fn oci_spec(
             paths.iter().map(|p| (*p).to_owned()).collect()
         }
     };
+    let name = container.image.as_deref().unwrap_or_default();
     let linux = LinuxBuilder::default()
         .resources(limits)
         .masked_paths(owned(&mounts::MASKED_PATHS))
@@ -353,6 +358,7 @@ fn oci_spec(
         )?)
         .mounts(mounts::mounts(input, spec, container, security, variables)?)
         .linux(linux)
+        .annotations(ImageFacts::of(name, image).annotations())
         .build()?)
 }
 
@@ -400,10 +406,29 @@ fn container_dir(input: &Input<'_>, container: &Container) -> PathBuf {
     input.data_dir.join("containers").join(&container.name)
 }
 
-/// A running container cannot change its image; everything else that could change replaces the pod, or applies in
-/// place. By the name that the manifest has, as in Kubernetes: a container runs on when that comes to mean another image.
-pub(super) fn spec_hash(image: Option<&str>) -> String {
-    hex::encode(&Sha256::digest(image.unwrap_or_default())[..16])
+/// What a running container cannot change: its image, by the name that the manifest has, as in Kubernetes (it runs on when
+/// that comes to mean another image); and resources that its `resizePolicy` has it restarted for. Everything else that
+/// could change replaces the pod, or applies in place.
+pub(super) fn spec_hash(container: &Container) -> String {
+    let mut text = container.image.clone().unwrap_or_default();
+    for policy in container.resize_policy.iter().flatten() {
+        if policy.restart_policy == RESTART_TO_RESIZE {
+            text.push_str(&amounts(container, &policy.resource_name));
+        }
+    }
+    hex::encode(&Sha256::digest(text)[..16])
+}
+
+/// The request and the limit of a resource, the same for amounts that are written in another way.
+fn amounts(container: &Container, resource: &str) -> String {
+    let resources = container.resources.as_ref();
+    let amount = |list: Option<&BTreeMap<String, Quantity>>| {
+        let written = list.and_then(|list| list.get(resource))?;
+        quantity::nanos(&written.0).ok()
+    };
+    let request = amount(resources.and_then(|resources| resources.requests.as_ref()));
+    let limit = amount(resources.and_then(|resources| resources.limits.as_ref()));
+    format!("\n{resource} {request:?} {limit:?}")
 }
 
 fn seconds(value: i64) -> u64 {

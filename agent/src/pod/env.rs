@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, EnvVarSource, ObjectFieldSelector, ResourceFieldSelector, Secret,
+    ConfigMap, Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec,
+    ResourceFieldSelector, Secret,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -29,6 +30,8 @@ pub trait Objects {
 pub struct PodFacts<'a> {
     /// The pod's metadata, with its UID.
     pub metadata: &'a ObjectMeta,
+    /// The pod's spec, whose containers may be asked for each other's resources.
+    pub spec: Option<&'a PodSpec>,
     /// `spec.serviceAccountName`.
     pub service_account: &'a str,
     /// The node's name.
@@ -39,6 +42,16 @@ pub struct PodFacts<'a> {
     pub pod_ips: &'a [IpAddr],
     /// What the machine has: the limit of a container without one.
     pub capacity: Capacity,
+}
+
+impl<'a> PodFacts<'a> {
+    fn container(&self, name: &str) -> Option<&'a Container> {
+        let spec = self.spec?;
+        let inits = spec.init_containers.iter().flatten();
+        inits
+            .chain(&spec.containers)
+            .find(|container| container.name == name)
+    }
 }
 
 /// Why a container has no environment yet.
@@ -193,7 +206,7 @@ fn value_from(
         return field_value(field, facts).map(Some);
     }
     if let Some(resource) = &source.resource_field_ref {
-        return resource_value(resource, container, &facts.capacity).map(Some);
+        return resource_value(resource, Some(container), facts).map(Some);
     }
     if let Some(key) = &source.config_map_key_ref {
         let optional = key.optional == Some(true);
@@ -304,15 +317,22 @@ fn key_values(map: Option<&BTreeMap<String, String>>) -> String {
     lines.join("\n")
 }
 
-/// The value of a resource of a container, divided and rounded up.
+/// The value of a resource of the container that is named, else of `own`, divided and rounded up.
 ///
 /// # Errors
-/// When containers have no such resource, or the divisor is not a quantity.
+/// When the pod has no such container, containers have no such resource, or the divisor is not a quantity.
 pub fn resource_value(
     selector: &ResourceFieldSelector,
-    container: &Container,
-    capacity: &Capacity,
+    own: Option<&Container>,
+    facts: &PodFacts<'_>,
 ) -> Result<String, EnvError> {
+    let capacity = &facts.capacity;
+    let name = selector.container_name.as_deref().unwrap_or_default();
+    let container = match name {
+        "" => own,
+        name => facts.container(name),
+    };
+    let container = container.ok_or_else(|| EnvError::Container(name.to_owned()))?;
     let needs = resources::needs(container.resources.as_ref())?;
     let divisor = selector
         .divisor

@@ -37,8 +37,14 @@ fn of(container: &str) -> Result<Vec<String>, EnvError> {
         )])),
         ..ObjectMeta::default()
     };
+    let pod: PodSpec = serde_saphyr::from_str(
+        "initContainers: [{ name: first, resources: { limits: { memory: 7Mi } } }]\n\
+         containers: [{ name: other, resources: { limits: { memory: 5Mi } } }]",
+    )
+    .expect("a spec");
     let facts = PodFacts {
         metadata: &metadata,
+        spec: Some(&pod),
         service_account: "default",
         node_name: "node",
         host_ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
@@ -168,6 +174,14 @@ fn downward_resources_fall_back_to_the_machine() {
         Ok("X=1")
     );
     assert!(resource("resource: limits.hugepages-2Mi", "{}").is_err());
+    // Of another container.
+    for (name, expected) in [("other", "X=5"), ("first", "X=7")] {
+        let selector = format!("containerName: {name}, resource: limits.memory, divisor: 1Mi");
+        let own = "{ limits: { memory: 100Mi } }";
+        assert_eq!(resource(&selector, own).as_deref(), Ok(expected));
+    }
+    let unknown = resource("containerName: none, resource: limits.cpu", "{}");
+    assert_eq!(unknown, Err(EnvError::Container("none".to_owned())));
 }
 
 #[test]

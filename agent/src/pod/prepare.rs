@@ -138,6 +138,7 @@ impl Wanted {
         let spec = self.pod.spec.as_ref();
         PodFacts {
             metadata: &self.pod.metadata,
+            spec,
             service_account: spec
                 .and_then(|spec| spec.service_account_name.as_deref())
                 .unwrap_or("default"),

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use podling_runtime::pod::snapshot::{ContainerState, Snapshot, Stage};
 
+pub use super::image_facts::ImageFacts;
 use super::resources;
 
 /// What is known of a pod beside its spec.
@@ -24,7 +25,7 @@ pub struct Facts<'a> {
     pub snapshot: Option<&'a Snapshot>,
     /// Why containers that the supervisor does not know yet wait, by name: reason and message.
     pub waiting: BTreeMap<String, Waiting>,
-    /// The images that containers run, by container name.
+    /// What the names of their images mean now, by container name; shown of a container until it has run.
     pub images: BTreeMap<String, ImageFacts>,
     /// The node's address.
     pub host_ip: Option<IpAddr>,
@@ -47,15 +48,6 @@ pub struct Waiting {
     pub reason: String,
     /// For people.
     pub message: String,
-}
-
-/// The image a container runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageFacts {
-    /// The reference, normalised.
-    pub image: String,
-    /// `<repository>@sha256:…`.
-    pub image_id: String,
 }
 
 /// Whether a status is final: it never changes again.

@@ -88,8 +88,10 @@ fn p11_a_container_keeps_its_image_when_its_name_comes_to_mean_another() {
         node.wait_pod("next", "is seen", |_| true);
         let after = node.wait_ready("pod");
         for name in ["main", "other"] {
-            let id = |pod: &Value| container(pod, name)["containerID"].clone();
-            assert_eq!(id(&after), id(&before), "{}", node.report());
+            for field in ["containerID", "image", "imageID"] {
+                let of = |pod: &Value| container(pod, name)[field].clone();
+                assert_eq!(of(&after), of(&before), "{}", node.report());
+            }
             assert_eq!(restarts(&after, name), 0);
         }
         node.remove("next.yaml");
@@ -117,6 +119,35 @@ fn p11_probes_and_restarts_work_without_an_agent() {
         container(&after, "other")["containerID"],
         container(&before, "other")["containerID"]
     );
+}
+
+/// Refused by its supervisor; the same holds of a plan that was written by an agent which ended before it said so.
+#[test]
+fn p11_a_plan_that_the_supervisor_has_not_taken_is_told_again_by_a_new_agent() {
+    let mut node = Node::start();
+    node.load_busybox();
+    node.apply("pod.yaml", POD);
+    node.wait_ready("pod");
+    fn refused(node: &Node) -> bool {
+        let why = node.podling(&["why", "pod"]).stdout;
+        why.contains("PlanRefused")
+    }
+    let probe = "httpGet: {port: 8080, host: no-such-name, path";
+    node.apply(
+        "pod.yaml",
+        &POD.replace("httpGet: {port: 8080, path", probe),
+    );
+    node.wait(
+        "the supervisor refuses a name that it cannot look up",
+        || refused(&node).then_some(()),
+    );
+    node.kill_agent();
+    node.start_agent();
+    node.wait("a new agent knows that, too", || {
+        refused(&node).then_some(())
+    });
+    node.apply("pod.yaml", POD);
+    node.wait("the next plan is taken", || (!refused(&node)).then_some(()));
 }
 
 #[test]

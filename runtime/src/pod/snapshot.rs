@@ -1,6 +1,7 @@
 //! What a pod supervisor reports: facts about containers. Kubernetes' phase and conditions are derived from them
 //! by the agent, not stored.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -64,6 +65,10 @@ pub struct ContainerSnapshot {
     // Supervisors of an earlier version do not send it, and outlive an upgrade of the agent.
     #[serde(default)]
     pub probe_failures: Vec<ProbeFailure>,
+    /// The annotations of the OCI spec that its current run, or its last, was started with: what the writer of the plan
+    /// wants to be told of what runs. Those of the plan may be others by now. Empty before the first run.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
     /// The cgroup path of its current run, below the root of each hierarchy.
     pub cgroup: Option<PathBuf>,
 }

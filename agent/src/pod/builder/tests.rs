@@ -53,6 +53,7 @@ fn plan(spec: &str) -> Plan {
     let ips = [ip];
     let facts = PodFacts {
         metadata: &pod.metadata,
+        spec: pod.spec.as_ref(),
         service_account: "default",
         node_name: "node",
         host_ip: "10.0.0.1".parse().unwrap(),
@@ -236,4 +237,22 @@ fn every_plan_survives_its_own_json() {
     let text = serde_json::to_string(&plan).unwrap();
     let back: Plan = serde_json::from_str(&text).unwrap();
     assert_eq!(back, plan);
+}
+
+/// Of a container that has to be restarted for other memory, and for nothing else.
+#[test]
+fn resize_policies_decide_whether_new_limits_restart_a_container() {
+    let hash = |cpu: &str, memory: &str| {
+        let container = serde_json::json!({
+            "name": "a", "image": "i",
+            "resizePolicy": [
+                { "resourceName": "cpu", "restartPolicy": "NotRequired" },
+                { "resourceName": "memory", "restartPolicy": "RestartContainer" },
+            ],
+            "resources": { "limits": { "cpu": cpu, "memory": memory } },
+        });
+        spec_hash(&serde_json::from_value(container).unwrap())
+    };
+    assert_eq!(hash("1", "1Gi"), hash("2", "1024Mi"));
+    assert_ne!(hash("1", "1Gi"), hash("1", "2Gi"));
 }

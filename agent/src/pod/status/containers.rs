@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use podling_runtime::pod::snapshot::{ContainerSnapshot, ContainerState, Termination};
 
-use super::Facts;
+use super::{Facts, ImageFacts};
 
 /// The scheme of container ids, as in `containerd://…`.
 const ID_SCHEME: &str = "podling://";
@@ -65,7 +65,8 @@ fn status(
     {
         return last.clone();
     }
-    let image = facts.images.get(&container.name);
+    let runs = snapshot.and_then(|s| ImageFacts::from_annotations(&s.annotations));
+    let image = runs.as_ref().or_else(|| facts.images.get(&container.name));
     let id = snapshot.and_then(current_id);
     ContainerStatus {
         name: container.name.clone(),

@@ -76,6 +76,7 @@ fn container(name: &str, code: char) -> ContainerSnapshot {
         started: matches!(code, 'r' | 'R'),
         ready: code == 'R',
         probe_failures: Vec::new(),
+        annotations: BTreeMap::new(),
         cgroup: None,
     }
 }
@@ -300,4 +301,36 @@ fn a_pod_that_was_given_up_has_failed_with_the_reason() {
         (status.phase.as_deref(), status.reason.as_deref()),
         (Some("Failed"), Some("Evicted"))
     );
+}
+
+/// The name came to mean another image, while the container runs on, waits for its next start or has ended.
+#[test]
+fn the_image_shown_is_the_one_that_the_container_was_started_with() {
+    let image = |digit: &str| ImageFacts {
+        image: "localhost/i:latest".to_owned(),
+        image_id: format!("localhost/i@sha256:{}", digit.repeat(64)),
+    };
+    let pod = pod("Always", &[], &["a"]);
+    let shown = |code, started_with: Option<ImageFacts>| {
+        let mut snapshot = snapshot(Stage::Active, &[("a", code)]);
+        let annotations = started_with.map(ImageFacts::annotations);
+        snapshot.containers[0].annotations = annotations.into_iter().flatten().collect();
+        let facts = Facts {
+            snapshot: Some(&snapshot),
+            images: [("a".to_owned(), image("2"))].into(),
+            ..Facts::default()
+        };
+        let status = status(&pod, &facts, None, time());
+        let container = status.container_statuses.unwrap().remove(0);
+        ImageFacts {
+            image: container.image,
+            image_id: container.image_id,
+        }
+    };
+    for code in ['R', 'r', 'b', '0'] {
+        assert_eq!(shown(code, Some(image("1"))), image("1"), "{code}");
+    }
+    // One that has not run, and one that an earlier version started.
+    assert_eq!(shown('w', None), image("2"));
+    assert_eq!(shown('r', None), image("2"));
 }

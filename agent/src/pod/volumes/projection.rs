@@ -162,12 +162,14 @@ impl Collector<'_> {
     fn downward(&mut self, items: &[DownwardAPIVolumeFile], mode: u32) -> Result<(), VolumeError> {
         for item in items {
             let mode = item.mode.map_or(mode, |m| file_mode(Some(m)));
-            let value = if let Some(field) = &item.field_ref {
-                env::field_value(field, self.context.facts)
-            } else {
-                return Err(self.invalid(
-                    "a downwardAPI file needs a fieldRef: resourceFieldRef works only in env",
-                ));
+            let value = match (&item.field_ref, &item.resource_field_ref) {
+                (Some(field), _) => env::field_value(field, self.context.facts),
+                (None, Some(resource)) => env::resource_value(resource, None, self.context.facts),
+                (None, None) => {
+                    return Err(
+                        self.invalid("a downwardAPI file needs a fieldRef or a resourceFieldRef")
+                    );
+                }
             };
             let value = value.map_err(|source| VolumeError::Downward {
                 volume: self.volume.to_owned(),
@@ -224,4 +226,73 @@ fn nested(outer: &str, inner: &str) -> bool {
     inner
         .strip_prefix(outer)
         .is_some_and(|rest| rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, Secret};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+    use crate::pod::env::{Objects, PodFacts};
+    use crate::pod::resources::Capacity;
+
+    struct NoObjects;
+
+    impl Objects for NoObjects {
+        fn config_map(&self, _: &str) -> Option<Arc<ConfigMap>> {
+            None
+        }
+        fn secret(&self, _: &str) -> Option<Arc<Secret>> {
+            None
+        }
+    }
+
+    #[test]
+    fn downward_files_take_fields_of_the_pod_and_resources_of_its_containers() {
+        let spec: PodSpec = serde_saphyr::from_str(
+            "containers: [{ name: c, resources: { limits: { memory: 5Mi } } }]\n\
+             volumes:\n\
+             - name: v\n  \
+               downwardAPI:\n    \
+                 items:\n    \
+                 - { path: name, fieldRef: { fieldPath: metadata.name } }\n    \
+                 - path: memory\n      \
+                   resourceFieldRef: { containerName: c, resource: limits.memory, divisor: 1Mi }\n",
+        )
+        .expect("a spec");
+        let metadata = ObjectMeta {
+            name: Some("web".to_owned()),
+            ..ObjectMeta::default()
+        };
+        let facts = PodFacts {
+            metadata: &metadata,
+            spec: Some(&spec),
+            service_account: "default",
+            node_name: "node",
+            host_ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            pod_ips: &[],
+            capacity: Capacity {
+                cpu_millis: 1000,
+                memory_bytes: 1 << 30,
+                swap: false,
+            },
+        };
+        let context = VolumeContext {
+            objects: &NoObjects,
+            facts: &facts,
+            memory_limit_bytes: None,
+        };
+        let volume = &spec.volumes.as_ref().expect("volumes")[0];
+        let found = collect(volume, &context)
+            .expect("files")
+            .expect("a projection");
+        let contents = found.files.into_iter().map(|(path, file)| {
+            let text = String::from_utf8(file.content).expect("text");
+            format!("{path}={text}")
+        });
+        assert_eq!(contents.collect::<Vec<_>>(), ["memory=5", "name=web"]);
+    }
 }

@@ -19,7 +19,7 @@ use crate::pod::supervisor::{self, SupervisorError, Waiting};
 /// A container whose image is in the pod's plan.
 struct Running<'a> {
     name: &'a str,
-    /// Of the image's name.
+    /// Of the image's name, and what else a running container cannot change.
     spec_hash: &'a str,
     /// Of the image that the name meant.
     layers: &'a [PathBuf],
@@ -107,7 +107,7 @@ async fn image_states(
     for container in containers() {
         let name = container.image.as_deref().unwrap_or_default();
         let policy = Policy::of(container.image_pull_policy.as_deref(), name);
-        let hash = builder::spec_hash(container.image.as_deref());
+        let hash = builder::spec_hash(container);
         let layers = running
             .iter()
             .find(|it| it.name == container.name && it.spec_hash == hash)

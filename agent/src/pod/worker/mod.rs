@@ -294,6 +294,14 @@ impl Worker {
         self.failure.is_some() || self.has_ended() || (terminal && self.snapshot.is_none())
     }
 
+    /// True when a supervisor that was just found has not taken the plan that is on disk: it refused it, or the agent
+    /// that wrote it ended before it could say so.
+    fn is_behind(&self, snapshot: &Snapshot) -> bool {
+        let planned = self.plan.as_ref().map(|plan| plan.generation);
+        planned.is_some_and(|planned| planned > snapshot.plan_generation)
+            && !matches!(snapshot.stage, Stage::Ended { .. })
+    }
+
     /// Makes the pod run as wanted.
     async fn keep_running(&mut self, object: &Arc<Object>, pod: &Pod) -> Step<Next> {
         self.pull_secrets = self.read_pull_secrets(object, pod);
@@ -444,6 +452,10 @@ impl Worker {
             Ok(Reply::Snapshot(snapshot)) => {
                 // What a pod does while it runs changes nothing of what is wanted of it.
                 self.due |= matches!(snapshot.stage, Stage::Ended { .. });
+                if self.snapshot.is_none() && self.is_behind(&snapshot) {
+                    self.refused = true;
+                    self.due = true;
+                }
                 self.snapshot = Some(*snapshot);
             }
             Ok(Reply::Error { message }) => {

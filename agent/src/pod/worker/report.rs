@@ -54,7 +54,7 @@ impl Worker {
                 Some(State::Ready(image)) => {
                     facts
                         .images
-                        .insert(container.name.clone(), image_facts(name, image));
+                        .insert(container.name.clone(), ImageFacts::of(name, image));
                 }
                 Some(state) => {
                     let shown = state.shown(name);
@@ -145,18 +145,6 @@ impl Worker {
                 .store
                 .set_status(&object.key, &self.uid, status);
         }
-    }
-}
-
-fn image_facts(name: &str, image: &podling_images::Image) -> ImageFacts {
-    let pinned = image.pinned_reference();
-    ImageFacts {
-        image: podling_images::Reference::parse(name)
-            .map_or_else(|_| name.to_owned(), |r| r.to_string()),
-        image_id: pinned.map_or_else(
-            || image.digest.to_string(),
-            |reference| reference.to_string(),
-        ),
     }
 }
 

@@ -257,6 +257,7 @@ impl Lifecycle {
             let restart_count = container.starts;
             container.starts = container.starts.saturating_add(1);
             container.last_spec_hash = Some(container.rules.spec_hash.clone());
+            container.last_annotations = container.rules.annotations.clone();
             let id = run_id(&uid, &container.name, restart_count, now);
             let run = Run::new(
                 id.clone(),

@@ -1,5 +1,7 @@
 //! One container's facts over all its runs.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,10 @@ pub(super) struct Container {
     pub(super) starts: u32,
     /// What it ran last.
     pub(super) last_spec_hash: Option<String>,
+    /// The annotations of the spec that it was started with last.
+    // Records of an earlier version do not have them.
+    #[serde(default)]
+    pub(super) last_annotations: BTreeMap<String, String>,
     pub(super) crashes: Crashes,
     /// No longer in the plan: forgotten when it has ended.
     pub(super) removed: bool,
@@ -118,6 +124,7 @@ impl Container {
             last_termination: None,
             starts: 0,
             last_spec_hash: None,
+            last_annotations: BTreeMap::new(),
             crashes: Crashes::default(),
             removed: false,
             probe_failures: Vec::new(),

@@ -25,7 +25,7 @@ impl Lifecycle {
                     run.started_ms = now.ms;
                 }
             }
-            Input::Started { container } => self.started(&container),
+            Input::Started { container } => self.started(&container, now),
             Input::StartFailed { container, message } => {
                 self.start_failed(&container, message, now)
             }
@@ -93,8 +93,8 @@ impl Lifecycle {
         self.container_mut(name).map(|c| &mut c.life)
     }
 
-    fn started(&mut self, name: &str) {
-        let Some(container) = self.container_mut(name) else {
+    fn started(&mut self, name: &str, now: Now) {
+        let Some((rules, container)) = self.with_rules(name) else {
             return;
         };
         let life = std::mem::replace(&mut container.life, Life::FRESH);
@@ -102,6 +102,8 @@ impl Lifecycle {
             Life::Starting { run } => Life::Running { run },
             other => other,
         };
+        // A supervisor that was started again has taken a new plan since the start began.
+        container.stop_if_changed(rules.grace_ms, now);
     }
 
     fn start_failed(&mut self, name: &str, message: String, now: Now) {

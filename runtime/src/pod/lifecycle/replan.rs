@@ -83,18 +83,8 @@ impl Container {
                 .find(|k| k.name() == failure.probe);
             kind.is_some_and(|kind| rules.probe(kind).is_some())
         });
-        match &mut self.life {
-            Life::Running { run } => {
-                if run.spec_hash != self.rules.spec_hash && run.stop.is_none() {
-                    run.stop = Some(Stop::new(
-                        StopCause::Changed,
-                        "what it runs has changed".to_owned(),
-                        &self.rules,
-                        now.ms,
-                        now.ms.saturating_add(grace_ms),
-                    ));
-                }
-            }
+        match &self.life {
+            Life::Running { .. } => self.stop_if_changed(grace_ms, now),
             Life::Waiting { .. } => {
                 let changed = self
                     .last_spec_hash
@@ -104,7 +94,24 @@ impl Container {
                     self.forgive();
                 }
             }
+            // One that starts is looked at once it runs.
             Life::Starting { .. } | Life::Ended { .. } => {}
+        }
+    }
+
+    /// What runs is not what the plan says: it is stopped, to be started again.
+    pub(super) fn stop_if_changed(&mut self, grace_ms: u64, now: Now) {
+        if let Life::Running { run } = &mut self.life
+            && run.spec_hash != self.rules.spec_hash
+            && run.stop.is_none()
+        {
+            run.stop = Some(Stop::new(
+                StopCause::Changed,
+                "what it runs has changed".to_owned(),
+                &self.rules,
+                now.ms,
+                now.ms.saturating_add(grace_ms),
+            ));
         }
     }
 

@@ -70,6 +70,7 @@ impl Lifecycle {
                 }
             },
             probe_failures: container.probe_failures.clone(),
+            annotations: container.last_annotations.clone(),
             cgroup: container
                 .is_live()
                 .then(|| self.rules.cgroup.join(&container.name)),

@@ -1,6 +1,6 @@
 //! What the lifecycle needs of a plan, and the refusal of plans that this supervisor cannot carry out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -103,6 +103,9 @@ impl PodRules {
 pub(super) struct Rules {
     pub(super) kind: ContainerKind,
     pub(super) spec_hash: String,
+    /// Of the spec that it would start with.
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
     /// Why it cannot start: reason and message.
     pub(super) waits: Option<(String, String)>,
     pub(super) restart_policy: RestartPolicy,
@@ -120,6 +123,13 @@ impl Rules {
         Self {
             kind: container.kind,
             spec_hash: container.spec_hash.clone(),
+            annotations: match &container.source {
+                ContainerSource::Ready { spec, .. } => {
+                    let annotations = spec.annotations().iter().flatten();
+                    annotations.map(|(k, v)| (k.clone(), v.clone())).collect()
+                }
+                ContainerSource::Waiting { .. } => BTreeMap::new(),
+            },
             waits: match &container.source {
                 ContainerSource::Ready { .. } => None,
                 ContainerSource::Waiting { reason, message } => {

@@ -137,3 +137,57 @@ fn plans_that_cannot_be_carried_out_are_refused() {
     });
     assert!(header.contains("header"), "{header}");
 }
+
+#[test]
+fn a_snapshot_has_the_annotations_that_a_container_was_started_with() {
+    let of_image = |id: &str| {
+        let mut planned = container("a", Main);
+        let ContainerSource::Ready { spec, .. } = &mut planned.source else {
+            panic!("it is ready");
+        };
+        spec.set_annotations(Some([("image".to_owned(), id.to_owned())].into()));
+        plan(Always, vec![planned])
+    };
+    let mut world = World::new(&of_image("old"));
+    let shown = |world: &World| world.of("a").annotations["image"].clone();
+    assert_eq!(shown(&world), "old");
+    world.replan(&of_image("new"));
+    assert_eq!(shown(&world), "old", "it runs on with what it has");
+    // So does a new supervisor say, from the record.
+    let record = serde_json::to_string(&world.life).expect("a record");
+    world.life = serde_json::from_str(&record).expect("the same record");
+    assert_eq!(shown(&world), "old");
+    world.ends("a", 1);
+    assert_eq!(shown(&world), "new", "its next start takes the plan's");
+}
+
+/// A supervisor was killed while a container started; its successor took the plan that had been written meanwhile.
+#[test]
+fn a_container_that_started_while_its_plan_changed_is_restarted() {
+    let mut plan = plan(Always, vec![container("a", Main)]);
+    let now = Now {
+        ms: 1_000_000,
+        wall: Timestamp::UNIX_EPOCH,
+    };
+    let mut life = Lifecycle::new(&plan, now);
+    assert_eq!(life.advance(now).len(), 1, "it is to be started");
+    let process = Process {
+        pid: 100,
+        start_ticks: 1,
+    };
+    let container = || "a".to_owned();
+    let created = Input::Created {
+        container: container(),
+        process,
+    };
+    life.handle(created, now);
+    plan.containers[0].spec_hash = "2".to_owned();
+    life.replace_plan(&plan, now).expect("a possible change");
+    let started = Input::Started {
+        container: container(),
+    };
+    life.handle(started, now);
+    let steps = life.advance(now);
+    let signal = Action::Signal { signal: 15 };
+    assert!(steps.iter().any(|step| step.action == signal), "{steps:?}");
+}
