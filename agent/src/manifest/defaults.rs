@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::DEFAULT_NAMESPACE;
+use super::{DEFAULT_NAMESPACE, annotations};
 
 const VOLUME_FILE_MODE: i32 = 0o644;
 
@@ -33,6 +33,7 @@ pub(super) fn secret(object: &mut Secret) {
 pub(super) fn pod(pod: &mut Pod) {
     metadata(&mut pod.metadata, true);
     pod.status = None;
+    annotations::apply(pod);
     spec(pod.spec.get_or_insert_default());
 }
 

@@ -7,6 +7,7 @@
 //! A manifest, a file or the value of a key in etcd, is a unit: all of its objects are taken or none, and all that is
 //! wrong is told at once, each with line, field path and remedy. Pure: no I/O, no clock but for the problems' times.
 
+mod annotations;
 mod decode;
 mod defaults;
 mod node;

@@ -4,6 +4,7 @@
 //! Nothing is silently ignored. A field is applied, or refused with a message, or accepted without effect for a
 //! reason that stands here and in the documentation; then leaving it out would change nothing for the pod.
 
+use super::annotations;
 use super::decode::Fault;
 use super::node::{Node, NodeValue, child_path};
 use super::support_table::FIELDS;
@@ -15,6 +16,8 @@ pub enum Support {
     Applied,
     /// As [`Support::Applied`], for everything below as well.
     AppliedWhole,
+    /// It does a part of what Kubernetes says: this one.
+    AppliedPart(&'static str),
     /// Only these values, written as JSON, are taken; each means what Kubernetes says. The text says why.
     Only(&'static [&'static str], &'static str),
     /// Refused, for this reason.
@@ -80,7 +83,7 @@ fn check_field(node: &Node, path: &str, pattern: &str, faults: &mut Vec<Fault>) 
     };
     match rule(pattern).map(|field| field.support) {
         Some(Support::Applied) => check_fields(node, path, &below, faults),
-        Some(Support::AppliedWhole | Support::NoEffect(_)) => {}
+        Some(Support::AppliedWhole | Support::AppliedPart(_) | Support::NoEffect(_)) => {}
         Some(Support::Only(values, why)) => {
             let json = node.to_json();
             if !values.iter().any(|value| json_is(value, &json)) {
@@ -151,6 +154,7 @@ pub fn markdown() -> String {
         let says = match field.support {
             Support::Applied => "applied".to_owned(),
             Support::AppliedWhole => "applied, with all below".to_owned(),
+            Support::AppliedPart(part) => format!("applied in part: {part}"),
             Support::Only(values, why) => {
                 let values: Vec<String> = values.iter().map(|v| format!("`{v}`")).collect();
                 format!("only {}: {why}", values.join(", "))
@@ -160,5 +164,6 @@ pub fn markdown() -> String {
         };
         out.push_str(&format!("| `{}` | {says} |\n", field.path));
     }
+    out.push_str(&annotations::markdown());
     out
 }

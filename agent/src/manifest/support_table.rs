@@ -1,7 +1,7 @@
 //! The table of [`support`](super::support).
 
 use super::support::Field;
-use super::support::Support::{Applied, AppliedWhole, NoEffect, Only, Refused};
+use super::support::Support::{Applied, AppliedPart, AppliedWhole, NoEffect, Only, Refused};
 
 const SET_BY_NODE: &str = "the node sets it";
 const NO_SCHEDULER: &str =
@@ -120,10 +120,7 @@ pub(super) const FIELDS: &[Field] = &[
     f("spec.containers[].ports[].hostPort", Applied),
     f("spec.containers[].ports[].name", Applied),
     f("spec.containers[].ports[].protocol", Applied),
-    f(
-        "spec.containers[].resizePolicy",
-        NoEffect("new limits are applied to the running container"),
-    ),
+    f("spec.containers[].resizePolicy", AppliedWhole),
     f("spec.containers[].resources", Applied),
     f("spec.containers[].resources.limits", AppliedWhole),
     f("spec.containers[].resources.requests", AppliedWhole),
@@ -226,7 +223,10 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     f(
         "spec.priorityClassName",
-        NoEffect("no pod is moved out of the way of another"),
+        AppliedPart(
+            "containers of `system-node-critical` are the last to be killed when memory runs out; no pod is moved out of \
+             the way of another",
+        ),
     ),
     f(
         "spec.readinessGates",

@@ -1,5 +1,6 @@
 //! Tests of reading manifests: each rule by an example.
 
+mod annotations;
 mod documentation;
 mod hostile;
 mod properties;
@@ -337,6 +338,22 @@ fn rules_of_pod_specs() {
             "    securityContext: {appArmorProfile: {type: Unconfined, localhostProfile: a}}",
             "only for the type Localhost",
         ),
+        (
+            "    ports: [{containerPort: 1, hostPort: 80}, {containerPort: 2, hostPort: 80}]",
+            "the pod has the host's port 80 already",
+        ),
+        (
+            "    resizePolicy: [{resourceName: disk, restartPolicy: NotRequired}]",
+            "not a value of this field",
+        ),
+        (
+            "    resizePolicy: [{resourceName: cpu, restartPolicy: Restart}]",
+            "not a value of this field",
+        ),
+        (
+            "    env: [{name: A, valueFrom: {fieldRef: {apiVersion: v2, fieldPath: metadata.name}}}]",
+            "not a value of this field",
+        ),
     ] {
         let found = only_problem(&container_with(lines));
         assert!(found.contains(expected), "{lines}: {found}");
@@ -387,6 +404,14 @@ fn rules_of_pod_specs() {
         (
             "  securityContext: {sysctls: [{name: kernel.hostname, value: x}]}",
             "whole machine",
+        ),
+        (
+            "  securityContext: {sysctls: [{name: net.a, value: '0'}, {name: net/a, value: '1'}]}",
+            "`net.a` is there twice",
+        ),
+        (
+            "  securityContext: {fsGroup: 4294967295}",
+            "too large: at most 2147483647",
         ),
         (
             "  initContainers: [{name: c, image: i}]",
@@ -457,6 +482,20 @@ fn kinds_and_versions() {
     assert!(only_problem("apiVersion: v1\nkind: Deployment").contains("the kinds of this node"));
     assert_eq!(read("").expect("nothing is fine"), []);
     assert_eq!(read("# nothing\n---\n").expect("nothing is fine"), []);
+}
+
+#[test]
+fn a_namespace_that_wants_its_pods_checked_is_refused() {
+    let namespace = |level: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n  labels:\n    \
+             pod-security.kubernetes.io/enforce: {level}\n"
+        )
+    };
+    let found = only_problem(&namespace("restricted"));
+    let expected = "6 metadata.labels[pod-security.kubernetes.io/enforce]: not supported";
+    assert!(found.starts_with(expected), "{found}");
+    read(&namespace("privileged")).expect("every pod may come");
 }
 
 #[test]

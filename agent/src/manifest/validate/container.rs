@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, PodSpec, ResourceFieldSelector, SecurityContext,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::super::quantity::{self, QuantityError};
@@ -11,7 +13,7 @@ use super::{Faults, probe, text, volume};
 const NOT_IN_INIT: &str = "an init container that is not a sidecar (`restartPolicy: Always`) runs to its end: it has none";
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 /// The resources that variables and files may take from a container.
-pub(super) const RESOURCES: [&str; 4] = [
+const RESOURCES: [&str; 4] = [
     "limits.cpu",
     "limits.memory",
     "requests.cpu",
@@ -47,8 +49,36 @@ pub(super) fn containers(spec: &PodSpec, faults: &mut Faults) {
         }
         container(&path, each, init, spec, faults);
     }
+    host_ports(spec, faults);
     if spec.containers.is_empty() {
         faults.add("spec.containers", "a pod needs at least one container");
+    }
+}
+
+/// One port of the host goes to one container.
+fn host_ports(spec: &PodSpec, faults: &mut Faults) {
+    let mut taken = BTreeSet::new();
+    let inits = spec.init_containers.iter().flatten().enumerate();
+    // Those that run to their end do so before others need the port.
+    let inits = inits
+        .filter(|(_, each)| each.restart_policy.as_deref() == Some("Always"))
+        .map(|(at, each)| (format!("spec.initContainers[{at}]"), each));
+    let mains = spec.containers.iter().enumerate();
+    let mains = mains.map(|(at, each)| (format!("spec.containers[{at}]"), each));
+    for (path, each) in inits.chain(mains) {
+        for (at, port) in each.ports.iter().flatten().enumerate() {
+            let of_host = spec.host_network == Some(true);
+            let number = port.host_port.filter(|number| *number != 0);
+            let Some(number) = number.or(of_host.then_some(port.container_port)) else {
+                continue;
+            };
+            let protocol = port.protocol.as_deref().filter(|it| !it.is_empty());
+            let address = port.host_ip.as_deref().unwrap_or_default();
+            if !taken.insert((protocol.unwrap_or("TCP"), address, number)) {
+                let message = format!("the pod has the host's port {number} already");
+                faults.add(format!("{path}.ports[{at}].hostPort"), message);
+            }
+        }
     }
 }
 
@@ -82,6 +112,7 @@ fn container(path: &str, container: &Container, init: bool, spec: &PodSpec, faul
     environment(path, container, spec, faults);
     ports(path, container, spec, faults);
     resources(path, container, faults);
+    resize_policy(path, container, spec, faults);
     volume::mounts(path, container, spec, faults);
     let runs_to_end = init && container.restart_policy.as_deref() != Some("Always");
     let none = runs_to_end.then_some(NOT_IN_INIT);
@@ -195,6 +226,11 @@ fn value_from(path: &str, variable: &EnvVar, spec: &PodSpec, faults: &mut Faults
         }
     }
     if let Some(reference) = &from.field_ref {
+        faults.one_of(
+            &format!("{path}.fieldRef.apiVersion"),
+            reference.api_version.as_deref(),
+            &["v1"],
+        );
         pod_field(
             &format!("{path}.fieldRef.fieldPath"),
             &reference.field_path,
@@ -202,31 +238,37 @@ fn value_from(path: &str, variable: &EnvVar, spec: &PodSpec, faults: &mut Faults
         );
     }
     if let Some(reference) = &from.resource_field_ref {
-        let path = format!("{path}.resourceFieldRef");
-        let resource = Some(reference.resource.as_str());
-        faults.one_of(&format!("{path}.resource"), resource, &RESOURCES);
-        if reference.resource.is_empty() {
-            faults.add(format!("{path}.resource"), "required");
-        }
-        let all = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers);
-        if let Some(name) = reference
-            .container_name
-            .as_deref()
-            .filter(|name| !name.is_empty())
-            && !all.into_iter().any(|container| container.name == name)
-        {
-            let message = format!("the pod has no container `{name}`");
-            faults.add(format!("{path}.containerName"), message);
-        }
-        if let Some(divisor) = &reference.divisor
-            && let Err(error) = quantity::nanos(&divisor.0)
-        {
-            bad_quantity(&format!("{path}.divisor"), &error, faults);
-        }
+        resource_field(&format!("{path}.resourceFieldRef"), reference, spec, faults);
+    }
+}
+
+/// A resource of one of the pod's containers.
+pub(super) fn resource_field(
+    path: &str,
+    reference: &ResourceFieldSelector,
+    spec: &PodSpec,
+    faults: &mut Faults,
+) {
+    let resource = Some(reference.resource.as_str());
+    faults.one_of(&format!("{path}.resource"), resource, &RESOURCES);
+    if reference.resource.is_empty() {
+        faults.add(format!("{path}.resource"), "required");
+    }
+    let inits = spec.init_containers.iter().flatten();
+    let mut all = inits.chain(&spec.containers);
+    if let Some(name) = reference
+        .container_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        && !all.any(|container| container.name == name)
+    {
+        let message = format!("the pod has no container `{name}`");
+        faults.add(format!("{path}.containerName"), message);
+    }
+    if let Some(divisor) = &reference.divisor
+        && let Err(error) = quantity::nanos(&divisor.0)
+    {
+        bad_quantity(&format!("{path}.divisor"), &error, faults);
     }
 }
 
@@ -334,6 +376,31 @@ fn resources(path: &str, container: &Container, faults: &mut Faults) {
     }
 }
 
+fn resize_policy(path: &str, container: &Container, spec: &PodSpec, faults: &mut Faults) {
+    let mut seen = BTreeSet::new();
+    for (at, policy) in container.resize_policy.iter().flatten().enumerate() {
+        let path = format!("{path}.resizePolicy[{at}]");
+        let name = policy.resource_name.as_str();
+        let field = format!("{path}.resourceName");
+        if name.is_empty() {
+            faults.add(&field, "required");
+        } else if !seen.insert(name) {
+            faults.add(&field, format!("another policy is for `{name}`"));
+        }
+        faults.one_of(&field, Some(name), &["cpu", "memory"]);
+        let restart = policy.restart_policy.as_str();
+        let field = format!("{path}.restartPolicy");
+        if restart.is_empty() {
+            faults.add(&field, "required");
+        }
+        faults.one_of(&field, Some(restart), &["NotRequired", "RestartContainer"]);
+        if restart == "RestartContainer" && spec.restart_policy.as_deref() == Some("Never") {
+            let message = "not with the pod's restartPolicy Never";
+            faults.add_with(field, message, "use NotRequired");
+        }
+    }
+}
+
 fn amounts<'a>(
     path: &str,
     list: Option<&'a BTreeMap<String, Quantity>>,
@@ -423,10 +490,14 @@ pub(super) fn seccomp(
     let Some(profile) = profile else { return };
     let path = format!("{path}.seccompProfile");
     let localhost = profile.localhost_profile.as_deref();
-    if let Some(file) = profile_name(&path, &profile.type_, localhost, faults)
-        && let Err(message) = text::inner_path(file)
-    {
-        faults.add(format!("{path}.localhostProfile"), message);
+    let file = profile_name(&path, &profile.type_, localhost, faults);
+    seccomp_file(&format!("{path}.localhostProfile"), file, faults);
+}
+
+/// The file of a profile, below the directory of profiles.
+pub(super) fn seccomp_file(path: &str, file: Option<&str>, faults: &mut Faults) {
+    if let Some(Err(message)) = file.map(text::inner_path) {
+        faults.add(path, message);
     }
 }
 
@@ -438,13 +509,17 @@ pub(super) fn app_armor(
     let Some(profile) = profile else { return };
     let path = format!("{path}.appArmorProfile");
     let localhost = profile.localhost_profile.as_deref();
-    if let Some(name) = profile_name(&path, &profile.type_, localhost, faults)
-        && (name.len() > PROFILE_NAME_MAX_BYTES || name.trim() != name)
-    {
+    let name = profile_name(&path, &profile.type_, localhost, faults);
+    app_armor_name(&format!("{path}.localhostProfile"), name, faults);
+}
+
+/// The name of a profile that the kernel has.
+pub(super) fn app_armor_name(path: &str, name: Option<&str>, faults: &mut Faults) {
+    if name.is_some_and(|name| name.len() > PROFILE_NAME_MAX_BYTES || name.trim() != name) {
         let message = format!(
             "not a profile's name: at most {PROFILE_NAME_MAX_BYTES} characters, without spaces at its ends"
         );
-        faults.add(format!("{path}.localhostProfile"), message);
+        faults.add(path, message);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Validation beyond types, as the API server does it (`pkg/apis/core/validation` of Kubernetes), as far as it
 //! matters on one node. Before defaults: paths and values are those of the manifest.
 
+mod annotations;
 mod container;
 mod pod;
 mod probe;
@@ -19,6 +20,8 @@ use super::pull_secret;
 const DATA_BYTES_MAX: usize = 1 << 20;
 /// What all annotations of an object may hold, in bytes.
 const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
+/// The label of a namespace whose pods have to keep to a pod security standard.
+const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
 /// Collects faults.
 #[derive(Debug, Default)]
@@ -68,7 +71,9 @@ impl Faults {
     /// A number with bounds.
     fn between(&mut self, path: &str, value: Option<i64>, least: i64, most: i64) {
         if let Some(value) = value.filter(|value| *value < least || *value > most) {
-            let message = if most == i64::MAX || most == i64::from(i32::MAX) {
+            let message = if value > most {
+                format!("{value} is too large: at most {most}")
+            } else if most == i64::MAX || most == i64::from(i32::MAX) {
                 format!("{value} is too small: at least {least}")
             } else {
                 format!("{value} is not between {least} and {most}")
@@ -82,6 +87,7 @@ impl Faults {
 pub(super) fn pod(object: &Pod, node_name: &str) -> Vec<Fault> {
     let mut faults = Faults::default();
     metadata(&object.metadata, text::dns_subdomain, &mut faults);
+    annotations::annotations(object, &mut faults);
     match &object.spec {
         Some(spec) => pod::spec(spec, node_name, &mut faults),
         None => faults.add("spec", "required"),
@@ -144,6 +150,17 @@ pub(super) fn namespace(object: &Namespace) -> Vec<Fault> {
         .is_some_and(|ns| !ns.is_empty())
     {
         faults.add("metadata.namespace", "a Namespace is in no namespace");
+    }
+    let labels = object.metadata.labels.iter().flatten();
+    for (key, level) in labels.filter(|(key, _)| *key == POD_SECURITY) {
+        if !matches!(level.as_str(), "" | "privileged") {
+            let message = "not supported: pods are not checked against the pod security standards";
+            faults.add_with(
+                format!("metadata.labels[{key}]"),
+                message,
+                "remove the label, and check manifests before this node gets them",
+            );
+        }
     }
     faults.0
 }

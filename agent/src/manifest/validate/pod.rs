@@ -1,5 +1,6 @@
 //! What concerns a pod as a whole.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{PodDNSConfig, PodSecurityContext, PodSpec};
@@ -149,8 +150,13 @@ fn security(context: &PodSecurityContext, spec: &PodSpec, faults: &mut Faults) {
     );
     container::seccomp(path, context.seccomp_profile.as_ref(), faults);
     container::app_armor(path, context.app_armor_profile.as_ref(), faults);
+    let mut seen = BTreeSet::new();
     for (at, sysctl) in context.sysctls.iter().flatten().enumerate() {
         let path = format!("{path}.sysctls[{at}].name");
+        let name = sysctl.name.replace('/', ".");
+        if !seen.insert(name.clone()) {
+            faults.add(&path, format!("`{name}` is there twice"));
+        }
         match sysctl_namespace(&sysctl.name) {
             None => faults.add(
                 path,

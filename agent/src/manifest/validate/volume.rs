@@ -30,11 +30,11 @@ pub(super) fn volumes(spec: &PodSpec, faults: &mut Faults) {
             let message = format!("another volume is named `{}`", each.name);
             faults.add(format!("{path}.name"), message);
         }
-        volume(&path, each, faults);
+        volume(&path, each, spec, faults);
     }
 }
 
-fn volume(path: &str, volume: &Volume, faults: &mut Faults) {
+fn volume(path: &str, volume: &Volume, spec: &PodSpec, faults: &mut Faults) {
     // What other sources there are, the support table refuses.
     let sources = [
         volume.empty_dir.is_some(),
@@ -73,7 +73,7 @@ fn volume(path: &str, volume: &Volume, faults: &mut Faults) {
             faults.add(&field, "the path may not contain `..`");
         }
     }
-    projections(path, volume, faults);
+    projections(path, volume, spec, faults);
     if let Some(map) = &volume.config_map {
         let path = format!("{path}.configMap");
         reference(&path, "name", &map.name, faults);
@@ -92,7 +92,7 @@ fn volume(path: &str, volume: &Volume, faults: &mut Faults) {
 }
 
 /// Volumes that are made of several things.
-fn projections(path: &str, volume: &Volume, faults: &mut Faults) {
+fn projections(path: &str, volume: &Volume, spec: &PodSpec, faults: &mut Faults) {
     if let Some(downward) = &volume.downward_api {
         let path = format!("{path}.downwardAPI");
         mode(
@@ -100,7 +100,7 @@ fn projections(path: &str, volume: &Volume, faults: &mut Faults) {
             downward.default_mode,
             faults,
         );
-        downward_items(&path, downward.items.as_deref(), faults);
+        downward_items(&path, downward.items.as_deref(), spec, faults);
     }
     let Some(projected) = &volume.projected else {
         return;
@@ -127,6 +127,7 @@ fn projections(path: &str, volume: &Volume, faults: &mut Faults) {
             downward_items(
                 &format!("{path}.downwardAPI"),
                 downward.items.as_deref(),
+                spec,
                 faults,
             );
         }
@@ -140,7 +141,12 @@ fn projections(path: &str, volume: &Volume, faults: &mut Faults) {
     }
 }
 
-fn downward_items(path: &str, items: Option<&[DownwardAPIVolumeFile]>, faults: &mut Faults) {
+fn downward_items(
+    path: &str,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    spec: &PodSpec,
+    faults: &mut Faults,
+) {
     for (at, item) in items.unwrap_or_default().iter().enumerate() {
         let path = format!("{path}.items[{at}]");
         mode(&format!("{path}.mode"), item.mode, faults);
@@ -160,9 +166,7 @@ fn downward_items(path: &str, items: Option<&[DownwardAPIVolumeFile]>, faults: &
                 {
                     faults.add(format!("{path}.containerName"), "required");
                 }
-                let name = Some(resource.resource.as_str());
-                let known = &super::container::RESOURCES;
-                faults.one_of(&format!("{path}.resource"), name, known);
+                super::container::resource_field(&path, resource, spec, faults);
             }
             _ => faults.add(path, "an item is of fieldRef or resourceFieldRef"),
         }
