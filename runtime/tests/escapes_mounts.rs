@@ -430,9 +430,22 @@ fn without_pivot_root_no_procfs_of_the_host_is_left() {
         bundle.write();
         bundle.runtime(&["run", "--no-pivot", "-b", &bundle_arg, &bundle.id])
     };
-    let output = run(&bundle);
-    assert_eq!(stdout(&output), "", "{}", stderr(&output));
-    assert!(stderr(&output).contains("mount: "), "{}", stderr(&output));
+    let refused = |bundle: &Bundle| {
+        let output = run(bundle);
+        assert_eq!(stdout(&output), "", "{}", stderr(&output));
+        assert!(stderr(&output).contains("mount: "), "{}", stderr(&output));
+    };
+    refused(&bundle);
+    // One procfs over another, as where `unshare --mount-proc` has been: the lower one goes too.
+    nix::mount::mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        nix::mount::MsFlags::empty(),
+        None::<&str>,
+    )
+    .expect("mounts");
+    refused(&bundle);
     bundle
         .linux()
         .set_masked_paths(None)

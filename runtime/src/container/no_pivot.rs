@@ -61,7 +61,7 @@ fn mount_id(mount: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// Where mounts lie on the root directory's own, without `own`, in the order in which they were made; those below them
-/// go with them.
+/// go with them. A place has its name as often as mounts lie over each other there: each time the uppermost goes.
 ///
 /// # Errors
 /// `InvalidData` when the root directory is no mount, as by chroot(2): what lies below it cannot be told then.
@@ -77,7 +77,17 @@ fn mounts_on_root(mountinfo: &[u8], own: u64) -> io::Result<Vec<PathBuf>> {
     let on_root = mounts
         .iter()
         .filter(|(id, parent, point)| parent == root && *id != own && point != Path::new("/"));
-    Ok(on_root.map(|(.., point)| point.clone()).collect())
+    let stacks = on_root.map(|(id, _, point)| {
+        let over = |under: &u64| {
+            let found = mounts
+                .iter()
+                .find(|(_, parent, at)| parent == under && at == point);
+            found.map(|(id, ..)| *id)
+        };
+        let height = std::iter::successors(Some(*id), over).count();
+        std::iter::repeat_n(point.clone(), height)
+    });
+    Ok(stacks.flatten().collect())
 }
 
 /// A line's mount, its parent's, and where it is: `36 35 98:0 /root /point …` (proc_pid_mountinfo(5)).
@@ -100,7 +110,7 @@ mod tests {
             22 20 0:20 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
             23 1 0:21 / /a\\040b rw - tmpfs tmpfs rw\n\
             24 1 0:2 /bundle /bundle rw - rootfs none rw\n\
-            25 21 0:19 / /proc rw - proc proc rw\n";
+            25 21 0:19 / /proc/bus rw - proc proc rw\n";
         let found = mounts_on_root(mountinfo, 24).expect("a root");
         assert_eq!(found, ["/sys", "/proc", "/a b"].map(PathBuf::from));
         let on_it = b"1 1 0:2 / / rw - rootfs none rw\n\
@@ -108,6 +118,20 @@ mod tests {
             3 2 0:19 / /proc rw - proc proc rw\n";
         let found = mounts_on_root(on_it, 9).expect("a root");
         assert_eq!(found, ["/proc"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn mounts_over_each_other_are_let_go_one_by_one() {
+        let mountinfo = b"1 1 0:2 / / rw - rootfs none rw\n\
+            21 1 0:19 / /proc rw - proc proc rw\n\
+            22 1 0:20 / /sys rw - sysfs sysfs rw\n\
+            25 21 0:30 / /proc rw - proc proc rw\n\
+            26 25 0:31 / /proc rw - proc proc rw\n";
+        let found = mounts_on_root(mountinfo, 9).expect("a root");
+        assert_eq!(
+            found,
+            ["/proc", "/proc", "/proc", "/sys"].map(PathBuf::from)
+        );
     }
 
     #[test]
