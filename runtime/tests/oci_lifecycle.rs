@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Stdio;
 
 use oci_spec::runtime::{BoxBuilder, Hook, HookBuilder, Hooks};
@@ -80,6 +81,32 @@ fn a_cgroup_with_processes_is_not_taken() {
     let message = second.fails(&["run", "-b", &second.bundle_arg(), &second.id]);
     assert!(message.contains("has processes already"), "{message}");
     assert_eq!(first.status(), "running");
+}
+
+/// What enters it would stand still, and `create` would wait for it.
+#[test]
+fn a_frozen_cgroup_is_not_taken() {
+    let mut bundle = Bundle::sh("true");
+    let path = bundle.cgroup();
+    bundle.linux().set_cgroups_path(Some(path.clone()));
+    bundle.write();
+    let in_hierarchy = |root: &str| Path::new(root).join(path.strip_prefix("/").expect("absolute"));
+    let unified = in_hierarchy("/sys/fs/cgroup");
+    let (directory, file, frozen, thawed) =
+        if fs::exists("/sys/fs/cgroup/cgroup.controllers").expect("looks") {
+            (unified, "cgroup.freeze", "1", "0")
+        } else {
+            let v1 = in_hierarchy("/sys/fs/cgroup/freezer");
+            (v1, "freezer.state", "FROZEN", "THAWED")
+        };
+    fs::create_dir(&directory).expect("a cgroup");
+    fs::write(directory.join(file), frozen).expect("freezes");
+    for command in ["run", "create"] {
+        let message = bundle.fails(&[command, "-b", &bundle.bundle_arg(), &bundle.id]);
+        assert!(message.contains("is frozen"), "{message}");
+    }
+    fs::write(directory.join(file), thawed).expect("thaws");
+    bundle.run();
 }
 
 #[test]
@@ -465,9 +492,12 @@ fn spec_writes_a_config_that_runs_and_never_replaces_one() {
     let bundle = Bundle::new();
     let bundle_arg = bundle.bundle_arg();
     bundle.ok(&["spec", "-b", &bundle_arg]);
-    let text = fs::read(bundle.path().join("config.json")).expect("config.json");
-    serde_json::from_slice::<serde_json::Value>(&text).expect("JSON");
-    // Its program, a shell, ends at once without input.
+    let config = bundle.path().join("config.json");
+    let text = fs::read(&config).expect("config.json");
+    let mut spec: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    // Its program, a shell, ends at once without a terminal and input.
+    spec["process"]["terminal"] = false.into();
+    fs::write(&config, spec.to_string()).expect("writes");
     bundle.ok(&["run", "-b", &bundle_arg, &bundle.id]);
     assert!(
         bundle

@@ -112,6 +112,12 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// Nothing that enters the cgroup runs, and its creation would wait for ever.
+    #[error("cgroup {} is frozen; thaw or remove it first", path.display())]
+    CgroupFrozen {
+        /// Which.
+        path: PathBuf,
+    },
     /// systemd, asked for a scope.
     #[error("cannot make, change or remove the systemd unit {unit}")]
     Systemd {

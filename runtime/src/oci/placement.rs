@@ -155,6 +155,9 @@ fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
     if !left.is_empty() {
         return Err(Error::CgroupInUse { path });
     }
+    if cgroup.is_frozen().map_err(failed("look at", id))? {
+        return Err(Error::CgroupFrozen { path });
+    }
     Cgroup::create(layout, &path).map_err(failed("make", id))
 }
 
