@@ -92,6 +92,27 @@ fn spec_writes_a_bundle_that_runs() {
     assert!(spec["linux"]["uidMappings"].is_array());
 }
 
+/// A program that changes its user keeps no capability of `inheritable` or `ambient`, and opens no device of the host's.
+#[test]
+fn spec_gives_a_terminal_and_few_rights() {
+    let bundle = Bundle::new();
+    bundle.ok(&["spec", "--bundle", &bundle.bundle_arg()]);
+    let text = fs::read_to_string(bundle.path().join("config.json")).expect("written");
+    let spec = json(&text);
+    let process = &spec["process"];
+    assert_eq!(process["terminal"], true);
+    assert_eq!(process["noNewPrivileges"], true);
+    let sets = process["capabilities"].as_object().expect("sets");
+    let mut names: Vec<&str> = sets.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["bounding", "effective", "permitted"]);
+    let rules = &spec["linux"]["resources"]["devices"];
+    assert_eq!(
+        *rules,
+        serde_json::json!([{"allow": false, "access": "rwm"}])
+    );
+}
+
 #[test]
 fn another_configuration_can_be_named() {
     let bundle = Bundle::sh("echo from another file");
