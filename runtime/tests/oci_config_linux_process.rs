@@ -160,6 +160,41 @@ fn exec_runs_on_the_specs_processors_and_the_first_process_does_not() {
     assert!(said.ends_with("affinity: 0x1"), "{said}");
 }
 
+/// runc and crun do it too: a service's `CPUAffinity=` is for the engine, not for what it runs.
+#[test]
+fn the_callers_affinity_ends_at_the_container() {
+    let allowed = "grep Cpus_allowed_list: /proc/self/status";
+    let script = format!("{allowed} >/tmp/first; touch /tmp/up; while true; do sleep 1000; done");
+    let bundle = Bundle::sh(&script);
+    bundle.write();
+    let said = bundle.path().join("said");
+    let out = std::fs::File::create(&said).expect("a file");
+    let on_the_first = |args: &[&str]| {
+        let ours = bundle.command();
+        let status = std::process::Command::new("taskset")
+            .args(["-c", "0"])
+            .arg(ours.get_program())
+            .args(ours.get_args())
+            .args(args)
+            .stdin(std::process::Stdio::null())
+            .stdout(out.try_clone().expect("clones"))
+            .status()
+            .expect("taskset, of util-linux");
+        assert!(status.success(), "{args:?}");
+    };
+    on_the_first(&["create", "--bundle", &bundle.bundle_arg(), &bundle.id]);
+    bundle.ok(&["start", &bundle.id]);
+    on_the_first(&["exec", &bundle.id, "sh", "-c", allowed]);
+    let second = std::fs::read_to_string(&said).expect("reads");
+    oci_support::until("the container is up", || {
+        bundle.rootfs().join("tmp/up").exists()
+    });
+    let first = std::fs::read_to_string(bundle.rootfs().join("tmp/first")).expect("reads");
+    let own = std::fs::read_to_string("/proc/thread-self/status").expect("reads");
+    assert!(own.contains(first.trim()), "{first}");
+    assert!(own.contains(second.trim()), "{second}");
+}
+
 #[test]
 fn a_security_label_that_this_kernel_cannot_give_stops_the_container() {
     let no_apparmor = !std::fs::read("/sys/module/apparmor/parameters/enabled")

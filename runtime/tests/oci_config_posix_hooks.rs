@@ -234,3 +234,31 @@ fn a_hook_that_could_not_run_creates_nothing() {
         assert!(message.contains(field), "{message}");
     }
 }
+
+#[test]
+fn a_start_container_hook_has_the_processs_home() {
+    let mut bundle = Bundle::sh("echo $HOME");
+    bundle
+        .process()
+        .set_env(Some(vec!["PATH=/bin".to_owned(), "ONE=two".to_owned()]));
+    let said = outside(&bundle, "said");
+    set_hooks(
+        &mut bundle,
+        json!({"startContainer": [
+            {"path": "/bin/sh", "args": ["sh", "-c", "echo $HOME $ONE >/tmp/said"]}
+        ]}),
+    );
+    let home = bundle.run();
+    let said = fs::read_to_string(said).expect("reads");
+    assert_eq!(said.trim(), format!("{home} two"));
+}
+
+#[test]
+fn a_create_container_hook_starts_in_the_root_file_system() {
+    let mut bundle = Bundle::sh("cat /tmp/said");
+    set_hooks(
+        &mut bundle,
+        json!({"createContainer": [script("pwd >tmp/said")]}),
+    );
+    assert_eq!(bundle.run(), bundle.rootfs().to_str().expect("UTF-8"));
+}

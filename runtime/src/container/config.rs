@@ -58,6 +58,7 @@ fn parse<T: DeserializeOwned>(text: &[u8], process: &[&str]) -> Result<T, Error>
             tracing::warn!("ignoring unknown or unavailable capabilities: [{names}]");
         }
         respell_flags(process);
+        fill_in_user(process);
     }
     serde_path_to_error::deserialize(value).map_err(|error| Error::Field {
         field: error.path().to_string(),
@@ -104,11 +105,34 @@ fn respell_flags(process: &mut Value) {
     }
 }
 
+/// The schema does not require a user (config-schema.json): the process is root's then, as with runc and crun.
+fn fill_in_user(process: &mut Value) {
+    if let Some(process) = process.as_object_mut() {
+        process
+            .entry("user")
+            .or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn a_process_without_a_user_is_roots() {
+        let process = parse_process(br#"{"args": ["true"], "cwd": "/"}"#).expect("reads");
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        let mut spec = example();
+        spec["process"]
+            .as_object_mut()
+            .expect("an object")
+            .remove("user");
+        let spec = parse_spec(spec.to_string().as_bytes()).expect("reads");
+        let process = spec.process().as_ref().expect("a process");
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+    }
 
     fn example() -> Value {
         json!({

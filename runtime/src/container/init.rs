@@ -1,6 +1,6 @@
 //! The child that becomes a container: one straight list of steps.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{ContainerState, Hook, Spec};
@@ -14,7 +14,7 @@ use super::masks::Masks;
 use super::mount_plan::{self, MountPlan};
 use super::mounts::Places;
 use super::namespaces::Namespaces;
-use super::process::ProcessPlan;
+use super::process::{ProcessPlan, forget_affinity};
 use super::rootfs::RootfsPlan;
 use super::sysctls::Sysctls;
 use super::terminal::Terminal;
@@ -240,6 +240,7 @@ impl InitPlan {
         if let Some(cgroup) = &self.cgroup {
             cgroup.join().at(Step::JoinCgroup, "")?;
         }
+        forget_affinity()?;
         let process = &self.process;
         let groups_denied = self
             .namespaces
@@ -287,7 +288,7 @@ impl InitPlan {
         if self.guest {
             let places = Places::bare(rootfs::open_as_guest(&self.rootfs)?);
             let terminal = self.open_terminal(&places)?;
-            let hook_pid = self.hooks.run_create()?;
+            let hook_pid = self.hooks.run_create(places.inside.root())?;
             return Ok((places, terminal, hook_pid));
         }
         mounts::open_sources(&mut self.mounts)?;
@@ -303,7 +304,7 @@ impl InitPlan {
                 .ensure(&self.cwd, Kind::Directory)
                 .at(Step::MakeCwd, self.cwd.to_string_lossy())?;
         }
-        let hook_pid = self.hooks.run_create()?;
+        let hook_pid = self.hooks.run_create(inside.root())?;
         self.masks.apply(&places)?;
         if self.readonly_root {
             rootfs::make_readonly(inside)?;
@@ -341,6 +342,7 @@ impl InitPlan {
         hook_pid: Option<i32>,
     ) -> i32 {
         self.process.add_home();
+        self.hooks.give_environment(&self.process);
         self.process.add_listen_fds();
         let tells_early = gate.is_some() && self.tells_agent_early();
         let able = self
@@ -421,10 +423,12 @@ impl InitPlan {
 
 impl ContainerHooks {
     /// Returns this process's id as the host sees it, for the later hooks.
-    fn run_create(&self) -> std::result::Result<Option<i32>, Failure> {
+    fn run_create(&self, root: BorrowedFd<'_>) -> std::result::Result<Option<i32>, Failure> {
         if self.spec.is_none() {
             return Ok(None);
         }
+        // As with runc, they start where the container's root will be, and not where the caller happened to be.
+        rustix::process::fchdir(root).at(Step::RunHook, "(the root file system)")?;
         // The host's /proc knows this process by the host's number.
         let pid = std::fs::read_link("/proc/self")
             .at(Step::RunHook, "(/proc/self)")?
@@ -438,6 +442,13 @@ impl ContainerHooks {
             pid,
         )?;
         Ok(pid)
+    }
+
+    /// What runs at the start, inside the container, has what the process has: HOME too.
+    fn give_environment(&mut self, process: &ProcessPlan) {
+        if !self.start.is_empty() {
+            self.env = process.environment();
+        }
     }
 
     fn run_start(&self, pid: Option<i32>) -> Done {

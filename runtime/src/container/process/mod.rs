@@ -42,7 +42,7 @@ use scheduling::Scheduling;
 use user::Identity;
 
 pub(super) use label::check_mount_label;
-pub(super) use scheduling::Affinity;
+pub(super) use scheduling::{Affinity, forget_affinity};
 
 type Done = std::result::Result<(), Failure>;
 
@@ -211,6 +211,12 @@ impl ProcessPlan {
         if let Ok(variable) = CString::new(variable) {
             self.env.push(variable);
         }
+    }
+
+    /// The environment as it is now, `NAME=VALUE`.
+    pub(super) fn environment(&self) -> Vec<String> {
+        let lossy = |variable: &CString| variable.to_string_lossy().into_owned();
+        self.env.iter().map(lossy).collect()
     }
 
     /// Closes all descriptors but 0, 1, 2, those to preserve, the channel and `others`, which get new numbers.

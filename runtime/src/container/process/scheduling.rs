@@ -320,10 +320,26 @@ impl Affinity {
 
     /// In the child, once it is in its cgroup.
     pub(in super::super) fn settle(&self) -> Done {
-        match &self.after {
-            Some(processors) => sys::schedule::set_affinity(processors).at(Step::SetAffinity, ""),
-            None => Ok(()),
+        match (&self.after, &self.before) {
+            (Some(processors), _) => {
+                sys::schedule::set_affinity(processors).at(Step::SetAffinity, "")
+            }
+            (None, Some(_)) => Ok(()),
+            (None, None) => forget_affinity(),
         }
+    }
+}
+
+/// As many processors as a kernel may have (CONFIG_NR_CPUS).
+const EVERY_PROCESSOR: [u64; 128] = [u64::MAX; 128];
+
+/// In the child, once it is in its cgroup: whatever processors the caller was bound to (by its service's `CPUAffinity=`),
+/// the container has all that its cpuset allows. runc and crun do the same.
+pub(in super::super) fn forget_affinity() -> Done {
+    match sys::schedule::set_affinity(&EVERY_PROCESSOR) {
+        // A filter around this runtime forbids the call: what it was given is all that there is.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => Ok(()),
+        done => done.at(Step::SetAffinity, ""),
     }
 }
 
