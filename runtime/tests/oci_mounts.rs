@@ -326,22 +326,22 @@ fn no_mount_reaches_the_host() {
     assert_eq!(mounts(), before);
 }
 
+/// A directory of the host's where mounts are seen by all who have it.
+fn shared_outside(bundle: &Bundle) -> std::path::PathBuf {
+    let source = outside(bundle);
+    tmpfs(&source);
+    let none = None::<&str>;
+    nix::mount::mount(none, &source, none, MsFlags::MS_SHARED, none).expect("shares");
+    source
+}
+
 #[test]
 fn a_mount_in_the_container_reaches_the_host_only_if_shared() {
     for (propagation, reaches) in [("rprivate", false), ("rslave", false), ("rshared", true)] {
         let mut bundle = Bundle::sh(
             "mkdir -p /data/sub && mount -t tmpfs none /data/sub && touch /data/sub/file",
         );
-        let source = outside(&bundle);
-        tmpfs(&source);
-        nix::mount::mount(
-            None::<&str>,
-            &source,
-            None::<&str>,
-            MsFlags::MS_SHARED,
-            None::<&str>,
-        )
-        .expect("shares");
+        let source = shared_outside(&bundle);
         bundle.bind(&source, "/data", &["rbind", propagation]);
         add_sys_admin(&mut bundle);
         bundle.run();
@@ -349,20 +349,32 @@ fn a_mount_in_the_container_reaches_the_host_only_if_shared() {
     }
 }
 
+/// config-linux.md, "Rootfs Mount Propagation": the root's comes first, and what a mount asks for itself stands.
+#[test]
+fn a_mounts_own_propagation_stands_under_a_private_root_or_a_slave() {
+    for root in ["private", "rprivate", "slave", "rslave"] {
+        let mut bundle = Bundle::sh(
+            "cat /proc/self/mountinfo
+            mkdir -p /data/sub && mount -t tmpfs none /data/sub && touch /data/sub/file",
+        );
+        let source = shared_outside(&bundle);
+        bundle.bind(&source, "/data", &["rbind", "rshared"]);
+        bundle.linux().set_rootfs_propagation(Some(root.to_owned()));
+        add_sys_admin(&mut bundle);
+        let said = bundle.run();
+        assert!(source.join("sub/file").exists(), "{root}: {said}");
+        let is_shared = |line: &&str| line.contains(" shared:");
+        let shared: Vec<_> = said.lines().filter(is_shared).collect();
+        assert_eq!(shared.len(), 1, "{root}: {said}");
+        assert!(shared[0].contains(" /data "), "{root}: {said}");
+    }
+}
+
 #[test]
 fn a_mount_on_the_host_reaches_a_slave() {
     for (propagation, reaches) in [("rprivate", false), ("rslave", true)] {
         let mut bundle = Bundle::sh("touch /tmp/up; while true; do sleep 1000; done");
-        let source = outside(&bundle);
-        tmpfs(&source);
-        nix::mount::mount(
-            None::<&str>,
-            &source,
-            None::<&str>,
-            MsFlags::MS_SHARED,
-            None::<&str>,
-        )
-        .expect("shares");
+        let source = shared_outside(&bundle);
         fs::create_dir(source.join("sub")).expect("sub");
         bundle.bind(&source, "/data", &["rbind", propagation]);
         bundle.create();

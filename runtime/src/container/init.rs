@@ -11,7 +11,7 @@ use super::devices::Devices;
 use super::error::{At, Error, Failure, Result, Step};
 use super::inside::{Inside, Kind};
 use super::masks::Masks;
-use super::mount_plan::{self, MountPlan};
+use super::mount_plan::{self, MountPlan, RootPropagation};
 use super::mounts::Places;
 use super::namespaces::Namespaces;
 use super::process::{ProcessPlan, forget_affinity};
@@ -49,7 +49,8 @@ pub(super) struct InitPlan {
     readonly_root: bool,
     new_keyring: bool,
     no_pivot: bool,
-    root_propagation: Option<(u64, bool)>,
+    /// To set when all is mounted.
+    root_propagation: Option<RootPropagation>,
     mounts: Vec<MountPlan>,
     devices: Devices,
     masks: Masks,
@@ -126,7 +127,7 @@ impl InitPlan {
                 .root()
                 .as_ref()
                 .is_some_and(|root| root.readonly().unwrap_or(false)),
-            root_propagation: mount_plan::root_propagation(spec)?,
+            root_propagation: mount_plan::late_root_propagation(spec)?,
             mounts: mount_plan::plan(spec, bundle, own_cgroup)?,
             devices: devices::plan(spec)?,
             masks: Masks::new(spec),

@@ -18,7 +18,7 @@ use crate::cgroup::Cgroup;
 /// One mount, with all parsing done.
 #[derive(Debug)]
 pub(super) struct MountPlan {
-    /// Absolute; what the image makes of it is up to [`Inside`].
+    /// Absolute; what the image makes of it is up to [`super::inside::Inside`].
     pub(super) destination: PathBuf,
     pub(super) source: Source,
     /// `proc` or `sysfs` for these, be it a new one or the host's.
@@ -192,25 +192,52 @@ const BIND_DEFAULTS: [&str; 3] = ["async", "nomand", "nolazytime"];
 /// Bind mounts without a propagation of their own are private, unless the whole root is to be a slave of the host's.
 fn default_propagation(spec: &Spec) -> Result<u64> {
     match root_propagation(spec)? {
-        Some((libc::MS_SLAVE, _)) => Ok(libc::MS_SLAVE),
+        Some(root) if root.propagation == libc::MS_SLAVE => Ok(libc::MS_SLAVE),
         _ => Ok(libc::MS_PRIVATE),
     }
 }
 
 /// `linux.rootfsPropagation`
-pub(super) fn root_propagation(spec: &Spec) -> Result<Option<(u64, bool)>> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RootPropagation {
+    /// `MS_*`
+    pub(super) propagation: u64,
+    /// Of all mounts below the root too.
+    pub(super) recursive: bool,
+}
+
+fn root_propagation(spec: &Spec) -> Result<Option<RootPropagation>> {
     let text = spec
         .linux()
         .as_ref()
         .and_then(|linux| linux.rootfs_propagation().as_deref())
         .filter(|text| !text.is_empty());
-    text.map(|text| {
-        propagation(text).ok_or_else(|| Error::Invalid {
+    text.map(|text| match propagation(text) {
+        Some((propagation, recursive)) => Ok(RootPropagation {
+            propagation,
+            recursive,
+        }),
+        None => Err(Error::Invalid {
             field: "linux.rootfsPropagation".to_owned(),
             reason: format!("{text} is not a propagation"),
-        })
+        }),
     })
     .transpose()
+}
+
+/// What is left of the root's propagation to set once all is mounted.
+///
+/// The root is private from the beginning, and so is what is mounted in it without a propagation of its own (or a slave
+/// of the host's, for such a root). So a root that is to be private or a slave has nothing left: to set that again, with
+/// all below, would take theirs from the mounts that ask for another. runc has it so since 1.5.
+///
+/// A shared or unbindable root is made so at the end, as pivot_root(2) takes no shared one: with `r`, together with all
+/// mounts, also those that ask for another propagation. That is as with runc, and what containers rely on: for one shared
+/// volume containerd asks for a root that is `rshared` beside volumes that are `rprivate`. None of it reaches the host,
+/// as a private mount that becomes shared has no peers there.
+pub(super) fn late_root_propagation(spec: &Spec) -> Result<Option<RootPropagation>> {
+    let root = root_propagation(spec)?;
+    Ok(root.filter(|root| !matches!(root.propagation, libc::MS_PRIVATE | libc::MS_SLAVE)))
 }
 
 fn plan_one(
@@ -369,6 +396,25 @@ mod tests {
     fn a_bind_mount_with_data_is_refused() {
         let spec = spec_with(
             MountBuilder::default()
+    #[test]
+    fn a_private_or_slave_root_takes_nothing_from_its_mounts() {
+        let late = |text: &str| {
+            let json =
+                format!(r#"{{"ociVersion":"1.2.0","linux":{{"rootfsPropagation":"{text}"}}}}"#);
+            late_root_propagation(&serde_json::from_str(&json).expect("a spec"))
+        };
+        for text in ["", "private", "rprivate", "slave", "rslave"] {
+            assert_eq!(late(text).expect(text), None, "{text}");
+        }
+        let shared = RootPropagation {
+            propagation: libc::MS_SHARED,
+            recursive: true,
+        };
+        assert_eq!(late("rshared").expect("known"), Some(shared));
+        assert!(late("unbindable").expect("known").is_some());
+        assert!(late("odd").is_err());
+    }
+
                 .destination("/data")
                 .typ("bind")
                 .source("/srv")

@@ -12,6 +12,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 use super::detached::{attach_to, clone_at};
 use super::error::{At, Failure, Result, Step};
 use super::inside::Inside;
+use super::mount_plan::RootPropagation;
 use super::process::{path_c_string, shown};
 use super::{Error, Rootfs};
 use crate::sys::mount::{Attributes, set_attributes, set_attributes_at};
@@ -262,13 +263,13 @@ pub(super) fn make_readonly(inside: &Inside) -> Done {
     set_attributes(inside.root(), false, read_only).at(Step::MakeReadonly, "/")
 }
 
-/// Sets `linux.rootfsPropagation`, once the root is the root.
-pub(super) fn set_propagation((propagation, recursive): (u64, bool)) -> Done {
+/// Sets what is left of `linux.rootfsPropagation`, once the root is the root: pivot_root(2) takes no shared one.
+pub(super) fn set_propagation(root: RootPropagation) -> Done {
     let attributes = Attributes {
-        propagation,
+        propagation: root.propagation,
         ..Default::default()
     };
-    set_attributes_at(c"/", recursive, attributes).at(Step::SetMountAttributes, "/")
+    set_attributes_at(c"/", root.recursive, attributes).at(Step::SetMountAttributes, "/")
 }
 
 /// Makes the root file system `/` and lets go of the host's.
