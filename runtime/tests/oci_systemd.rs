@@ -33,10 +33,61 @@ fn is_v1() -> bool {
 
 /// A container in the slice, whose script runs until it is killed.
 fn bundle() -> Bundle {
+    bundle_in(SLICE)
+}
+
+fn bundle_in(slice: &str) -> Bundle {
     let mut bundle = Bundle::sh("touch /tmp/up; while true; do sleep 1000; done");
-    let path = format!("{SLICE}:test:{}", bundle.id);
+    let path = format!("{slice}:test:{}", bundle.id);
     bundle.linux().set_cgroups_path(Some(path.into()));
     bundle
+}
+
+/// Sets `linux.resources`.
+fn limit(bundle: &mut Bundle, resources: &str) {
+    let resources = serde_json::from_str(resources).expect("resources");
+    bundle.linux().set_resources(Some(resources));
+}
+
+/// Returns when its script runs.
+fn start_in_scope(bundle: &Bundle) {
+    bundle.write();
+    let bundle_arg = bundle.bundle_arg();
+    bundle.ok(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
+    bundle.ok(&["start", &bundle.id]);
+    await_up(bundle);
+}
+
+fn await_up(bundle: &Bundle) {
+    until("it is up", || bundle.rootfs().join("tmp/up").exists());
+}
+
+/// Gives the error's message.
+fn creation_fails_without_scope(bundle: &Bundle) -> String {
+    bundle.write();
+    let bundle_arg = bundle.bundle_arg();
+    let message = bundle.fails(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
+    let unit = unit(bundle);
+    until("the scope is gone", || {
+        show(&unit, "LoadState") == "not-found"
+    });
+    message
+}
+
+/// Its scope is gone with it.
+fn pause_kill_and_delete(bundle: &Bundle) {
+    bundle.ok(&["pause", &bundle.id]);
+    assert_eq!(bundle.status(), "paused");
+    bundle.ok(&["resume", &bundle.id]);
+    bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
+    until("it has ended", || bundle.status() == "stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    assert_eq!(show(&unit(bundle), "LoadState"), "not-found");
+}
+
+fn systemctl(arguments: &[&str]) {
+    let status = Command::new("systemctl").args(arguments).status();
+    assert!(status.expect("systemctl").success(), "{arguments:?}");
 }
 
 fn unit(bundle: &Bundle) -> String {
@@ -71,18 +122,13 @@ fn systemd_knows_the_containers_limits() {
     let resources = r#"{"memory":{"limit":67108864,"swap":67108864,"reservation":1048576},
         "cpu":{"shares":512,"quota":50000,"period":100000,"cpus":"0"},"pids":{"limit":99},
         "devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]}"#;
-    let resources = serde_json::from_str(resources).expect("resources");
-    bundle.linux().set_resources(Some(resources));
+    limit(&mut bundle, resources);
     let annotations = [(
         "org.systemd.property.TimeoutStopUSec".to_owned(),
         "uint64 7000000".to_owned(),
     )];
     bundle.spec.set_annotations(Some(annotations.into()));
-    bundle.write();
-    let bundle_arg = bundle.bundle_arg();
-    bundle.ok(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
-    bundle.ok(&["start", &bundle.id]);
-    until("it is up", || bundle.rootfs().join("tmp/up").exists());
+    start_in_scope(&bundle);
 
     let unit = unit(&bundle);
     for (property, wanted) in [
@@ -126,20 +172,13 @@ fn systemd_knows_the_containers_limits() {
     assert_eq!(show(&unit, "MemorySwapMax"), (128 << 20).to_string());
     assert_eq!(show(&unit, "TasksMax"), "77");
     // systemd writes its values again: they are ours.
-    let reloaded = Command::new("systemctl").arg("daemon-reload").status();
-    assert!(reloaded.expect("systemctl").success());
+    systemctl(&["daemon-reload"]);
     assert_eq!(control_file(&bundle, "memory.max"), (128 << 20).to_string());
     assert_eq!(control_file(&bundle, "pids.max"), "77");
     assert_eq!(control_file(&bundle, "cpu.max"), "50000 100000");
     assert_eq!(stdout(&bundle.exec(&["echo", "in"])), "in");
 
-    bundle.ok(&["pause", &bundle.id]);
-    assert_eq!(bundle.status(), "paused");
-    bundle.ok(&["resume", &bundle.id]);
-    bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
-    until("it has ended", || bundle.status() == "stopped");
-    bundle.ok(&["delete", &bundle.id]);
-    assert_eq!(show(&unit, "LoadState"), "not-found");
+    pause_kill_and_delete(&bundle);
 }
 
 /// With what systemd calls the hybrid layout it knows processes by a v2 hierarchy beside those of version 1. A container
@@ -152,13 +191,8 @@ fn systemd_keeps_a_containers_scope_and_knows_its_limits_on_cgroup_v1() {
     let mut bundle = bundle();
     let resources = r#"{"memory":{"limit":67108864},"cpu":{"shares":512,"quota":50000,"period":100000},
         "pids":{"limit":99},"devices":[{"allow":false,"access":"rwm"}]}"#;
-    let resources = serde_json::from_str(resources).expect("resources");
-    bundle.linux().set_resources(Some(resources));
-    bundle.write();
-    let bundle_arg = bundle.bundle_arg();
-    bundle.ok(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
-    bundle.ok(&["start", &bundle.id]);
-    until("it is up", || bundle.rootfs().join("tmp/up").exists());
+    limit(&mut bundle, resources);
+    start_in_scope(&bundle);
 
     let unit = unit(&bundle);
     let holds = |properties: &[(&str, &str)], files: &[(&str, &str)]| {
@@ -205,8 +239,7 @@ fn systemd_keeps_a_containers_scope_and_knows_its_limits_on_cgroup_v1() {
         &bundle.id,
     ]);
     // systemd writes its values again, and looks for units without processes: it finds ours.
-    let reloaded = Command::new("systemctl").arg("daemon-reload").status();
-    assert!(reloaded.expect("systemctl").success());
+    systemctl(&["daemon-reload"]);
     let limit = (128 << 20).to_string();
     holds(
         &[
@@ -239,13 +272,7 @@ fn systemd_keeps_a_containers_scope_and_knows_its_limits_on_cgroup_v1() {
         "{cgroups}"
     );
 
-    bundle.ok(&["pause", &bundle.id]);
-    assert_eq!(bundle.status(), "paused");
-    bundle.ok(&["resume", &bundle.id]);
-    bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
-    until("it has ended", || bundle.status() == "stopped");
-    bundle.ok(&["delete", &bundle.id]);
-    assert_eq!(show(&unit, "LoadState"), "not-found");
+    pause_kill_and_delete(&bundle);
     for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
         let left = hierarchy.path().join(SLICE).join(&unit);
         assert!(!left.exists(), "{}", left.display());
@@ -259,27 +286,16 @@ fn a_container_that_cannot_be_created_leaves_no_scope() {
     }
     let mut bundle = bundle();
     bundle.args(&["/bin/none"]);
-    bundle.write();
-    let bundle_arg = bundle.bundle_arg();
-    let message = bundle.fails(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
+    let message = creation_fails_without_scope(&bundle);
     assert!(message.contains("/bin/none"), "{message}");
-    let unit = unit(&bundle);
-    until("the scope is gone", || {
-        show(&unit, "LoadState") == "not-found"
-    });
 
     // A limit that the cgroup refuses.
     let resources = match is_v1() {
         true => r#"{"unified":{"memory.high":"1000000"}}"#,
         false => r#"{"memory":{"swappiness":7}}"#,
     };
-    let resources = serde_json::from_str(resources).expect("resources");
-    bundle.linux().set_resources(Some(resources));
-    bundle.write();
-    bundle.fails(&["--systemd-cgroup", "create", "-b", &bundle_arg, &bundle.id]);
-    until("the scope is gone", || {
-        show(&unit, "LoadState") == "not-found"
-    });
+    limit(&mut bundle, resources);
+    creation_fails_without_scope(&bundle);
 }
 
 #[test]
@@ -344,9 +360,7 @@ struct UserManager;
 
 impl UserManager {
     fn start() -> Self {
-        let unit = format!("user@{NOBODY}.service");
-        let started = Command::new("systemctl").args(["start", &unit]).status();
-        assert!(started.expect("systemctl").success());
+        systemctl(&["start", &format!("user@{NOBODY}.service")]);
         until("the user's bus is there", || {
             Path::new(&format!("/run/user/{NOBODY}/bus")).exists()
         });
@@ -411,13 +425,12 @@ fn an_ordinary_users_container_is_in_a_scope_of_its_own_manager() {
         return;
     }
     let _manager = UserManager::start();
-    let mut bundle = Bundle::sh("touch /tmp/up; while true; do sleep 1000; done");
-    let path = format!(":test:{}", bundle.id);
-    let resources = r#"{"memory":{"limit":67108864},"pids":{"limit":99}}"#;
-    bundle
-        .linux()
-        .set_cgroups_path(Some(path.into()))
-        .set_resources(serde_json::from_str(resources).expect("resources"));
+    // Without a slice: the user's manager has one.
+    let mut bundle = bundle_in("");
+    limit(
+        &mut bundle,
+        r#"{"memory":{"limit":67108864},"pids":{"limit":99}}"#,
+    );
     bundle.write();
     rootless(&mut bundle);
     bundle.write();
@@ -442,7 +455,7 @@ fn an_ordinary_users_container_is_in_a_scope_of_its_own_manager() {
     };
     runtime(&["create", "-b", &bundle.bundle_arg(), &bundle.id]);
     runtime(&["start", &bundle.id]);
-    until("it is up", || bundle.rootfs().join("tmp/up").exists());
+    await_up(&bundle);
     let unit = unit(&bundle);
     let show = |property: &str| {
         let words = [
