@@ -58,71 +58,16 @@ struct ExecPlan<'a> {
 /// When it cannot be run; [`Error::exit_code`] tells a missing program from others. No process is left then.
 pub fn exec(exec: Exec<'_>) -> Result<Running> {
     protect::ensure_sealed()?;
-    let spec = exec.container.map(|container| container.spec);
-    let linux = spec.and_then(|spec| spec.linux().as_ref());
-    process::validate(exec.process, linux)?;
-    let affinity = Affinity::new(exec.process)?;
     let agent = agent_of(exec.seccomp.as_ref(), exec.container)?;
-    let mut process = ProcessPlan::new(exec.process, linux, exec.seccomp, exec.preserve_fds)?;
-    let user_namespace = spec.map_or(Ok(false), has_user_namespace)?;
-    process.limit_capabilities(user_namespace)?;
+    let affinity = Affinity::new(exec.process)?;
     let (directory, cgroup) = super::cgroup_entry(exec.cgroup)?;
-    let time = |spec| how(spec, LinuxNamespaceType::Time) == Had::Own;
     let own_pid = OwnPidNamespace::hold()?;
-    let has_forerunner = user_namespace || own_pid.is_none();
-    let plan = ExecPlan {
-        process,
-        cgroup,
-        affinity: &affinity,
-        stdio: exec.stdio,
-        target: exec.target,
-        user_namespace,
-        time_namespace: spec.is_some_and(time),
-        has_forerunner,
-        shared: match (&own_pid, exec.container) {
-            (None, Some(container)) => {
-                namespaces::shared_with(container.pid).map_err(|source| Error::Process {
-                    pid: container.pid,
-                    source,
-                })?
-            }
-            _ => ThreadNameSpaceType::empty(),
-        },
-        root: match spec {
-            Some(spec) if guest::is_guest(spec) => {
-                guest::check_capabilities(exec.process)?;
-                Some(guest::root_of(exec.target)?)
-            }
-            _ => None,
-        },
-        proc: None,
-    };
+    let plan = ExecPlan::new(exec, cgroup, &affinity, own_pid.is_some())?;
     let agent = agent
         .map(|(agent, state)| Agent::connect(&agent, state))
         .transpose()?;
     let (parent, child_end) = Channel::pair(false)?;
-    let parent_number = parent.as_raw_fd();
-    let mut child_plan = Some((plan, child_end));
-    let child = || {
-        sys::process::close_number(parent_number);
-        match child_plan.take() {
-            Some((plan, channel)) if has_forerunner => plan.run_forerunner(channel),
-            Some((plan, channel)) => plan.run(channel),
-            None => 1,
-        }
-    };
-    let clone = || affinity.around(|| super::clone_into(0, directory.as_ref(), child));
-    let child = match own_pid {
-        Some(own) if !has_forerunner => {
-            let enter = || {
-                let pid = ThreadNameSpaceType::PROCESS_ID;
-                Ok(move_into_thread_name_spaces(exec.target, pid)?)
-            };
-            own.outside(enter, clone)
-        }
-        _ => clone(),
-    }?;
-    drop(child_plan);
+    let child = plan.make_child(directory.as_ref(), own_pid, &parent, child_end)?;
     finish(parent, child, agent)
 }
 
@@ -177,7 +122,79 @@ fn finish(parent: Channel, mut child: Child, mut agent: Option<Agent>) -> Result
     child.release(terminal).map_err(Error::Channel)
 }
 
-impl ExecPlan<'_> {
+impl<'a> ExecPlan<'a> {
+    /// `comes_back`: the caller can enter the container's pid namespace and come back to its own.
+    fn new(
+        exec: Exec<'a>,
+        cgroup: Option<Joiner>,
+        affinity: &'a Affinity,
+        comes_back: bool,
+    ) -> Result<Self> {
+        let spec = exec.container.map(|container| container.spec);
+        let linux = spec.and_then(|spec| spec.linux().as_ref());
+        process::validate(exec.process, linux)?;
+        let mut process = ProcessPlan::new(exec.process, linux, exec.seccomp, exec.preserve_fds)?;
+        let user_namespace = spec.map_or(Ok(false), has_user_namespace)?;
+        process.limit_capabilities(user_namespace)?;
+        let own_time = |spec| how(spec, LinuxNamespaceType::Time) == Had::Own;
+        Ok(Self {
+            process,
+            cgroup,
+            affinity,
+            stdio: exec.stdio,
+            target: exec.target,
+            user_namespace,
+            time_namespace: spec.is_some_and(own_time),
+            has_forerunner: user_namespace || !comes_back,
+            shared: match exec.container {
+                Some(container) if !comes_back => {
+                    let pid = container.pid;
+                    namespaces::shared_with(pid).map_err(|source| Error::Process { pid, source })?
+                }
+                _ => ThreadNameSpaceType::empty(),
+            },
+            root: match spec {
+                Some(spec) if guest::is_guest(spec) => {
+                    guest::check_capabilities(exec.process)?;
+                    Some(guest::root_of(exec.target)?)
+                }
+                _ => None,
+            },
+            proc: None,
+        })
+    }
+
+    /// Makes the process that does all this, or its forerunner.
+    fn make_child(
+        self,
+        cgroup: Option<&OwnedFd>,
+        own_pid: Option<OwnPidNamespace>,
+        parent: &Channel,
+        child_end: Channel,
+    ) -> Result<Child> {
+        let (affinity, target) = (self.affinity, self.target);
+        let has_forerunner = self.has_forerunner;
+        let parent_number = parent.as_raw_fd();
+        let mut child_plan = Some((self, child_end));
+        let child = || {
+            // The parent's end, inherited: with it open here, the parent's death would go unnoticed.
+            sys::process::close_number(parent_number);
+            match child_plan.take() {
+                Some((plan, channel)) if has_forerunner => plan.run_forerunner(channel),
+                Some((plan, channel)) => plan.run(channel),
+                None => 1,
+            }
+        };
+        let clone = || affinity.around(|| super::clone_into(0, cgroup, child));
+        match own_pid {
+            Some(own) if !has_forerunner => {
+                let pid = ThreadNameSpaceType::PROCESS_ID;
+                own.outside(|| Ok(move_into_thread_name_spaces(target, pid)?), clone)
+            }
+            _ => clone(),
+        }
+    }
+
     /// Runs in the forerunner, and returns its exit code; the parent is told what fails.
     fn run_forerunner(mut self, parent: Channel) -> i32 {
         match self.enter() {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{ContainerState, Hook, Spec};
+use oci_spec::runtime::{ContainerState, Hook, Process, Spec};
 use rustix::fs::Mode;
 
 use super::channel::Channel;
@@ -69,6 +69,14 @@ fn keeps_groups(spec: &Spec) -> bool {
     annotations.is_some_and(|all| all.get(KEEP_GROUPS).is_some_and(|value| value == "1"))
 }
 
+/// What the later steps need of the root file system that was made.
+struct Built {
+    places: Places,
+    terminal: Option<Terminal>,
+    /// See [`ContainerHooks::run_create`].
+    hook_pid: Option<i32>,
+}
+
 /// The hooks that the child runs, and what they are told.
 #[derive(Debug)]
 struct ContainerHooks {
@@ -78,7 +86,7 @@ struct ContainerHooks {
     bundle: Option<PathBuf>,
     /// The process's environment, for hooks without their own.
     env: Vec<String>,
-    /// Only its version and annotations are told.
+    /// Only its version and annotations are told. None where there is no hook to tell.
     spec: Option<Box<Spec>>,
 }
 
@@ -102,16 +110,11 @@ impl InitPlan {
             no_pivot::validate(spec)?;
         }
         let process = super::process_of(spec)?;
-        let hooks = spec.hooks().as_ref();
-        let list = |hooks: Option<&Vec<Hook>>| hooks.cloned().unwrap_or_default();
-        let create_hooks = list(hooks.and_then(|h| h.create_container().as_ref()));
-        let start_hooks = list(hooks.and_then(|h| h.start_container().as_ref()));
         let mut planned = ProcessPlan::new(process, spec.linux().as_ref(), seccomp, preserve_fds)?
             .with_listen_fds(listen_fds)?;
         if keeps_groups(spec) {
             planned.keep_groups();
         }
-        let any = !create_hooks.is_empty() || !start_hooks.is_empty();
         Ok(Self {
             cgroup,
             namespaces: Namespaces::open(spec)?,
@@ -134,14 +137,7 @@ impl InitPlan {
             stdio,
             cwd: process.cwd().clone(),
             process: planned,
-            hooks: ContainerHooks {
-                create: create_hooks,
-                start: start_hooks,
-                id: id.to_owned(),
-                bundle: bundle.map(Into::into),
-                env: process.env().clone().unwrap_or_default(),
-                spec: any.then(|| Box::new(spec.clone())),
-            },
+            hooks: ContainerHooks::new(id, spec, bundle, process),
             new_keyring,
             no_pivot,
             gate,
@@ -201,7 +197,11 @@ impl InitPlan {
 
     /// Runs in the child, and returns its exit code if it fails; its parent is told why.
     pub(super) fn run(mut self, parent: Channel) -> i32 {
-        let (places, terminal, hook_pid) = match self.build(&parent) {
+        let Built {
+            places,
+            terminal,
+            hook_pid,
+        } = match self.build(&parent) {
             Ok(built) => built,
             Err(failure) => return report(&parent, &failure),
         };
@@ -253,45 +253,31 @@ impl InitPlan {
     }
 
     /// Steps that the host's file system is needed for.
-    fn build(
-        &mut self,
-        parent: &Channel,
-    ) -> std::result::Result<(Places, Option<Terminal>, Option<i32>), Failure> {
+    fn build(&mut self, parent: &Channel) -> std::result::Result<Built, Failure> {
         sys::process::reset_signals().at(Step::ResetSignals, "")?;
         if !self.entered {
             self.enter_namespaces(parent)?;
         }
         self.namespaces.make_cgroup()?;
-        rustix::process::setsid().at(Step::NewSession, "")?;
-        if self.new_keyring {
-            self.process.label_keyring()?;
-            sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
-        }
+        self.begin_session()?;
         rustix::process::umask(Mode::empty());
-        if self.wait_for_devices {
-            let socket = net_devices::open_socket().at(Step::MoveDevices, "")?;
-            parent
-                .send(b"N", Some(socket.as_fd()))
-                .at(Step::MoveDevices, "")?;
-            parent.await_word(b'n').at(Step::MoveDevices, "")?;
-        }
-        if self.wait_for_hooks {
-            parent.send(b"H", None).at(Step::AwaitParent, "")?;
-            parent.await_word(b'h').at(Step::AwaitParent, "")?;
-        }
+        self.await_devices(parent)?;
+        self.await_hooks(parent)?;
         self.set_names()?;
         if self.namespaces.has_new_network() {
             sys::network::bring_loopback_up().at(Step::RaiseLoopback, "")?;
         }
         self.sysctls.write()?;
         self.process.open_label_files()?;
-
         if self.guest {
-            let places = Places::bare(rootfs::open_as_guest(&self.rootfs)?);
-            let terminal = self.open_terminal(&places)?;
-            let hook_pid = self.hooks.run_create(places.inside.root())?;
-            return Ok((places, terminal, hook_pid));
+            self.build_as_guest()
+        } else {
+            self.build_root()
         }
+    }
+
+    /// The root file system with all in it, where only this mount namespace shows it.
+    fn build_root(&mut self) -> std::result::Result<Built, Failure> {
         mounts::open_sources(&mut self.mounts)?;
         rootfs::make_private()?;
         self.devices.take_given()?;
@@ -310,7 +296,53 @@ impl InitPlan {
         if self.readonly_root {
             rootfs::make_readonly(inside)?;
         }
-        Ok((places, terminal, hook_pid))
+        Ok(Built {
+            places,
+            terminal,
+            hook_pid,
+        })
+    }
+
+    /// In a mount namespace that is somebody else's, nothing is made.
+    fn build_as_guest(&self) -> std::result::Result<Built, Failure> {
+        let places = Places::bare(rootfs::open_as_guest(&self.rootfs)?);
+        let terminal = self.open_terminal(&places)?;
+        let hook_pid = self.hooks.run_create(places.inside.root())?;
+        Ok(Built {
+            places,
+            terminal,
+            hook_pid,
+        })
+    }
+
+    fn begin_session(&self) -> Done {
+        rustix::process::setsid().at(Step::NewSession, "")?;
+        if self.new_keyring {
+            self.process.label_keyring()?;
+            sys::process::new_session_keyring().at(Step::NewKeyring, "")?;
+        }
+        Ok(())
+    }
+
+    /// Has the parent move network devices in, by a socket of this network namespace.
+    fn await_devices(&self, parent: &Channel) -> Done {
+        if !self.wait_for_devices {
+            return Ok(());
+        }
+        let socket = net_devices::open_socket().at(Step::MoveDevices, "")?;
+        parent
+            .send(b"N", Some(socket.as_fd()))
+            .at(Step::MoveDevices, "")?;
+        parent.await_word(b'n').at(Step::MoveDevices, "")
+    }
+
+    /// Has the parent run its hooks.
+    fn await_hooks(&self, parent: &Channel) -> Done {
+        if !self.wait_for_hooks {
+            return Ok(());
+        }
+        parent.send(b"H", None).at(Step::AwaitParent, "")?;
+        parent.await_word(b'h').at(Step::AwaitParent, "")
     }
 
     /// Steps into the container, with privileges.
@@ -364,20 +396,9 @@ impl InitPlan {
             return 1;
         }
         drop(control);
-        let starter = match gate {
-            None => parent,
-            Some(gate) => {
-                drop(parent);
-                match Channel::accept(gate.as_fd()) {
-                    Ok(starter) => starter,
-                    Err(_) => return 1,
-                }
-            }
-        };
-        if starter.await_word(b'S').is_err() {
-            // Nobody will start it.
+        let Some(starter) = await_start(parent, gate) else {
             return 1;
-        }
+        };
         let hooks = &self.hooks;
         let ready = match tells_early {
             true => Ok(()),
@@ -423,6 +444,22 @@ impl InitPlan {
 }
 
 impl ContainerHooks {
+    fn new(id: &str, spec: &Spec, bundle: Option<&Path>, process: &Process) -> Self {
+        let hooks = spec.hooks().as_ref();
+        let list = |hooks: Option<&Vec<Hook>>| hooks.cloned().unwrap_or_default();
+        let create = list(hooks.and_then(|h| h.create_container().as_ref()));
+        let start = list(hooks.and_then(|h| h.start_container().as_ref()));
+        let any = !create.is_empty() || !start.is_empty();
+        Self {
+            create,
+            start,
+            id: id.to_owned(),
+            bundle: bundle.map(Into::into),
+            env: process.env().clone().unwrap_or_default(),
+            spec: any.then(|| Box::new(spec.clone())),
+        }
+    }
+
     /// Returns this process's id as the host sees it, for the later hooks.
     fn run_create(&self, root: BorrowedFd<'_>) -> std::result::Result<Option<i32>, Failure> {
         if self.spec.is_none() {
@@ -473,6 +510,19 @@ impl ContainerHooks {
         }
         Ok(())
     }
+}
+
+/// Waits for whoever starts the container: the parent, or who comes to the gate. None: nobody will.
+fn await_start(parent: Channel, gate: Option<OwnedFd>) -> Option<Channel> {
+    let starter = match gate {
+        None => parent,
+        Some(gate) => {
+            drop(parent);
+            Channel::accept(gate.as_fd()).ok()?
+        }
+    };
+    starter.await_word(b'S').ok()?;
+    Some(starter)
 }
 
 /// Tells the parent, and gives the child's exit code.

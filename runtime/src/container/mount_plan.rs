@@ -50,7 +50,7 @@ pub(super) enum Source {
 }
 
 /// True for a bind mount.
-pub(super) fn is_bind(mount: &Mount) -> bool {
+pub fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind")
         || mount
             .options()
@@ -254,23 +254,12 @@ fn plan_one(
         let recursive = options.bind.unwrap_or(false);
         bind_source(mount, bundle, recursive)?
     } else if filesystem == "cgroup" || filesystem == "cgroup2" {
-        let field = field_of(mount);
         if cgroup.is_none() {
             // It is the caller's.
             options.top.set |= libc::MOUNT_ATTR_RDONLY;
             options.top.clear &= !libc::MOUNT_ATTR_RDONLY;
         }
-        match cgroup_mounts::shown(&field, spec, cgroup)? {
-            Shown::Own => Source::New {
-                filesystem: "cgroup2".to_owned(),
-                source: None,
-            },
-            Shown::V2(path) => Source::Bind {
-                path,
-                recursive: false,
-            },
-            Shown::V1(directories) => Source::CgroupV1(directories),
-        }
+        cgroup_source(spec, mount, cgroup)?
     } else if let Some(path) = of_the_host(spec, filesystem) {
         // All of it, so what is asked for must hold for all of it.
         options.recursive = options.recursive.and(options.top);
@@ -280,12 +269,10 @@ fn plan_one(
             recursive: true,
         }
     } else {
+        let source = mount.source().as_ref();
         Source::New {
             filesystem: filesystem.to_owned(),
-            source: mount
-                .source()
-                .as_ref()
-                .map(|s| s.to_string_lossy().into_owned()),
+            source: source.map(|s| s.to_string_lossy().into_owned()),
         }
     };
     Ok(MountPlan {
@@ -302,6 +289,23 @@ fn plan_one(
         root_label: None,
         opened: Vec::new(),
     })
+}
+
+/// What a mount of type `cgroup` or `cgroup2` is made of.
+fn cgroup_source(spec: &Spec, mount: &Mount, cgroup: Option<&Cgroup>) -> Result<Source> {
+    Ok(
+        match cgroup_mounts::shown(&field_of(mount), spec, cgroup)? {
+            Shown::Own => Source::New {
+                filesystem: "cgroup2".to_owned(),
+                source: None,
+            },
+            Shown::V2(path) => Source::Bind {
+                path,
+                recursive: false,
+            },
+            Shown::V1(directories) => Source::CgroupV1(directories),
+        },
+    )
 }
 
 /// The host's place for a file system that shows a namespace which the container shares with the host: a user
@@ -393,10 +397,6 @@ mod tests {
     }
 
     #[test]
-    fn a_bind_mount_with_data_is_refused() {
-        let spec = spec_with(
-            MountBuilder::default()
-    #[test]
     fn a_private_or_slave_root_takes_nothing_from_its_mounts() {
         let late = |text: &str| {
             let json =
@@ -415,6 +415,10 @@ mod tests {
         assert!(late("odd").is_err());
     }
 
+    #[test]
+    fn a_bind_mount_with_data_is_refused() {
+        let spec = spec_with(
+            MountBuilder::default()
                 .destination("/data")
                 .typ("bind")
                 .source("/srv")

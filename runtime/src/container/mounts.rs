@@ -30,25 +30,15 @@ type Done = std::result::Result<(), Failure>;
 pub(super) fn open_sources(plans: &mut [MountPlan]) -> Done {
     for plan in plans.iter_mut().filter(|plan| plan.opened.is_empty()) {
         match &plan.source {
-            Source::Bind { path, recursive } => {
+            Source::Bind { path, .. }
                 if plan.options.copy_symlink
-                    && let Some(target) = read_link(path)
-                {
-                    plan.source = Source::Link(target);
-                    continue;
-                }
+                    && let Some(target) = read_link(path) =>
+            {
+                plan.source = Source::Link(target);
+            }
+            Source::Bind { path, recursive } => {
                 let follow = !plan.options.source_nofollow;
-                let mount = clone_from(path, *recursive, follow).map_err(|error| {
-                    // What is mounted below may hide something from the namespace (mount_namespaces(7)).
-                    let hint = match error.raw_os_error() {
-                        Some(libc::EINVAL) if !recursive => {
-                            " (without the mounts below it, which an ordinary user must take along: rbind)"
-                        }
-                        _ => "",
-                    };
-                    Failure::new(Step::OpenSource, format!("{}{hint}", shown(path)), &error)
-                });
-                plan.opened = vec![mount?];
+                plan.opened = vec![open_bind_source(path, *recursive, follow)?];
             }
             Source::CgroupV1(directories) => {
                 let open = |path: &CStr| clone_at(path, false).at(Step::OpenSource, shown(path));
@@ -63,7 +53,24 @@ pub(super) fn open_sources(plans: &mut [MountPlan]) -> Done {
     Ok(())
 }
 
-/// None: it is something else.
+fn open_bind_source(
+    path: &CStr,
+    recursive: bool,
+    follow: bool,
+) -> std::result::Result<OwnedFd, Failure> {
+    clone_from(path, recursive, follow).map_err(|error| {
+        // What is mounted below may hide something from the namespace (mount_namespaces(7)).
+        let hint = match error.raw_os_error() {
+            Some(libc::EINVAL) if !recursive => {
+                " (without the mounts below it, which an ordinary user must take along: rbind)"
+            }
+            _ => "",
+        };
+        Failure::new(Step::OpenSource, format!("{}{hint}", shown(path)), &error)
+    })
+}
+
+/// The target of a symbolic link; none of anything else.
 fn read_link(path: &CStr) -> Option<CString> {
     rustix::fs::readlinkat(CWD, path, Vec::new()).ok()
 }
@@ -123,6 +130,24 @@ impl Places {
         }
         (&self.inside, path)
     }
+
+    /// Takes note of a mount in its place. Its descriptor is not needed where nothing looks into it again.
+    fn add(&mut self, plan: &MountPlan, mount: Option<OwnedFd>) {
+        let destination = lexical(&plan.destination);
+        self.kernel
+            .retain(|(covered, _)| !covered.starts_with(&destination));
+        let Some(mount) = mount else { return };
+        if is_root(&destination) {
+            // What was mounted before is covered, and all that follows is in the new root.
+            *self = Self::bare(Inside::new(mount));
+        } else if plan.kernel.is_some() {
+            self.kernel.push((destination, Inside::new(mount)));
+        } else if matches!(&plan.source, Source::New { filesystem, .. } if filesystem == "devpts") {
+            self.devpts = Some(mount);
+        } else {
+            self.inside.set_aside(mount);
+        }
+    }
 }
 
 /// Mounts all, in order.
@@ -133,91 +158,85 @@ pub(super) fn mount_all(
     let mut places = Places::bare(inside);
     for plan in plans {
         let inside = &places.inside;
-        let destination = lexical(&plan.destination);
-        let mut kernel = None;
-        let mut root = None;
         match &plan.source {
             Source::Bind { .. } => {
                 for mount in &plan.opened {
-                    finish(inside, plan, mount.as_fd())?;
-                    let again = || mount.try_clone().at(Step::AttachMount, "");
-                    if is_root(&destination) {
-                        root = Some(again()?);
-                    } else if plan.kernel.is_some() {
-                        kernel = Some(again()?);
-                    }
+                    let kept = bind(&places.inside, plan, mount)?;
+                    places.add(plan, kept);
                 }
+            }
+            Source::New { filesystem, source } => {
+                let mount = mount_new(inside, plan, filesystem, source.as_deref())?;
+                places.add(plan, Some(mount));
+            }
+            Source::CgroupV1(directories) => {
+                cgroup_mounts::mount(inside, plan, directories, &plan.opened)?;
+                places.add(plan, None);
             }
             Source::Link(target) => inside
                 .ensure_link(&plan.destination, target)
                 .at(Step::MakeLink, plan.destination.to_string_lossy())?,
-            Source::Remount => {
-                let name = plan.destination.to_string_lossy();
-                let mount = inside
-                    .open(&plan.destination, OFlags::PATH)
-                    .at(Step::OpenTarget, &name)?;
-                set_all_attributes(plan, mount.as_fd())?;
-            }
-            Source::New { filesystem, source } => {
-                let has_own_mode = plan.options.data.iter().any(|(name, _)| name == "mode");
-                let takes_mode = filesystem == "tmpfs" && !plan.options.copy_up && !has_own_mode;
-                // What is written to first may not be read-only from its birth.
-                let written = takes_mode || plan.options.copy_up || plan.root_label.is_some();
-                let birth = match written {
-                    true => None,
-                    false => birth_attributes(plan),
-                };
-                let mount = make_filesystem(plan, filesystem, source.as_deref(), birth)?;
-                if let Some(label) = &plan.root_label {
-                    mount_label::set_on_root(mount.as_fd(), label)
-                        .at(Step::SetLabel, plan.destination.to_string_lossy())?;
-                }
-                if takes_mode {
-                    take_mode(inside, &plan.destination, mount.as_fd())
-                        .at(Step::SetMountAttributes, plan.destination.to_string_lossy())?;
-                }
-                if plan.options.copy_up {
-                    copy_up(inside, &plan.destination, mount.as_fd(), has_own_mode)
-                        .at(Step::CopyUp, plan.destination.to_string_lossy())?;
-                }
-                if birth.is_none() {
-                    set_all_attributes(plan, mount.as_fd())?;
-                }
-                place(inside, plan, mount.as_fd())?;
-                if is_root(&destination) {
-                    root = Some(mount);
-                } else if plan.kernel.is_some() {
-                    kernel = Some(mount);
-                } else if filesystem == "devpts" {
-                    places.devpts = Some(mount);
-                } else {
-                    inside.set_aside(mount);
-                }
-            }
-            Source::CgroupV1(directories) => {
-                cgroup_mounts::mount(inside, plan, directories, &plan.opened)?
-            }
-        }
-        if !matches!(plan.source, Source::Link(_) | Source::Remount) {
-            places
-                .kernel
-                .retain(|(covered, _)| !covered.starts_with(&destination));
-        }
-        if let Some(mount) = kernel {
-            places.kernel.push((destination, Inside::new(mount)));
-        }
-        if let Some(mount) = root {
-            // What was mounted before is covered, and all that follows is in the new root.
-            places = Places::bare(Inside::new(mount));
+            Source::Remount => remount(inside, plan)?,
         }
     }
     Ok(places)
 }
 
-/// Sets a mount's attributes and moves it onto its target.
-fn finish(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
-    set_all_attributes(plan, mount)?;
-    place(inside, plan, mount)
+/// Moves a part of the host's tree onto its target. Gives a descriptor of it where [`Places::add`] wants one.
+fn bind(
+    inside: &Inside,
+    plan: &MountPlan,
+    mount: &OwnedFd,
+) -> std::result::Result<Option<OwnedFd>, Failure> {
+    set_all_attributes(plan, mount.as_fd())?;
+    place(inside, plan, mount.as_fd())?;
+    let is_looked_into = is_root(&plan.destination) || plan.kernel.is_some();
+    is_looked_into
+        .then(|| mount.try_clone())
+        .transpose()
+        .at(Step::AttachMount, plan.destination.to_string_lossy())
+}
+
+/// Makes a new file system with all that its root directory is to have, and moves it onto its target.
+fn mount_new(
+    inside: &Inside,
+    plan: &MountPlan,
+    filesystem: &str,
+    source: Option<&str>,
+) -> std::result::Result<OwnedFd, Failure> {
+    let destination = &plan.destination;
+    let name = destination.to_string_lossy();
+    let has_own_mode = plan.options.data.iter().any(|(name, _)| name == "mode");
+    let takes_mode = filesystem == "tmpfs" && !plan.options.copy_up && !has_own_mode;
+    // What is written to first may not be read-only from its birth.
+    let is_written = takes_mode || plan.options.copy_up || plan.root_label.is_some();
+    let birth = match is_written {
+        true => None,
+        false => birth_attributes(plan),
+    };
+    let mount = make_filesystem(plan, filesystem, source, birth)?;
+    if let Some(label) = &plan.root_label {
+        mount_label::set_on_root(mount.as_fd(), label).at(Step::SetLabel, &name)?;
+    }
+    if takes_mode {
+        take_mode(inside, destination, mount.as_fd()).at(Step::SetMountAttributes, &name)?;
+    }
+    if plan.options.copy_up {
+        copy_up(inside, destination, mount.as_fd(), has_own_mode).at(Step::CopyUp, &name)?;
+    }
+    if birth.is_none() {
+        set_all_attributes(plan, mount.as_fd())?;
+    }
+    place(inside, plan, mount.as_fd())?;
+    Ok(mount)
+}
+
+/// Changes the attributes of what is mounted there already.
+fn remount(inside: &Inside, plan: &MountPlan) -> Done {
+    let mount = inside
+        .open(&plan.destination, OFlags::PATH)
+        .at(Step::OpenTarget, plan.destination.to_string_lossy())?;
+    set_all_attributes(plan, mount.as_fd())
 }
 
 /// Moves a mount onto its target.

@@ -1,6 +1,6 @@
 //! Refuses specs that ask for what is not done, before anything is created.
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::error::{Error, Result};
 use super::masks::Masks;
@@ -30,7 +30,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
             reason: "is missing".to_owned(),
         });
     };
-    self::linux(linux)?;
+    process::check_mount_label(linux.mount_label().as_deref())?;
     namespaces::validate(spec)?;
     guest::validate(spec)?;
     user_namespace::validate(spec)?;
@@ -44,10 +44,6 @@ pub fn validate(spec: &Spec) -> Result<()> {
     devices::plan(spec)?;
     net_devices::plan(spec)?;
     Sysctls::new(spec).map(drop)
-}
-
-fn linux(linux: &Linux) -> Result<()> {
-    process::check_mount_label(linux.mount_label().as_deref())
 }
 
 /// The specification's versions 1.x.
@@ -116,7 +112,7 @@ fn absent(field: &str, present: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxIdMappingBuilder, LinuxIntelRdt, LinuxNamespaceBuilder};
+    use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxIntelRdt, LinuxNamespaceBuilder};
 
     fn refused(change: impl FnOnce(&mut Spec)) -> String {
         let mut spec = Spec::default();

@@ -163,12 +163,7 @@ pub(super) fn make(
     launch.save(pod.dir, &plan.name)?;
     let spec = complete(spec, plan, pod.sandbox)?;
     let log = LogWriter::open(&plan.log, restart_count);
-    let (output, stdio) = if plan.tty {
-        (Output::default(), Stdio::Terminal { size: None })
-    } else {
-        Output::make(pod.dir, &plan.name, plan.stdin, plan.stdin_once)
-            .map_err(StartError::Streams)?
-    };
+    let (output, stdio) = streams(plan, pod.dir)?;
     let oom_kills_before = cgroup.oom_kills().map_err(StartError::Cgroup)?;
     let creating = container::begin(Create {
         id,
@@ -204,6 +199,14 @@ pub(super) fn make(
             oom_kills_before,
         },
     })
+}
+
+/// A terminal's output comes with the process.
+fn streams(plan: &ContainerPlan, dir: &Path) -> Result<(Output, Stdio), StartError> {
+    if plan.tty {
+        return Ok((Output::default(), Stdio::Terminal { size: None }));
+    }
+    Output::make(dir, &plan.name, plan.stdin, plan.stdin_once).map_err(StartError::Streams)
 }
 
 impl Making {
