@@ -154,7 +154,7 @@ fn freezer(record: &Record) -> Result<Option<PathBuf>> {
 fn external_mounts(record: &Record, spec: &Spec) -> Vec<(String, String)> {
     let mounts = spec.mounts().iter().flatten();
     let binds = mounts
-        .filter(|mount| super::restore::is_bind(mount))
+        .filter(|mount| crate::container::is_bind(mount))
         .map(|mount| {
             let place = mount.destination().display().to_string();
             (place.clone(), place)

@@ -1,6 +1,5 @@
 //! `create`, and what it has in common with `run`.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,7 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use oci_spec::runtime::Spec;
 
-use super::error::{Error, Result, file};
+use super::bundle::Bundle;
+use super::error::{Error, Result};
 use super::placement::Placement;
 use super::stdio::{check_console, stdio_of};
 use super::store::{Entry, Record, Store, replace_file, start_time_of};
@@ -65,37 +65,19 @@ pub(super) fn create(store: &Store, options: &Options, globals: &Globals) -> Res
     undo_on_error(running, &made.entry, &made.record).map(drop)
 }
 
-/// Makes the container, its cgroup and its record; nothing stays if that fails.
+/// Makes the container, its cgroup and its record; nothing stays if that fails. `gated`: it waits for its start at its
+/// gate, where this process may end before.
 pub(super) fn make(
     store: &Store,
     options: &Options,
     globals: &Globals,
     gated: bool,
 ) -> Result<Made> {
-    let bundle = fs::canonicalize(&options.bundle).map_err(file("find", &options.bundle))?;
-    let config = match &options.config {
-        Some(config) => bundle.join(config),
-        None => bundle.join("config.json"),
-    };
-    let text = fs::read(&config).map_err(file("read", &config))?;
-    let spec = container::config::parse_spec(&text).map_err(|source| Error::Config {
-        path: config,
-        source,
-    })?;
-    container::validate(&spec)?;
-    if spec.root().is_none() {
-        return Err(Error::Argument {
-            argument: "root",
-            reason: "is missing".to_owned(),
-        });
-    }
-    check_console(&spec, options.console_socket.as_deref(), gated)?;
-    let filter = compile_filter(store, &spec)?;
-
+    let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
+    check_console(&bundle.spec, options.console_socket.as_deref(), gated)?;
+    let filter = compile_filter(store, &bundle.spec)?;
     let entry = store.reserve(&options.id)?;
-    let made = make_in(
-        &entry, options, globals, &bundle, spec, &text, filter, gated,
-    );
+    let made = make_in(&entry, options, globals, bundle, filter, gated);
     if made.is_err()
         && let Err(error) = entry.remove()
     {
@@ -107,31 +89,26 @@ pub(super) fn make(
     made
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one function that is too long otherwise"
-)]
+/// What stays of it after a failure is in the entry only.
 fn make_in(
     entry: &Entry,
     options: &Options,
     globals: &Globals,
-    bundle: &Path,
-    mut spec: Spec,
-    text: &[u8],
-    seccomp: Option<Filter>,
+    mut bundle: Bundle,
+    filter: Option<Filter>,
     gated: bool,
 ) -> Result<Made> {
-    entry.save_spec(text)?;
-    notify::prepare(entry, &mut spec)?;
+    entry.save_spec(&bundle.text)?;
+    notify::prepare(entry, &mut bundle.spec)?;
     let gate = gated.then(|| gate::listen(entry)).transpose()?;
-    let mut place = Placement::make(&options.id, &spec, globals)?;
-    match make_process(entry, options, bundle, &spec, &place, seccomp, gate) {
+    let mut place = Placement::make(&options.id, &bundle.spec, globals)?;
+    match make_process(entry, options, &bundle, &place, filter, gate) {
         Ok((record, created)) => {
             place.settle();
             Ok(Made {
                 entry: entry.clone(),
                 record,
-                spec,
+                spec: bundle.spec,
                 created,
             })
         }
@@ -145,25 +122,20 @@ fn make_in(
 fn make_process(
     entry: &Entry,
     options: &Options,
-    bundle: &Path,
-    spec: &Spec,
+    bundle: &Bundle,
     place: &Placement,
-    seccomp: Option<Filter>,
+    filter: Option<Filter>,
     gate: Option<OwnedFd>,
 ) -> Result<(Record, Created)> {
-    let root = spec.root().as_ref().ok_or_else(|| Error::Argument {
-        argument: "config.json",
-        reason: "root is missing".to_owned(),
-    })?;
-    let rootfs = bundle.join(root.path());
+    let spec = &bundle.spec;
     let created = container::create(container::Create {
         id: &options.id,
         spec,
-        bundle: Some(bundle),
-        rootfs: Rootfs::Directory(&rootfs),
+        bundle: Some(&bundle.directory),
+        rootfs: Rootfs::Directory(&bundle.rootfs),
         stdio: stdio_of(spec.process().as_ref()),
         cgroup: place.cgroup(),
-        seccomp,
+        seccomp: filter,
         preserve_fds: options.preserve_fds,
         listen_fds: activation::passed()?,
         new_keyring: !options.no_new_keyring,
@@ -174,35 +146,51 @@ fn make_process(
         pid = created.pid(),
         "the container's process waits for its start"
     );
-    let record = Record {
-        oci_version: spec.version().clone(),
-        id: options.id.clone(),
-        bundle: bundle.to_owned(),
-        pid: created.pid(),
-        start_time: start_time(created.pid())?,
-        rootfs,
-        cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
-        systemd: place.unit().cloned(),
-        agent_is_told: created.agent_is_told(),
-        created: Timestamp::now(),
-        owner: rustix::process::getuid().as_raw(),
-    };
+    let record = record_of(
+        &options.id,
+        bundle,
+        place,
+        created.pid(),
+        created.agent_is_told(),
+    )?;
     entry.save(&record)?;
     Ok((record, created))
 }
 
-pub(super) fn start_time(pid: i32) -> Result<u64> {
+/// What is written down of a container with this first process.
+///
+/// # Errors
+/// When the process cannot be looked at.
+pub(super) fn record_of(
+    id: &str,
+    bundle: &Bundle,
+    place: &Placement,
+    pid: i32,
+    agent_is_told: bool,
+) -> Result<Record> {
     let failed = |source| Error::Process {
         attempt: "look at",
         pid,
         source,
     };
-    start_time_of(pid)
-        .map_err(failed)?
-        .ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ESRCH)))
+    Ok(Record {
+        oci_version: bundle.spec.version().clone(),
+        id: id.to_owned(),
+        bundle: bundle.directory.clone(),
+        pid,
+        start_time: start_time_of(pid)
+            .map_err(failed)?
+            .ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ESRCH)))?,
+        rootfs: bundle.rootfs.clone(),
+        cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
+        systemd: place.unit().cloned(),
+        agent_is_told,
+        created: Timestamp::now(),
+        owner: rustix::process::getuid().as_raw(),
+    })
 }
 
-/// Hands the terminal and the pid to who asked for them.
+/// Hands the terminal and the pid to who asked for them; the process does not outlive a failure.
 pub(super) fn settle(running: Result<Running>, options: &Options) -> Result<Running> {
     let mut running = running?;
     let told = hand_out(

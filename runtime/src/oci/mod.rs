@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use crate::container::protect;
 
 mod activation;
+mod bundle;
 mod checkpoint;
 mod cli;
 mod completion;

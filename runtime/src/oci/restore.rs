@@ -2,16 +2,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
-use oci_spec::runtime::{ContainerState, LinuxDeviceType, Mount, Spec};
+use oci_spec::runtime::{ContainerState, LinuxDeviceType, Spec};
 
+use super::bundle::Bundle;
 use super::checkpoint::DESCRIPTORS;
-use super::create::start_time;
+use super::create::{hand_out, kill, record_of};
 use super::criu::{Common, Images, Kind, Message, Notice, Opts, Session};
 use super::criu::{external_namespaces, text};
 use super::error::{Error, Result, file};
@@ -19,9 +19,9 @@ use super::foreground::{self, Signals};
 use super::log::Log;
 use super::placement::Placement;
 use super::start::run_poststart;
-use super::store::{Entry, Record, Store, parse_file, replace_file};
-use super::{Globals, console, delete};
-use crate::container::{self, Running};
+use super::store::{Entry, Record, Store, parse_file};
+use super::{Globals, delete};
+use crate::container::{self, Running, is_bind};
 use crate::sys::pidfd;
 
 /// criu's log in the work directory.
@@ -78,21 +78,14 @@ pub(super) fn restore(
             reason: "is refused: criu restores by pivot_root".to_owned(),
         });
     }
-    let bundle = fs::canonicalize(&options.bundle).map_err(file("find", &options.bundle))?;
-    let config = bundle.join("config.json");
-    let text = fs::read(&config).map_err(file("read", &config))?;
-    let spec: Spec = serde_json::from_slice(&text).map_err(|source| Error::Json {
-        path: config,
-        source,
-    })?;
-    container::validate(&spec)?;
+    let bundle = Bundle::read(&options.bundle, None)?;
     let signals = Signals::catch()?;
     let entry = store.reserve(&options.id)?;
     let made = entry
-        .save_spec(&text)
-        .and_then(|()| Placement::make(&options.id, &spec, globals))
+        .save_spec(&bundle.text)
+        .and_then(|()| Placement::make(&options.id, &bundle.spec, globals))
         .and_then(|mut place| {
-            let made = make(&entry, options, criu, &bundle, &spec, &place);
+            let made = make(&entry, options, criu, &bundle, &place);
             match &made {
                 Ok(_) => place.settle(),
                 Err(_) => place.undo(),
@@ -106,13 +99,13 @@ pub(super) fn restore(
             return Err(error);
         }
     };
-    run_poststart(&entry, &spec, &record, log)?;
+    run_poststart(&entry, &bundle.spec, &record, log)?;
     if options.detach {
         return Ok(0);
     }
     let exit = foreground::wait(running, &signals, None)?;
     if !options.keep {
-        delete::remove(&entry, &record, &spec, log)?;
+        delete::remove(&entry, &record, &bundle.spec, log)?;
     }
     Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX))
 }
@@ -121,22 +114,17 @@ fn make(
     entry: &Entry,
     options: &Options,
     criu: &Path,
-    bundle: &Path,
-    spec: &Spec,
+    bundle: &Bundle,
     place: &Placement,
 ) -> Result<(Record, Running)> {
-    let root = spec.root().as_ref().ok_or_else(|| Error::Argument {
-        argument: "config.json",
-        reason: "root is missing".to_owned(),
-    })?;
-    let rootfs = bundle.join(root.path());
-    let root = Root::mount(&rootfs, entry.criu_root(), spec)?;
+    let spec = &bundle.spec;
+    let root = Root::mount(&bundle.rootfs, entry.criu_root(), spec)?;
     // After it: criu mounts below these directories, which must be of its own mount namespace.
     let images = Images::open(&options.common, false, LOG)?;
     let criu_log = images.log().to_owned();
     let mut opts = Opts::new(&options.common, &images, root.path(), LOG)?;
     let mut inherited = Vec::new();
-    describe(&mut opts, options, spec, bundle)?;
+    describe(&mut opts, options, bundle)?;
     for (_, key, path) in external_namespaces(spec)? {
         let namespace = OwnedFd::from(File::open(&path).map_err(file("open", &path))?);
         opts.0
@@ -151,7 +139,7 @@ fn make(
     let pid = session.request(Kind::Restore, &opts.0, &criu_log, |notice: Notice| {
         tracing::debug!(script = notice.script, "criu works");
         match notice.script.as_str() {
-            "setup-namespaces" => run_hooks(&options.id, spec, bundle, notice.pid),
+            "setup-namespaces" => run_hooks(&options.id, bundle, notice.pid),
             "orphan-pts-master" => {
                 terminal = notice.terminal;
                 Ok(())
@@ -160,70 +148,49 @@ fn make(
         }
     })?;
     let pid = pid.ok_or(super::criu::Error::Answer)?;
-    settle(entry, options, bundle, spec, place, rootfs, pid, terminal)
-}
-
-/// Records the restored process and hands out its terminal and pid; it is killed when that fails.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the end of one function that is too long otherwise"
-)]
-fn settle(
-    entry: &Entry,
-    options: &Options,
-    bundle: &Path,
-    spec: &Spec,
-    place: &Placement,
-    rootfs: PathBuf,
-    pid: i32,
-    terminal: Option<OwnedFd>,
-) -> Result<(Record, Running)> {
     let pidfd = pidfd::open(pid).map_err(|source| Error::Process {
         attempt: "open",
         pid,
         source,
     })?;
-    let mut running = Running {
+    let running = Running {
         pid,
         pidfd,
         terminal,
     };
-    let told = (|| {
-        let record = Record {
-            oci_version: spec.version().clone(),
-            id: options.id.clone(),
-            bundle: bundle.to_owned(),
-            pid,
-            start_time: start_time(pid)?,
-            rootfs,
-            cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
-            systemd: place.unit().cloned(),
-            agent_is_told: false,
-            created: Timestamp::now(),
-            owner: rustix::process::getuid().as_raw(),
-        };
+    settle(entry, options, bundle, place, running)
+}
+
+/// Records the restored process and hands out its terminal and pid; it is killed when that fails.
+fn settle(
+    entry: &Entry,
+    options: &Options,
+    bundle: &Bundle,
+    place: &Placement,
+    mut running: Running,
+) -> Result<(Record, Running)> {
+    let recorded = record_of(&options.id, bundle, place, running.pid, false);
+    let told = recorded.and_then(|record| {
         entry.save(&record)?;
-        if let Some(socket) = &options.console_socket
-            && let Some(terminal) = running.terminal.take()
-        {
-            console::send(socket, terminal.as_fd())?;
-        }
-        if let Some(path) = &options.pid_file {
-            replace_file(path, pid.to_string().as_bytes())?;
-        }
+        hand_out(
+            &mut running,
+            options.console_socket.as_deref(),
+            options.pid_file.as_deref(),
+        )?;
         Ok(record)
-    })();
+    });
     match told {
         Ok(record) => Ok((record, running)),
         Err(error) => {
-            super::create::kill(&running);
+            kill(&running);
             Err(error)
         }
     }
 }
 
 /// `criu_opts` of a restore.
-fn describe(opts: &mut Opts, options: &Options, spec: &Spec, bundle: &Path) -> Result<()> {
+fn describe(opts: &mut Opts, options: &Options, bundle: &Bundle) -> Result<()> {
+    let spec = &bundle.spec;
     // The restored process is our child, not criu's.
     opts.0.flag(6, true).flag(26, true);
     if let Some(profile) = &options.lsm_profile {
@@ -235,7 +202,7 @@ fn describe(opts: &mut Opts, options: &Options, spec: &Spec, bundle: &Path) -> R
     for mount in spec.mounts().iter().flatten().filter(|it| is_bind(it)) {
         let source = mount.source().clone().unwrap_or_default();
         let key = mount.destination().display().to_string();
-        opts.external_mount(&key, text(&bundle.join(source))?);
+        opts.external_mount(&key, text(&bundle.directory.join(source))?);
     }
     let masked = spec
         .linux()
@@ -294,19 +261,15 @@ fn join_cgroup(opts: &mut Opts, place: &Placement, id: &str, criu: i32) -> Resul
     Ok(())
 }
 
-fn run_hooks(id: &str, spec: &Spec, bundle: &Path, pid: Option<i32>) -> Result<()> {
-    let Some(list) = spec.hooks() else {
+fn run_hooks(id: &str, bundle: &Bundle, pid: Option<i32>) -> Result<()> {
+    let Some(list) = bundle.spec.hooks() else {
         return Ok(());
     };
-    let state = container::hooks::state_json(id, spec, Some(bundle), ContainerState::Creating, pid);
+    let creating = ContainerState::Creating;
+    let state =
+        container::hooks::state_json(id, &bundle.spec, Some(&bundle.directory), creating, pid);
     container::hooks::run_all("createRuntime", list.create_runtime().as_ref(), &state)?;
     Ok(())
-}
-
-/// True for a bind mount.
-pub(super) fn is_bind(mount: &Mount) -> bool {
-    let options = mount.options().as_deref().unwrap_or_default();
-    mount.typ().as_deref() == Some("bind") || options.iter().any(|it| it == "bind" || it == "rbind")
 }
 
 /// The root directory as a mount, which criu wants, in a mount namespace of this process's own: the host sees none of

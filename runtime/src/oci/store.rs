@@ -7,6 +7,8 @@
 //!         config.json    the bundle's, as it was at create; with the resctrl class that update gave it
 //!         state.json     a Record; written last, by rename: a directory without it is an unfinished create
 //!         start.sock     the gate; there from create to start
+//!         notify/        the container's NOTIFY_SOCKET, if the caller has one
+//!         criu-root/     the root directory for criu, during a restore
 //! ```
 //!
 //! A process is known by its pid and start time, as pids are used again. The status is derived, not stored: the

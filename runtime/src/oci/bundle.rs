@@ -1,0 +1,48 @@
+//! A bundle, as `create`, `run` and `restore` are given one (runtime-spec `bundle.md`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use super::error::{Error, Result, file};
+use crate::container;
+
+/// A bundle whose configuration was read and is valid.
+#[derive(Debug)]
+pub(super) struct Bundle {
+    /// Its directory, without symbolic links.
+    pub(super) directory: PathBuf,
+    /// `root.path`
+    pub(super) rootfs: PathBuf,
+    /// The configuration as it was found.
+    pub(super) text: Vec<u8>,
+    pub(super) spec: Spec,
+}
+
+impl Bundle {
+    /// Reads `config.json`, or the file that is named instead, from the bundle's directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, or asks for what cannot be or is not supported.
+    pub(super) fn read(directory: &Path, config: Option<&Path>) -> Result<Self> {
+        let directory = fs::canonicalize(directory).map_err(file("find", directory))?;
+        let config = directory.join(config.unwrap_or(Path::new("config.json")));
+        let text = fs::read(&config).map_err(file("read", &config))?;
+        let spec = container::config::parse_spec(&text).map_err(|source| Error::Config {
+            path: config,
+            source,
+        })?;
+        container::validate(&spec)?;
+        let root = spec.root().as_ref().ok_or_else(|| Error::Argument {
+            argument: "root",
+            reason: "is missing".to_owned(),
+        })?;
+        Ok(Self {
+            rootfs: directory.join(root.path()),
+            directory,
+            text,
+            spec,
+        })
+    }
+}
