@@ -140,6 +140,20 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// So many bytes that do not compress, the same each time; others for another `seed`.
+pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    // Xorshift.
+    let mut state = 88_172_645_463_325_252 + seed;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(bytes)
+    .collect()
+}
+
 pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
 }

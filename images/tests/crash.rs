@@ -1,19 +1,16 @@
 //! Kills a process with SIGKILL while it loads images, again and again: the store stays whole.
-//!
-//! The process is this test program, started again with a variable that tells it what to do.
 
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::collections::HashSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use podling_images::{ImageStore, LoadOptions};
+use support::killed::{Worker, assert_empty, count, work_for_ever, work_in};
 use support::test_archive::{Tar, TestImage, write_layout};
-
-const CHILD: &str = "PODLING_TEST_LOAD_IN";
 
 fn images() -> Vec<TestImage> {
     let image = |n: u8| {
@@ -31,8 +28,8 @@ fn images() -> Vec<TestImage> {
 
 #[test]
 fn a_killed_load_leaves_a_whole_store() {
-    if let Some(dir) = std::env::var_os(CHILD) {
-        return load_for_ever(Path::new(&dir));
+    if let Some(dir) = work_in() {
+        return work_for_ever(|| load_and_remove(&dir));
     }
     let dir = tempfile::tempdir().unwrap();
     let images = images();
@@ -45,25 +42,22 @@ fn a_killed_load_leaves_a_whole_store() {
         .collect();
     write_layout(&dir.path().join("layout"), &named);
     let store_dir = dir.path().join("images");
-    for round in 0..100 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_killed_load_leaves_a_whole_store"])
-            .env(CHILD, dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(instant(round));
-        child.kill().unwrap();
-        child.wait().unwrap();
+    let worker = Worker {
+        test: "a_killed_load_leaves_a_whole_store",
+        dir: dir.path(),
+        variable: None,
+        killed_after: (Duration::from_millis(1), Duration::from_millis(100)),
+    };
+    worker.kill_again_and_again(|round| {
         let store = ImageStore::open(&store_dir).unwrap();
         assert_eq!(store.verify().unwrap(), [], "round {round}");
-        assert_eq!(std::fs::read_dir(store_dir.join("tmp")).unwrap().count(), 0);
+        assert_eq!(count(&store_dir, "tmp"), 0, "round {round}");
         for image in store.list().unwrap() {
             assert_eq!(image.layers.len(), 3);
             assert_eq!(image.size_bytes, 3 * 40 * 20_000);
         }
-    }
+    });
+
     let store = ImageStore::open(&store_dir).unwrap();
     let loaded = store
         .load(&dir.path().join("layout"), &LoadOptions::default())
@@ -72,41 +66,17 @@ fn a_killed_load_leaves_a_whole_store() {
     for name in &names {
         store.remove(&name.parse().unwrap()).unwrap();
     }
-    store.gc(&std::collections::HashSet::new()).unwrap();
-    for kind in [
-        "layers/sha256",
-        "blobs/sha256",
-        "references",
-        "replaced",
-        "ingest",
-        "tmp",
-        "locks",
-    ] {
-        assert_eq!(
-            std::fs::read_dir(store_dir.join(kind)).unwrap().count(),
-            0,
-            "{kind}"
-        );
-    }
+    store.gc(&HashSet::new()).unwrap();
+    assert_empty(&store_dir);
 }
 
-/// Of a hundred, most hit the first load and the rest what comes after; spread by a golden ratio.
-fn instant(round: u64) -> Duration {
-    let spread = (round * 0x9e37_79b9) % 1000;
-    Duration::from_micros(spread * spread / 10 + 1000)
-}
-
-/// Loads and removes until it is killed. The parent is watched so that it does not outlive it.
-fn load_for_ever(dir: &Path) {
-    let parent = std::os::unix::process::parent_id();
-    while std::os::unix::process::parent_id() == parent {
-        let store = ImageStore::open(&dir.join("images")).unwrap();
-        let loaded = store
-            .load(&dir.join("layout"), &LoadOptions::default())
-            .unwrap();
-        for image in loaded.iter().skip(1) {
-            store.remove(&image.references[0]).unwrap();
-        }
-        store.gc(&std::collections::HashSet::new()).unwrap();
+fn load_and_remove(dir: &Path) {
+    let store = ImageStore::open(&dir.join("images")).unwrap();
+    let loaded = store
+        .load(&dir.join("layout"), &LoadOptions::default())
+        .unwrap();
+    for image in loaded.iter().skip(1) {
+        store.remove(&image.references[0]).unwrap();
     }
+    store.gc(&HashSet::new()).unwrap();
 }

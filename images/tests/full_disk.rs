@@ -10,12 +10,10 @@ mod support;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use podling_images::{
-    ImageStore, LoadError, LoadOptions, PullError, PullOptions, Reference, RegistriesConfig,
-};
+use podling_images::{ImageStore, LoadError, LoadOptions, PullError};
 use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags};
-use support::Registry;
-use support::test_archive::{Tar, TestImage};
+use support::test_archive::{Tar, TestImage, noise};
+use support::{Registry, pull_options, reference};
 
 struct SmallDisk(OwnedFd);
 
@@ -52,21 +50,10 @@ impl SmallDisk {
 
 /// A small layer, and two that do not fit together; neither compresses.
 fn image() -> TestImage {
-    let mut state = 88_172_645_463_325_252_u64;
-    let mut noise = |bytes: usize| -> Vec<u8> {
-        std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .take(bytes)
-        .collect()
-    };
     TestImage::new(vec![
         Tar::new().file("small", b"small").finish(),
-        Tar::new().file("large", &noise(3 << 20)).finish(),
-        Tar::new().file("larger", &noise(4 << 20)).finish(),
+        Tar::new().file("large", &noise(3 << 20, 0)).finish(),
+        Tar::new().file("larger", &noise(4 << 20, 1)).finish(),
     ])
 }
 
@@ -111,15 +98,8 @@ async fn a_disk_that_fills_during_a_pull_leaves_a_clean_store() {
     registry.push(&image(), "team/app", "1").await;
     let disk = SmallDisk::new();
     let store = ImageStore::open(&disk.path().join("images")).unwrap();
-    let options = PullOptions {
-        docker_config: Some(disk.path().join("none.json")),
-        registries: RegistriesConfig {
-            plain_http: [registry.address.clone()].into(),
-            ..RegistriesConfig::default()
-        },
-        ..PullOptions::default()
-    };
-    let name: Reference = format!("{}/team/app:1", registry.address).parse().unwrap();
+    let options = pull_options(&registry.address);
+    let name = reference(&registry.address, "team/app:1");
     let error = store.pull(&name, &options).await.unwrap_err();
     assert!(matches!(error, PullError::NoSpace { .. }), "{error:?}");
     assert!(error.to_string().contains("not enough space"), "{error}");
@@ -144,15 +124,8 @@ async fn a_disk_that_fills_while_missing_blobs_are_fetched_keeps_the_image_and_n
     disk.enlarge();
     let store = ImageStore::open(&disk.path().join("images")).unwrap();
     let store = store.with_kept_blobs(false);
-    let options = PullOptions {
-        docker_config: Some(disk.path().join("none.json")),
-        registries: RegistriesConfig {
-            plain_http: [registry.address.clone()].into(),
-            ..RegistriesConfig::default()
-        },
-        ..PullOptions::default()
-    };
-    let name: Reference = format!("{}/team/app:1", registry.address).parse().unwrap();
+    let options = pull_options(&registry.address);
+    let name = reference(&registry.address, "team/app:1");
     store.pull(&name, &options).await.unwrap();
     let names = std::slice::from_ref(&name);
     disk.resize("9m");

@@ -12,7 +12,7 @@ use podling_images::{
 };
 use serde_json::json;
 use support::test_archive::{Tar, TestImage, descriptor, sha256};
-use support::{Registry, run};
+use support::{Registry, pull_options, run};
 
 fn image() -> TestImage {
     let passwd = b"web:x:33:33::/var/www:\n";
@@ -42,11 +42,7 @@ impl Puller {
             store: ImageStore::open(&dir.path().join("images")).unwrap(),
             options: PullOptions {
                 docker_config: Some(dir.path().join("config.json")),
-                registries: RegistriesConfig {
-                    plain_http: [registry.address.clone()].into(),
-                    ..RegistriesConfig::default()
-                },
-                ..PullOptions::default()
+                ..pull_options(&registry.address)
             },
             dir,
         }
@@ -54,7 +50,7 @@ impl Puller {
 }
 
 fn reference(registry: &Registry, name: &str) -> Reference {
-    format!("{}/{name}", registry.address).parse().unwrap()
+    support::reference(&registry.address, name)
 }
 
 #[tokio::test]

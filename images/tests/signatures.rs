@@ -14,15 +14,17 @@ use std::sync::Arc;
 use podling_images::trust::Verdict;
 use podling_images::{
     Image, ImageStore, LoadOptions, Policy, PublicKey, PullError, PullOptions, PushOptions,
-    Reference, RegistriesConfig,
 };
 use serde_json::{Value, json};
-use support::Registry;
 use support::test_archive::{self, Tar, TestImage, sha256};
+use support::{Registry, plain_http, pull_options, reference};
 use test_keys::{
     BUNDLE, Keys, SignatureImage, attestation, bundle_by, payload, signature_tag, signed_by,
     statement,
 };
+
+/// A policy of skopeo's that allows everything.
+const ACCEPT: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -82,15 +84,10 @@ async fn pull(registry: &Registry, name: &str, policy: &Value) -> Result<Image, 
     let store = ImageStore::open(&dir.path().join("images")).unwrap();
     let policy = Policy::parse(Path::new("/etc/policy.json"), policy.to_string().as_bytes());
     let options = PullOptions {
-        docker_config: Some(dir.path().join("none.json")),
-        registries: RegistriesConfig {
-            plain_http: [registry.address.clone()].into(),
-            ..RegistriesConfig::default()
-        },
         policy: Some(Arc::new(policy.unwrap())),
-        ..PullOptions::default()
+        ..pull_options(&registry.address)
     };
-    let reference: Reference = format!("{}/{name}", registry.address).parse().unwrap();
+    let reference = reference(&registry.address, name);
     let pulled = store.pull(&reference, &options).await;
     if pulled.is_ok() {
         assert_eq!(store.verify().unwrap(), []);
@@ -154,7 +151,6 @@ async fn a_signature_that_skopeo_copied_to_a_mirror_counts() {
     let key = keys.p256("ours");
     push_signed(&registry, &test, "vendor/app", &keys, "ours").await;
     let dir = tempfile::tempdir().unwrap();
-    let accept = json!({"default": [{"type": "insecureAcceptAnything"}]}).to_string();
     let name = |repository: &str| format!("docker://{}/{repository}/app:1", registry.address);
     let arguments = [
         "copy",
@@ -163,7 +159,7 @@ async fn a_signature_that_skopeo_copied_to_a_mirror_counts() {
         &name("vendor"),
         &name("mirror"),
     ];
-    skopeo(dir.path(), &accept, &arguments).unwrap();
+    skopeo(dir.path(), ACCEPT, &arguments).unwrap();
     let exact = |repository: &str| {
         let repository = format!("{}/{repository}/app", registry.address);
         json!({"default": [{
@@ -295,7 +291,6 @@ async fn an_archive_of_skopeos_is_loaded_with_a_signature_beside_it() {
     let key = keys.p256("ours");
     registry.push(&test, "team/app", "1").await;
     let dir = tempfile::tempdir().unwrap();
-    let accept = json!({"default": [{"type": "insecureAcceptAnything"}]}).to_string();
     let name = format!("{}/team/app:1", registry.address);
     let archive = dir.path().join("app.tar");
     let target = format!("oci-archive:{}:{name}", archive.display());
@@ -305,7 +300,7 @@ async fn an_archive_of_skopeos_is_loaded_with_a_signature_beside_it() {
         &format!("docker://{name}"),
         &target,
     ];
-    skopeo(dir.path(), &accept, &arguments).unwrap();
+    skopeo(dir.path(), ACCEPT, &arguments).unwrap();
     let payload = payload(
         &format!("{}/team/app", registry.address),
         &sha256(&test.manifest),
@@ -374,24 +369,15 @@ async fn an_image_is_pushed_with_its_signatures() {
     push_signed(&registry, &test, "mirror/app", &keys, "mirrors").await;
     let dir = tempfile::tempdir().unwrap();
     let store = ImageStore::open(&dir.path().join("images")).unwrap();
-    let registries = RegistriesConfig {
-        plain_http: [registry.address.clone()].into(),
-        ..RegistriesConfig::default()
-    };
     let options = PullOptions {
-        docker_config: Some(dir.path().join("none.json")),
-        registries: registries.clone(),
         signatures: true,
-        ..PullOptions::default()
+        ..pull_options(&registry.address)
     };
-    let name = |repository: &str| -> Reference {
-        let text = format!("{}/{repository}/app:1", registry.address);
-        text.parse().unwrap()
-    };
+    let name = |repository: &str| reference(&registry.address, &format!("{repository}/app:1"));
     store.pull(&name("vendor"), &options).await.unwrap();
     let options = PushOptions {
         docker_config: Some(dir.path().join("none.json")),
-        registries,
+        registries: plain_http(&registry.address),
         ..PushOptions::default()
     };
     // Twice: nothing is there twice afterwards.
@@ -436,12 +422,11 @@ async fn an_image_is_pushed_with_its_signatures() {
     let bare = pull(&registry, "bare/app:1", &of_vendor(bundle_by(&key))).await;
     assert!(matches!(bare.unwrap_err(), PullError::Distrust(_)));
     // skopeo still reads what was merged.
-    let accept = json!({"default": [{"type": "insecureAcceptAnything"}]}).to_string();
     let out = format!("docker://{}/again/app:1", registry.address);
     let source = format!("docker://{}", name("mirror"));
     let flags = ["--src-tls-verify=false", "--dest-tls-verify=false"];
     let arguments = ["copy", flags[0], flags[1], &source, &out];
-    skopeo(dir.path(), &accept, &arguments).unwrap();
+    skopeo(dir.path(), ACCEPT, &arguments).unwrap();
     pull(&registry, "again/app:1", &by_mirror_of(&keys, &registry))
         .await
         .unwrap();

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::registry::test_server::{Reply, Request, serve};
 use crate::registry::{ConnectKind, Patience};
-use crate::test_archive::{Tar, TestImage, descriptor, sha256};
+use crate::test_archive::{Tar, TestImage, descriptor, noise, sha256};
 
 /// What an honest registry answers for one image `team/app:1`.
 fn honest(image: &TestImage, request: &Request) -> Reply {
@@ -50,19 +50,9 @@ fn honest(image: &TestImage, request: &Request) -> Reply {
 }
 
 fn image() -> TestImage {
-    // Xorshift: does not compress.
-    let mut state = 88_172_645_463_325_252_u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    })
-    .take(300_000)
-    .collect();
     TestImage::new(vec![
         Tar::new().file("low", b"low").finish(),
-        Tar::new().file("noise", &noise).finish(),
+        Tar::new().file("noise", &noise(300_000, 0)).finish(),
     ])
 }
 

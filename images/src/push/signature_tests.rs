@@ -8,6 +8,13 @@ use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 use crate::test_archive::{descriptor, sha256, write_blob, write_index};
 use crate::trust::test_keys::{BUNDLE, Keys, statement};
 
+/// Loads a layout of the pusher's with a bundle beside it.
+fn load_signed(pusher: &Pusher, layout: &str, bundle: &[u8]) {
+    let layout = pusher.dir.path().join(layout);
+    std::fs::write(layout.with_extension("sigstore.json"), bundle).unwrap();
+    pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+}
+
 /// Pushes an image that came with a bundle beside its file, to a registry with the referrers API or without.
 #[tokio::test]
 async fn a_bundle_from_beside_a_file_refers_to_the_image_where_it_is_pushed() {
@@ -23,9 +30,7 @@ async fn a_bundle_from_beside_a_file_refers_to_the_image_where_it_is_pushed() {
         })
         .await;
         let pusher = Pusher::new(&registry, &test);
-        std::fs::write(pusher.dir.path().join("layout.sigstore.json"), &bundle).unwrap();
-        let layout = pusher.dir.path().join("layout");
-        pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+        load_signed(&pusher, "layout", &bundle);
         let target = format!("{registry}/team/app:new");
         // The second push adds nothing.
         for _ in 0..2 {
@@ -58,10 +63,8 @@ async fn what_is_no_list_of_referrers_is_not_written_over() {
     let digest = sha256(&test.manifest);
     let (registry, shelf) = start(Shelf::default()).await;
     let pusher = Pusher::new(&registry, &test);
-    let layout = pusher.dir.path().join("layout");
     let bundle = keys.bundle("ours", &statement(&digest));
-    std::fs::write(pusher.dir.path().join("layout.sigstore.json"), bundle).unwrap();
-    pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+    load_signed(&pusher, "layout", &bundle);
     let (tag, other) = (digest.replace(':', "-"), (String::new(), b"{}".to_vec()));
     shelf.lock().unwrap().manifests.insert(tag.clone(), other);
     let target = format!("{registry}/team/app:new");
@@ -85,10 +88,8 @@ async fn signatures_of_something_else_are_left_out() {
     keys.p256("ours");
     let (registry, shelf) = start(Shelf::default()).await;
     let pusher = Pusher::new(&registry, &test);
-    let layout = pusher.dir.path().join("layout");
     let bundle = keys.bundle("ours", &statement(&sha256(b"the index of all platforms")));
-    std::fs::write(pusher.dir.path().join("layout.sigstore.json"), bundle).unwrap();
-    pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+    load_signed(&pusher, "layout", &bundle);
     let target = format!("{registry}/team/app:new");
     let pushed = pusher.push(&target).await.unwrap();
     assert_eq!((pushed.signatures, pushed.signatures_left_out), (0, 1));
@@ -120,8 +121,7 @@ async fn a_signature_of_the_index_goes_with_the_whole_index() {
     entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
     write_index(&layout, vec![entry]);
     let bundle = keys.bundle("ours", &statement(&sha256(index.as_bytes())));
-    std::fs::write(pusher.dir.path().join("whole.sigstore.json"), bundle).unwrap();
-    pusher.store.load(&layout, &LoadOptions::default()).unwrap();
+    load_signed(&pusher, "whole", &bundle);
     let target = format!("{registry}/team/app:new");
     let pushed = pusher.push(&target).await.unwrap();
     assert_eq!((pushed.signatures, pushed.signatures_left_out), (1, 0));

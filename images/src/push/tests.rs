@@ -8,7 +8,7 @@ use super::*;
 use crate::manifest;
 use crate::registry::Patience;
 use crate::registry::test_server::{Reply, Request as Asked, serve};
-use crate::test_archive::{self, Tar, TestImage, descriptor, sha256};
+use crate::test_archive::{self, Tar, TestImage, descriptor, noise, sha256};
 use crate::{LoadOptions, PullOptions};
 
 /// A registry in memory, with the rules of the specification that matter here.
@@ -132,19 +132,9 @@ pub(super) async fn start(shelf: Shelf) -> (String, Arc<Mutex<Shelf>>) {
 }
 
 pub(super) fn image() -> TestImage {
-    // Xorshift: does not compress.
-    let mut state = 88_172_645_463_325_252_u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    })
-    .take(3 << 20)
-    .collect();
     TestImage::new(vec![
         Tar::new().file("low", b"low").finish(),
-        Tar::new().file("noise", &noise).finish(),
+        Tar::new().file("noise", &noise(3 << 20, 0)).finish(),
     ])
 }
 

@@ -1,15 +1,17 @@
-//! A real registry on loopback, and images to put into it.
+//! A real registry on loopback, images to put into it, and processes that are killed while they work on a store.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 #[path = "../../src/test_archive.rs"]
 pub mod test_archive;
 
 pub mod facts;
+pub mod killed;
 
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use podling_images::{PullOptions, Reference, RegistriesConfig};
 use test_archive::{TestImage, sha256};
 
 /// `secret`, hashed with bcrypt for the user `me`.
@@ -131,6 +133,28 @@ impl Registry {
             request
         }
     }
+}
+
+/// For a registry on loopback that speaks no TLS.
+pub fn plain_http(address: &str) -> RegistriesConfig {
+    RegistriesConfig {
+        plain_http: [address.to_owned()].into(),
+        ..RegistriesConfig::default()
+    }
+}
+
+/// Pulls from such a registry without any credentials.
+pub fn pull_options(address: &str) -> PullOptions {
+    PullOptions {
+        docker_config: Some("/nonexistent".into()),
+        registries: plain_http(address),
+        ..PullOptions::default()
+    }
+}
+
+/// A name at the registry of this address.
+pub fn reference(address: &str, name: &str) -> Reference {
+    format!("{address}/{name}").parse().unwrap()
 }
 
 /// Makes an authority, and certificates of it for a server on loopback and for a client.
