@@ -87,25 +87,7 @@ impl ImageStore {
         config: &Config,
     ) -> Result<Image, BuildError> {
         let session = Session::begin(self)?;
-        let path = session.temporary();
-        let written = write_tar(&path, files)?;
-        let hashed = crate::digest::HashingReader::new(&written, Algorithm::Sha256).finish();
-        let (diff_id, size) = hashed.map_err(layer_error(&path))?;
-        session.hold(&[Held::Layer(diff_id.clone())])?;
-        {
-            let _lock = session.lock_layer(&diff_id)?;
-            if session.has_layer(&diff_id) {
-                session.keep_blob(&path, &diff_id)?;
-            } else {
-                let wanted = (Wanted::Digest(&diff_id), Wanted::Digest(&diff_id));
-                let tar = pieces(File::open(&path).map_err(layer_error(&path))?);
-                session.put_layer(&diff_id, Some(&path), |target| -> Result<_, BuildError> {
-                    let limits = Limits::default();
-                    let keep = |_: &[u8]| Ok(());
-                    Ok(unpack_stream(tar, keep, size, target, wanted, &limits)?)
-                })?;
-            }
-        }
+        let (diff_id, size) = put_layer(&session, files)?;
         let platform = Platform::current();
         let config = json!({
             "architecture": platform.architecture,
@@ -141,6 +123,28 @@ impl ImageStore {
         self.resolve(reference)?
             .ok_or_else(|| BuildError::Vanished(reference.clone()))
     }
+}
+
+/// Puts the layer of these files into the store, and gives its digest and size in bytes.
+fn put_layer(session: &Session, files: &[ImageFile]) -> Result<(Digest, u64), BuildError> {
+    let path = session.temporary();
+    let written = write_tar(&path, files)?;
+    let hashed = crate::digest::HashingReader::new(&written, Algorithm::Sha256).finish();
+    let (diff_id, size) = hashed.map_err(layer_error(&path))?;
+    session.hold(&[Held::Layer(diff_id.clone())])?;
+    let _lock = session.lock_layer(&diff_id)?;
+    if session.has_layer(&diff_id) {
+        session.keep_blob(&path, &diff_id)?;
+    } else {
+        let wanted = (Wanted::Digest(&diff_id), Wanted::Digest(&diff_id));
+        let tar = pieces(File::open(&path).map_err(layer_error(&path))?);
+        session.put_layer(&diff_id, Some(&path), |target| -> Result<_, BuildError> {
+            let limits = Limits::default();
+            let keep = |_: &[u8]| Ok(());
+            Ok(unpack_stream(tar, keep, size, target, wanted, &limits)?)
+        })?;
+    }
+    Ok((diff_id, size))
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {

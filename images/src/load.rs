@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, BundleError};
 use crate::compression::Compression;
@@ -394,31 +394,10 @@ impl Load<'_> {
         for rules in self.rules(&origin, reference)? {
             verdict = rules.judge_unsignable()?;
         }
-        let config = self.bundle.read(&image.config, CONFIG_MAX_BYTES)?;
-        let config_digest = Digest::sha256(&config);
-        let file_name = image.config.rsplit('/').next().unwrap_or_default();
-        let stem = file_name.strip_suffix(".json").unwrap_or(file_name);
-        if let Ok(expected) = format!("sha256:{stem}").parse::<Digest>()
-            && expected != config_digest
-        {
-            return Err(self.mismatch(&image.config, expected, config_digest));
-        }
+        let (config, config_digest) = self.docker_config(image)?;
         let diff_ids = self.diff_ids(&config, image.layers.len())?;
         self.hold(&diff_ids)?;
-        let mut layers = Vec::new();
-        for (name, diff_id) in image.layers.iter().zip(&diff_ids) {
-            let (digest, size, compression) = self.add_layer(name, None, diff_id)?;
-            let suffix = match compression {
-                Compression::None => "",
-                Compression::Gzip => "+gzip",
-                Compression::Zstd => "+zstd",
-            };
-            layers.push(json!({
-                "mediaType": format!("{OCI_LAYER}{suffix}"),
-                "digest": digest.to_string(),
-                "size": size,
-            }));
-        }
+        let layers = self.docker_layers(image, &diff_ids)?;
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -446,6 +425,43 @@ impl Load<'_> {
             verdict,
             signatures: Vec::new(),
         }))
+    }
+
+    /// The configuration. Its file is called by its digest, or by something else.
+    fn docker_config(&self, image: &DockerImage) -> Result<(Vec<u8>, Digest), LoadError> {
+        let config = self.bundle.read(&image.config, CONFIG_MAX_BYTES)?;
+        let digest = Digest::sha256(&config);
+        let file_name = image.config.rsplit('/').next().unwrap_or_default();
+        let stem = file_name.strip_suffix(".json").unwrap_or(file_name);
+        if let Ok(expected) = format!("sha256:{stem}").parse::<Digest>()
+            && expected != digest
+        {
+            return Err(self.mismatch(&image.config, expected, digest));
+        }
+        Ok((config, digest))
+    }
+
+    /// Adds the layers, and gives the manifest's entries of them.
+    fn docker_layers(
+        &self,
+        image: &DockerImage,
+        diff_ids: &[Digest],
+    ) -> Result<Vec<Value>, LoadError> {
+        let mut layers = Vec::new();
+        for (name, diff_id) in image.layers.iter().zip(diff_ids) {
+            let (digest, size, compression) = self.add_layer(name, None, diff_id)?;
+            let suffix = match compression {
+                Compression::None => "",
+                Compression::Gzip => "+gzip",
+                Compression::Zstd => "+zstd",
+            };
+            layers.push(json!({
+                "mediaType": format!("{OCI_LAYER}{suffix}"),
+                "digest": digest.to_string(),
+                "size": size,
+            }));
+        }
+        Ok(layers)
     }
 
     fn diff_ids(&self, config: &[u8], layer_count: usize) -> Result<Vec<Digest>, LoadError> {

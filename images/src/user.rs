@@ -78,17 +78,7 @@ fn resolve(
     spec: &str,
     read: impl Fn(&'static str) -> Result<String, UserError>,
 ) -> Result<User, UserError> {
-    let malformed = || UserError::Malformed {
-        spec: spec.to_owned(),
-    };
-    let (user, group) = match spec.split_once(':') {
-        Some((_, "")) => return Err(malformed()),
-        Some((user, group)) => (user, Some(group)),
-        None => (spec, None),
-    };
-    if group.is_some_and(|group| group.contains(':')) {
-        return Err(malformed());
-    }
+    let (user, group) = split(spec)?;
     let user = if user.is_empty() { "0" } else { user };
     let passwd = read("/etc/passwd")?;
     let number = parse_id(user);
@@ -120,21 +110,38 @@ fn resolve(
             home,
         });
     };
+    Ok(User {
+        uid,
+        gid: find_group(group, &read("/etc/group")?)?,
+        additional_gids: Vec::new(),
+        home,
+    })
+}
+
+/// The user and the group, which may be missing.
+fn split(spec: &str) -> Result<(&str, Option<&str>), UserError> {
+    let (user, group) = match spec.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (spec, None),
+    };
+    if group.is_some_and(|group| group.is_empty() || group.contains(':')) {
+        return Err(UserError::Malformed {
+            spec: spec.to_owned(),
+        });
+    }
+    Ok((user, group))
+}
+
+/// The ID of a group by name or number; a number need not be in the file.
+fn find_group(group: &str, file: &str) -> Result<u32, UserError> {
     let number = parse_id(group);
-    let groups = read("/etc/group")?;
-    let known = groups
+    let known = file
         .lines()
         .filter_map(parse_group)
         .find(|(name, gid, _)| *name == group || Some(*gid) == number)
         .map(|(_, gid, _)| gid);
-    let gid = known.or(number).ok_or_else(|| UserError::UnknownGroup {
+    known.or(number).ok_or_else(|| UserError::UnknownGroup {
         name: group.to_owned(),
-    })?;
-    Ok(User {
-        uid,
-        gid,
-        additional_gids: Vec::new(),
-        home,
     })
 }
 

@@ -245,26 +245,7 @@ impl ImageStore {
                 digest: plan.digest,
             });
         }
-        let repository = Repository::open(target, &access, Purpose::Push)?;
-        let mut endpoints = repository.for_push().await?.into_iter().peekable();
-        while let Some(endpoint) = endpoints.next() {
-            let push = Push {
-                store: self,
-                target,
-                options,
-                plan: &plan,
-                session: &session,
-                access: &access,
-                endpoint,
-            };
-            match push.run().await {
-                // Other credentials may be allowed to.
-                Err(PushError::Registry(RegistryError::Unauthorized { .. }))
-                    if endpoints.peek().is_some() => {}
-                Err(e) => return Err(e),
-                Ok(()) => break,
-            }
-        }
+        self.send(target, options, &plan, &session, &access).await?;
         let signatures = match options.remove_signatures {
             true => 0,
             false => plan.signatures.len(),
@@ -276,6 +257,37 @@ impl ImageStore {
             signatures,
             signatures_left_out: plan.signatures_left_out,
         })
+    }
+
+    /// Sends all that is planned, by the first endpoint whose credentials are allowed to.
+    async fn send(
+        &self,
+        target: &Reference,
+        options: &PushOptions,
+        plan: &Plan,
+        session: &Arc<Session>,
+        access: &Access,
+    ) -> Result<(), PushError> {
+        let repository = Repository::open(target, access, Purpose::Push)?;
+        let mut endpoints = repository.for_push().await?.into_iter().peekable();
+        while let Some(endpoint) = endpoints.next() {
+            let push = Push {
+                store: self,
+                target,
+                options,
+                plan,
+                session,
+                access,
+                endpoint,
+            };
+            match push.run().await {
+                // Other credentials may be allowed to.
+                Err(PushError::Registry(RegistryError::Unauthorized { .. }))
+                    if endpoints.peek().is_some() => {}
+                result => return result,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::PushError;
 use super::signatures::{self, PlannedSignatures};
 use crate::digest::Digest;
-use crate::image::LayerBlob;
+use crate::image::{Image, LayerBlob};
 use crate::manifest::{self, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::Reference;
 use crate::store::{Held, ImageStore, Record, Session};
@@ -84,55 +84,18 @@ fn plan_image(
 ) -> Result<Plan, PushError> {
     let not_here = || PushError::NotHere(Box::new(source.clone()));
     let image = store.resolve(source)?.ok_or_else(not_here)?;
-    let unusable = |e| PushError::Manifest {
-        reference: Box::new(source.clone()),
-        source: e,
-    };
     let names: Vec<_> = std::iter::once(source.canonical())
         .chain(image.references.iter().cloned())
         .collect();
-    let mount_from = image
-        .references
-        .iter()
-        .find(|name| {
-            name.registry() == target.registry() && name.repository() != target.repository()
-        })
-        .map(|name| name.repository().to_owned());
+    let mount_from = mount_from(&image, target);
     if let Some(whole) = whole_index(store, session, record)? {
         return Ok(whole.plan(names, mount_from));
     }
     let (parts, index, left_out) = match of_index(store, session, record)? {
         Some(found) => found,
-        None => {
-            let json = store.read_blob(&record.manifest)?;
-            let Document::Manifest(manifest) = manifest::parse_document(&json).map_err(unusable)?
-            else {
-                return Err(not_here());
-            };
-            let document = document(record.manifest.clone(), json, OCI_MANIFEST);
-            (
-                vec![Part {
-                    document,
-                    manifest: *manifest,
-                }],
-                None,
-                0,
-            )
-        }
+        None => (vec![only_part(store, record, source)?], None, 0),
     };
-    let mut seen = BTreeSet::new();
-    let descriptors = parts.iter().flat_map(|part| {
-        let config = std::iter::once(&part.manifest.config);
-        config.chain(&part.manifest.layers)
-    });
-    let blobs = descriptors
-        .filter(|blob| seen.insert(blob.digest.clone()))
-        .map(|blob| Upload {
-            digest: blob.digest.clone(),
-            size_bytes: blob.size,
-            mount_from: mount_from.clone(),
-        })
-        .collect();
+    let blobs = uploads(&parts, mount_from.as_ref());
     let platforms = parts.len();
     let documents: Vec<_> = parts
         .into_iter()
@@ -152,6 +115,48 @@ fn plan_image(
         left_out,
         names,
     })
+}
+
+/// Another repository of the target's registry that may have the image.
+fn mount_from(image: &Image, target: &Reference) -> Option<String> {
+    let is_beside = |name: &&Reference| {
+        name.registry() == target.registry() && name.repository() != target.repository()
+    };
+    let found = image.references.iter().find(is_beside);
+    found.map(|name| name.repository().to_owned())
+}
+
+/// The image of a record without an index.
+fn only_part(store: &ImageStore, record: &Record, source: &Reference) -> Result<Part, PushError> {
+    let json = store.read_blob(&record.manifest)?;
+    match manifest::parse_document(&json) {
+        Ok(Document::Manifest(manifest)) => Ok(Part {
+            document: document(record.manifest.clone(), json, OCI_MANIFEST),
+            manifest: *manifest,
+        }),
+        Ok(Document::Index(_)) => Err(PushError::NotHere(Box::new(source.clone()))),
+        Err(error) => Err(PushError::Manifest {
+            reference: Box::new(source.clone()),
+            source: error,
+        }),
+    }
+}
+
+/// Configurations and layers, each once.
+fn uploads(parts: &[Part], mount_from: Option<&String>) -> Vec<Upload> {
+    let mut seen = BTreeSet::new();
+    let descriptors = parts.iter().flat_map(|part| {
+        let config = std::iter::once(&part.manifest.config);
+        config.chain(&part.manifest.layers)
+    });
+    descriptors
+        .filter(|blob| seen.insert(&blob.digest))
+        .map(|blob| Upload {
+            digest: blob.digest.clone(),
+            size_bytes: blob.size,
+            mount_from: mount_from.cloned(),
+        })
+        .collect()
 }
 
 /// An index of which all is here: it is sent with all that it names, also what is no image.
