@@ -150,7 +150,7 @@ fn timespec(secs: i64, nanosecs: i64) -> Timespec {
     }
 }
 
-/// Those that programs see: file capabilities, labels and users' own.
+/// File capabilities and users' own: labels are the mount's.
 fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     let length = match rustix::fs::flistxattr(from, &mut [0_u8; 0][..]) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(()),

@@ -264,7 +264,7 @@ impl Namespaces {
         self.pid.take()
     }
 
-    /// In the child: joins what is to be joined. `between` runs while the process is still the caller's user. True
+    /// In the child: joins what is to be joined. `as_caller` runs while the process is still the caller's user. True
     /// when the namespaces deny setgroups(2).
     ///
     /// Namespaces are joined before the user namespace, as the host's root, and those to which only the user
@@ -272,19 +272,19 @@ impl Namespaces {
     pub(super) fn enter(
         &self,
         parent: &Channel,
-        between: impl FnOnce() -> Done,
+        as_caller: impl FnOnce() -> Done,
     ) -> std::result::Result<bool, Failure> {
         let mut later = Vec::new();
         let is_mount = |join: &&Join| join.link == LinkNameSpaceType::Mount;
         for join in self.joins.iter().filter(|join| !is_mount(join)) {
             self.join(join, &mut later)?;
         }
-        let mut between = Some(between);
+        let mut as_caller = Some(as_caller);
         if let UserNamespace::Shared = self.user
-            && let Some(between) = between.take()
+            && let Some(as_caller) = as_caller.take()
         {
             // While the host's /proc is there.
-            between()?;
+            as_caller()?;
         }
         for join in self.joins.iter().filter(is_mount) {
             self.join(join, &mut later)?;
@@ -292,8 +292,8 @@ impl Namespaces {
         if self.needs_forerunner() && matches!(self.user, UserNamespace::New(_)) {
             sys::namespace::unshare(NEW_USER).at(Step::NewUserNamespace, "")?;
         }
-        self.user.begin()?;
-        between.map_or(Ok(()), |between| between())?;
+        self.user.open_to_mapping()?;
+        as_caller.map_or(Ok(()), |as_caller| as_caller())?;
         self.user.enter(parent)?;
         if let Some(offsets) = &self.time_offsets {
             sys::namespace::unshare(NEW_TIME).at(Step::NewTimeNamespace, "")?;

@@ -52,11 +52,11 @@ impl Terminal {
             None => {
                 let devpts =
                     inside.open(Path::new("/dev/pts"), OFlags::PATH | OFlags::DIRECTORY)?;
-                is_devpts(devpts.as_fd())?;
+                check_devpts(devpts.as_fd())?;
                 rustix::fs::openat(&devpts, "ptmx", flags, Mode::empty())?
             }
         };
-        is_devpts(control.as_fd())?;
+        check_devpts(control.as_fd())?;
         rustix::pty::unlockpt(&control)?;
         let user = rustix::pty::ioctl_tiocgptpeer(
             &control,
@@ -76,7 +76,7 @@ impl Terminal {
     }
 }
 
-fn is_devpts(fd: BorrowedFd<'_>) -> io::Result<()> {
+fn check_devpts(fd: BorrowedFd<'_>) -> io::Result<()> {
     if rustix::fs::fstatfs(fd)?.f_type == DEVPTS_MAGIC {
         Ok(())
     } else {

@@ -158,8 +158,9 @@ impl UserNamespace {
         }
     }
 
-    /// In the child: what of its own files in `/proc` must be done before the namespace's root is there may follow.
-    pub(super) fn begin(&self) -> Done {
+    /// In the child: lets whoever writes the maps reach its files in `/proc`, until it is the namespace's root. What it
+    /// writes there itself comes after.
+    pub(super) fn open_to_mapping(&self) -> Done {
         match self {
             // Its files in /proc must be the caller's, for that one or its helper to write the maps. Nobody but that
             // user's own processes outside can look now.
@@ -174,18 +175,14 @@ impl UserNamespace {
     pub(super) fn enter(&self, parent: &Channel) -> Done {
         match self {
             Self::Shared => Ok(()),
-            Self::New(_) => {
-                parent.send(b"U", None).at(Step::MapIds, "")?;
-                parent.await_word(b'u').at(Step::MapIds, "")
-            }
+            Self::New(_) => await_maps(parent),
             Self::Joined(namespace, said) => {
                 move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))
                     .at(Step::JoinNamespace, "user")?;
-                if said.is_none() {
-                    return Ok(());
+                match said {
+                    Some(_) => await_maps(parent),
+                    None => Ok(()),
                 }
-                parent.send(b"U", None).at(Step::MapIds, "")?;
-                parent.await_word(b'u').at(Step::MapIds, "")
             }
         }
     }
@@ -198,6 +195,12 @@ impl UserNamespace {
             Self::Joined(..) => become_root(0, 0),
         }
     }
+}
+
+/// Has the parent write the maps, or compare them.
+fn await_maps(parent: &Channel) -> Done {
+    parent.send(b"U", None).at(Step::MapIds, "")?;
+    parent.await_word(b'u').at(Step::MapIds, "")
 }
 
 /// Becomes the root of the namespace that was just entered, with all rights in it. True when it denies setgroups(2).

@@ -254,8 +254,8 @@ impl ProcessPlan {
         self.limits.set_tight()
     }
 
-    /// Gives up privileges and loads the filter; then only `execve` is left. `between` runs with the container's
-    /// credentials (for startContainer hooks).
+    /// Gives up privileges and loads the filter; then only `execve` is left. `run_hooks` is for the startContainer hooks,
+    /// which have the container's credentials.
     ///
     /// The order matters: with no_new_privs the filter comes last, so that it need allow nothing but `execve`;
     /// without it loading takes CAP_SYS_ADMIN, which is kept so far and given up by one capset under the filter.
@@ -264,7 +264,7 @@ impl ProcessPlan {
     pub(super) fn give_up_privileges(
         &self,
         starter: &Channel,
-        between: impl FnOnce() -> Done,
+        run_hooks: impl FnOnce() -> Done,
     ) -> Done {
         let entered = self.change_directory();
         if self.no_new_privileges {
@@ -286,7 +286,7 @@ impl ProcessPlan {
             load(filter, starter)?;
             self.capabilities.set(CapabilitySet::empty())?;
         }
-        between()?;
+        run_hooks()?;
         self.labels.write(&self.label_files)?;
         if let Some(filter) = self.seccomp.as_ref().filter(|_| self.no_new_privileges) {
             load(filter, starter)?;

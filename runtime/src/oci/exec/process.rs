@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 
+use super::super::create::compile_filter;
 use super::super::error::{Error, Result, file};
 use super::super::store::Store;
 use super::Options;
@@ -54,15 +55,7 @@ pub(super) fn plan(
             "a detached process with a terminal needs one",
         ));
     }
-    let profile = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.seccomp().as_ref());
-    let filter = profile
-        .map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache())))
-        .transpose()
-        .map_err(Error::Seccomp)?;
-    Ok((process, filter))
+    Ok((process, compile_filter(store, spec)?))
 }
 
 /// A process of a file that names no profile or label has the container's: one that is confined stays so.
