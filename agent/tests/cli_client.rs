@@ -217,7 +217,11 @@ fn why_describe_and_status_explain() {
     )
     .object(Some(Key::pod("default", "web")))
     .field("spec.containers[0].comand");
-    fixture.store.set_problems("test", vec![problem]);
+    let never_good = Problem::new(Origin::file("/manifests/new.yaml").at(1, 4), "not a number")
+        .object(Some(Key::pod("default", "new")));
+    fixture
+        .store
+        .set_problems("test", vec![problem, never_good]);
     let status = fixture.ok(&["status"]);
     assert!(
         status.contains("/manifests/bad.yaml:9") && status.contains("comand"),
@@ -227,6 +231,14 @@ fn why_describe_and_status_explain() {
         fixture
             .ok(&["why", "web"])
             .contains("/manifests/bad.yaml:9")
+    );
+    // A pod that was never there because its only manifest is wrong.
+    let why = fixture.ok(&["why", "new"]);
+    assert!(
+        why.contains("new does not run: its manifest is refused")
+            && why.contains("/manifests/new.yaml:4: not a number")
+            && !why.contains("the version before"),
+        "{why}"
     );
     let status: Value = serde_json::from_str(&fixture.ok(&["status", "--json"])).unwrap();
     assert_eq!(status["pods"]["total"], 2);

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -66,6 +67,45 @@ fn logs_are_read_over_rotated_files_without_an_agent() {
         "{wrong:?}"
     );
     assert_eq!(output(dir, &["logs", "other"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_container_that_has_not_started_has_no_log_and_says_who_knows_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::create_dir_all(dir.join("logs/default_web_uid/main")).unwrap();
+    for args in [&["logs", "web"][..], &["logs", "web", "--all-containers"]] {
+        let waits = output(dir, args);
+        assert_eq!(waits.status.code(), Some(1));
+        let error = String::from_utf8_lossy(&waits.stderr);
+        assert!(
+            error.contains("it has not been started yet") && error.contains("podling why web"),
+            "{error}"
+        );
+    }
+    // One that has started and is silent is no error.
+    write_log(dir, "0.log", &[]);
+    assert_eq!(ok(dir, &["logs", "web"]), "");
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_not_taken_for_an_output_that_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_log(dir, "0.log", &[(0, "secret")]);
+    let log = dir.join("logs/default_web_uid/main/0.log");
+    fs::set_permissions(&log, fs::Permissions::from_mode(0)).unwrap();
+    let wrong = output(dir, &["logs", "web"]);
+    if fs::File::open(&log).is_ok() {
+        // Nothing is forbidden to root.
+        assert_eq!(String::from_utf8_lossy(&wrong.stdout), "secret\n");
+        return;
+    }
+    let error = String::from_utf8_lossy(&wrong.stderr);
+    assert!(
+        error.contains("cannot show the log of container main") && error.contains("be root"),
+        "{error}"
+    );
 }
 
 #[test]

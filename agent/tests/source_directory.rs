@@ -190,6 +190,36 @@ async fn links_of_a_mounted_config_map_are_followed() {
 }
 
 #[tokio::test]
+async fn a_link_that_leads_nowhere_is_a_problem_and_keeps_what_was_there() {
+    let dir = TempDir::new().expect("a directory");
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, dir.path().join(name)).expect("linked");
+    };
+    write(&dir, "kept", &map("kept", "one"));
+    link("kept", "kept.yaml");
+    link("nowhere", "new.yaml");
+    let store = Store::in_memory("node");
+    let _following = directory::follow(&store, dir.path()).expect("followed");
+    let said = |store: &Store, what: &str| {
+        let mut problems = store.problems().into_iter();
+        problems.any(|problem| problem.to_string().contains(what))
+    };
+    assert!(
+        said(&store, "it is a link to nowhere, which is not there"),
+        "{:?}",
+        store.problems()
+    );
+    link("gone", "kept.new");
+    fs::rename(dir.path().join("kept.new"), dir.path().join("kept.yaml")).expect("renamed");
+    wait_for(&store, "the problem", |store| said(store, "a link to gone")).await;
+    assert_eq!(value(&store, "kept").as_deref(), Some("one"));
+    fs::remove_file(dir.path().join("kept.yaml")).expect("removed");
+    fs::remove_file(dir.path().join("new.yaml")).expect("removed");
+    wait_for_value(&store, "kept", None).await;
+    wait_for(&store, "no problem", |store| store.problems().is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_directory_that_is_not_there_changes_nothing_and_is_found_when_it_comes() {
     let parent = TempDir::new().expect("a directory");
     let path = parent.path().join("manifests");

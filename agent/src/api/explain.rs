@@ -46,6 +46,16 @@ impl Reason {
 }
 
 impl Explanation {
+    /// Of a pod that is not there because its manifest cannot be used; the reasons are added by the caller.
+    #[must_use]
+    pub fn refused(name: &str) -> Self {
+        Self {
+            verdict: format!("{name} does not run: its manifest is refused"),
+            fine: false,
+            reasons: Vec::new(),
+        }
+    }
+
     /// Adds what the pod's worker waits for, where the status does not say it.
     pub fn add_waits(&mut self, waits: Vec<Wait>) {
         for wait in waits {

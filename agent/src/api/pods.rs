@@ -14,9 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::explain::{Reason, explain};
+use super::explain::{Explanation, Reason, explain};
 use super::server::{Api, Refusal};
-use crate::store::{Batch, Key, Kind, Object, Origin, Store, StoreError, What};
+use crate::store::{Batch, Key, Kind, Object, Origin, Problem, Store, StoreError, What};
 
 /// Where a pod was written: `path:line`, or its key in etcd.
 pub const ORIGIN_ANNOTATION: &str = "podling.io/origin";
@@ -108,27 +108,41 @@ pub(super) async fn why(
     State(api): State<Arc<Api>>,
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Response, Refusal> {
-    let (_, pod) = find(&api.store, &namespace, &name)?;
-    let mut explanation = explain(&pod);
-    explanation.add_waits((api.waits)(&namespace, &name));
-    let key = Key::pod(namespace, name);
-    for problem in api.store.problems() {
-        if problem.object.as_ref() == Some(&key) {
-            let field = problem
-                .field
-                .as_deref()
-                .map(|f| format!("{f}: "))
-                .unwrap_or_default();
-            let what = format!(
-                "{}: {field}{}; until it is put right, the version before goes on",
-                problem.origin, problem.message
-            );
-            explanation
-                .reasons
-                .push(Reason::manifest(what, problem.remedy));
+    let key = Key::pod(&namespace, &name);
+    let problems = api.store.problems().into_iter();
+    let problems: Vec<Problem> = problems
+        .filter(|problem| problem.object.as_ref() == Some(&key))
+        .collect();
+    let found = find(&api.store, &namespace, &name);
+    let (mut explanation, object) = match found {
+        Ok((object, pod)) => {
+            let mut explanation = explain(&pod);
+            explanation.add_waits((api.waits)(&namespace, &name));
+            (explanation, Some(object))
         }
+        Err(refusal) if problems.is_empty() => return Err(refusal),
+        Err(_) => (Explanation::refused(&name), None),
+    };
+    for problem in problems {
+        // Of two manifests for one pod the first counts, and has no version before.
+        let goes_on = object
+            .as_ref()
+            .is_some_and(|object| object.origin.unit() == problem.origin.unit());
+        explanation.reasons.push(refused(problem, goes_on));
     }
     Ok(axum::Json(explanation).into_response())
+}
+
+/// What is wrong with a manifest of a pod; whether the version before goes on until it is right.
+fn refused(problem: Problem, goes_on: bool) -> Reason {
+    let field = problem.field.map(|f| format!("{f}: ")).unwrap_or_default();
+    let next = if goes_on {
+        "; until it is put right, the version before goes on"
+    } else {
+        ""
+    };
+    let what = format!("{}: {field}{}{next}", problem.origin, problem.message);
+    Reason::manifest(what, problem.remedy)
 }
 
 pub(super) async fn delete(

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::dirs::DirectoryArgs;
 use super::{CommandError, Exit, log};
 use crate::api::{NodeInfo, Server};
+use crate::network::Error as NetworkError;
 use crate::node::config::{DEFAULT_CONFIG, DEFAULT_MANIFEST_DIR, EtcdConfig};
 use crate::node::{Config, Node, NodeError, NodeHandle, Options, Shutdown};
-use crate::store::Kind;
+use crate::store::{DiskError, Kind, StoreError};
 
 /// Run the node: take manifests from a directory or etcd, and keep what they say running
 #[derive(Debug, Args)]
@@ -238,18 +239,44 @@ fn tell(said: std::io::Result<()>) {
 
 /// What can be done about a node that does not start.
 pub(super) fn cannot_start(e: NodeError) -> CommandError {
-    let hint = match &e {
-        NodeError::Running { .. } => "`podling status` asks the one that runs",
-        NodeError::Directory { .. } | NodeError::Lock { .. }
-            if !rustix::process::geteuid().is_root() =>
-        {
-            "a node needs root: try with sudo"
-        }
-        _ => "`podling check` shows what this machine lacks",
+    let hint = if rustix::process::geteuid().is_root() {
+        remedy(&e)
+    } else {
+        Some("a node needs root: try with sudo")
     };
-    CommandError::new("the node cannot start")
-        .because(e)
-        .hint(hint)
+    let error = CommandError::new("the node cannot start").because(e);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// What root can do about it, where the error itself does not say it.
+fn remedy(e: &NodeError) -> Option<&'static str> {
+    match e {
+        NodeError::Running { .. } => Some("`podling status` asks the one that runs"),
+        NodeError::Directory { .. } | NodeError::Lock { .. } => {
+            Some("--run-dir and --data-dir must be directories that can be written to")
+        }
+        NodeError::Store(StoreError::Disk(DiskError::InUse(_))) => Some(
+            "another agent uses this data directory; give each its own --run-dir and --data-dir",
+        ),
+        NodeError::Store(StoreError::Disk(DiskError::Open { .. } | DiskError::Commit { .. }))
+        | NodeError::Images(_) => {
+            Some("--data-dir must be on a file system with space that can be written to")
+        }
+        NodeError::Network(NetworkError::Kernel { .. })
+        | NodeError::Scrub(_)
+        | NodeError::Cgroups(_)
+        | NodeError::Supervisor(_)
+        | NodeError::Systemd(_) => Some("`podling check` shows what this machine lacks"),
+        // They name what to change.
+        NodeError::Config(_)
+        | NodeError::Store(_)
+        | NodeError::Network(_)
+        | NodeError::NoSystemd
+        | NodeError::Source { .. } => None,
+    }
 }
 
 /// The API of a node in this process.

@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 pub use syntax::{DOCUMENTS_MAX, MANIFEST_BYTES_MAX};
+pub(crate) use validate::check_dns_name;
 
 use crate::store::{Body, Desired, Key, Kind, Origin, Problem};
 use decode::Fault;

@@ -41,9 +41,10 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
     if text.len() > MANIFEST_BYTES_MAX {
         return Err(SyntaxError {
             line: 0,
+            // How long it is cannot be told: a file is not read any further.
             message: format!(
-                "the manifest has {} bytes; at most {MANIFEST_BYTES_MAX} are read",
-                text.len()
+                "the manifest is too large; at most {} MiB ({MANIFEST_BYTES_MAX} bytes) are read",
+                MANIFEST_BYTES_MAX >> 20
             ),
             remedy: Some("split it into several files".to_owned()),
         });
@@ -90,12 +91,12 @@ fn yaml_documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let documents: Vec<Located> = serde_saphyr::from_multiple_with_options(text, options())
         .map_err(|error| {
             let line = error.location().map_or(0, |location| location.line());
-            let message = error.without_snippet().to_string();
-            let message = message.lines().next().unwrap_or_default().to_owned();
+            let said = error.without_snippet().to_string();
+            let said = said.lines().next().unwrap_or_default();
             SyntaxError {
                 line: u32::try_from(line).unwrap_or(0),
-                remedy: remedy(text, line, &message),
-                message,
+                remedy: remedy(text, line, said),
+                message: in_our_words(said),
             }
         })?;
     let documents = documents.into_iter().map(|Located(node)| node);
@@ -121,6 +122,21 @@ fn options() -> Options {
     }
 }
 
+/// What the parser says to programmers, said to those who write manifests.
+fn in_our_words(said: &str) -> String {
+    if let Some(rest) = said.strip_prefix("duplicate mapping key: ") {
+        let key = rest
+            .split(", set DuplicateKeyPolicy")
+            .next()
+            .unwrap_or(rest);
+        return format!("the key `{key}` is there twice");
+    }
+    if said.starts_with("alias ") && said.contains("limit exceeded") {
+        return format!("its aliases stand for too much: at most {ALIAS_NODES_MAX} values");
+    }
+    said.to_owned()
+}
+
 fn remedy(text: &str, line: u64, message: &str) -> Option<String> {
     let line = usize::try_from(line).ok()?.checked_sub(1)?;
     let content = text.lines().nth(line)?;
@@ -129,6 +145,9 @@ fn remedy(text: &str, line: u64, message: &str) -> Option<String> {
     }
     if message.contains("duplicate") {
         return Some("keep one of the two".to_owned());
+    }
+    if message.starts_with("alias ") {
+        return Some("write out what the aliases stand for".to_owned());
     }
     None
 }

@@ -32,7 +32,7 @@ const SUPERVISOR_NAME: &str = "podling-pod";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
-    /// The node's name; by default the host's name. Pod UIDs depend on it.
+    /// The node's name, a DNS name; by default the host's name. Pod UIDs depend on it, and on the run directory.
     pub node_name: Option<String>,
     /// Manifest files, or directories of them. All are watched.
     pub manifests: Vec<PathBuf>,
@@ -361,6 +361,14 @@ impl Config {
                     .to_owned(),
             });
         }
+        if let Some(name) = &self.node_name
+            && let Err(message) = crate::manifest::check_dns_name(name)
+        {
+            return Err(ConfigError::Value {
+                field: "nodeName",
+                message,
+            });
+        }
         self.images.check()?;
         if self.parallel_pulls == 0 {
             return Err(ConfigError::Value {
@@ -386,12 +394,21 @@ impl Config {
     /// The node's name: configured, or the host's.
     #[must_use]
     pub fn node_name(&self) -> String {
-        self.node_name.clone().unwrap_or_else(|| {
-            rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .to_ascii_lowercase()
-        })
+        self.node_name
+            .clone()
+            .unwrap_or_else(|| name_of_host(&rustix::system::uname().nodename().to_string_lossy()))
+    }
+
+    /// What UIDs of pods are made of: the node's name, and the run directory if it is not the default one. Cgroups,
+    /// scopes and interfaces are named after UIDs: two nodes of one machine must not give the same.
+    #[must_use]
+    pub fn uid_seed(&self) -> String {
+        let name = self.node_name();
+        if self.run_dir == Path::new(DEFAULT_RUN_DIR) {
+            name
+        } else {
+            format!("{name} {}", self.run_dir.display())
+        }
     }
 
     /// The platform of images, if it is not the machine's.
@@ -475,6 +492,26 @@ impl Config {
             .flatten()
             .find(|path| path.is_file())
             .ok_or(ConfigError::NoSupervisor { beside })
+    }
+}
+
+/// The DNS name that is nearest to a host's name, which may hold anything and be empty.
+fn name_of_host(host: &str) -> String {
+    let lower = host.to_ascii_lowercase();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let dashed: String = lower
+        .chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .collect();
+    let labels: Vec<&str> = dashed
+        .split('.')
+        .map(|label| label.trim_matches('-'))
+        .filter(|label| !label.is_empty())
+        .collect();
+    if labels.is_empty() {
+        "localhost".to_owned()
+    } else {
+        labels.join(".")
     }
 }
 
@@ -580,8 +617,44 @@ mod tests {
         assert!(with(|c| c.cgroup_parent = PathBuf::from("relative")).is_err());
         assert!(with(|c| c.cgroup_parent = PathBuf::from("/a/../b")).is_err());
         assert!(with(|c| c.network.bridge = Some("sixteen-bytes-xx".to_owned())).is_err());
+        assert!(with(|c| c.node_name = Some("edge-1.site".to_owned())).is_ok());
+        for name in ["", " ", "a/b", "../x", "a\nb", "Edge", &"x".repeat(254)] {
+            let config = Config {
+                node_name: Some(name.to_owned()),
+                ..Config::default()
+            };
+            assert!(config.resolve().is_err(), "{name}");
+        }
         assert!(with(|c| c.parallel_pulls = 0).is_err());
         assert!(with(|c| c.platform = Some("arm64".to_owned())).is_err());
         assert!(with(|c| c.platform = Some("linux/arm64/v8".to_owned())).is_ok());
+    }
+
+    #[test]
+    fn any_name_of_a_host_makes_a_name_of_a_node() {
+        for (host, name) in [
+            ("vm", "vm"),
+            ("Edge-1.Site", "edge-1.site"),
+            ("my_host", "my-host"),
+            ("(none)", "none"),
+            ("..", "localhost"),
+            ("", "localhost"),
+        ] {
+            assert_eq!(name_of_host(host), name, "{host}");
+        }
+    }
+
+    #[test]
+    fn nodes_of_one_machine_give_pods_different_uids() {
+        let seed = |dir: &str| {
+            let config = Config {
+                node_name: Some("edge-1".to_owned()),
+                run_dir: dir.into(),
+                ..Config::default()
+            };
+            config.uid_seed()
+        };
+        assert_eq!(seed(DEFAULT_RUN_DIR), "edge-1");
+        assert_ne!(seed("/run/a"), seed("/run/b"));
     }
 }

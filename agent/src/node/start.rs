@@ -46,8 +46,11 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
     let lock = lock(&config)?;
     let supervisor = Program::open(config.supervisor_path()?)?;
     let node_name = config.node_name();
-    let uid_seed = options.uid_seed.as_deref().unwrap_or(&node_name);
-    let store = Store::open_seeded(&config.store_path(), &node_name, uid_seed)?;
+    let uid_seed = options
+        .uid_seed
+        .clone()
+        .unwrap_or_else(|| config.uid_seed());
+    let store = Store::open_seeded(&config.store_path(), &node_name, &uid_seed)?;
     let images = ImageStore::open(&config.images_dir())?.with_kept_blobs(config.images.keep_blobs);
     let network = Network::open(NetworkConfig {
         bridge: config.network.bridge.clone(),

@@ -282,7 +282,17 @@ impl Place {
         let origin = Origin::file(&path);
         match read(&path) {
             Ok(bytes) => self.units.set(&origin, &bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.units.remove(&origin),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match path.read_link() {
+                Ok(target) => {
+                    let message = format!(
+                        "cannot read the file: it is a link to {}, which is not there",
+                        target.display()
+                    );
+                    self.units
+                        .fail(&origin, Problem::new(origin.clone(), message));
+                }
+                Err(_) => self.units.remove(&origin),
+            },
             Err(error) => {
                 let problem =
                     Problem::new(origin.clone(), format!("cannot read the file: {error}"));

@@ -118,3 +118,17 @@ fn p09_a_gigabyte_without_a_newline_is_rotated_and_bounded() {
         "{sizes:?}"
     );
 }
+
+/// It hung: the logs of such a pod stay until it is deleted.
+#[test]
+fn p09_following_the_log_of_a_pod_ends_with_the_pod() {
+    let node = Node::start();
+    node.load_busybox();
+    let text =
+        pod("echo begin; sleep 2; echo end").replace("spec:", "spec:\n  restartPolicy: Never");
+    node.apply("pod.yaml", &text);
+    node.wait_pod("pod", "running", |p| p["status"]["phase"] == "Running");
+    assert_eq!(node.podling(&["logs", "-f", "pod"]).ok(), "begin\nend\n");
+    node.wait_pod("pod", "ended", |p| p["status"]["phase"] == "Succeeded");
+    assert_eq!(node.podling(&["logs", "-f", "pod"]).ok(), "begin\nend\n");
+}

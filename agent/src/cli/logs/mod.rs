@@ -20,6 +20,7 @@ use rustix::fs::inotify;
 use super::error::written;
 use super::name::{NamespaceArg, PodName, parse_duration};
 use super::{CommandError, Directories, Exit, offline};
+use crate::pod::final_status;
 pub(super) use follow::{Found, Reader};
 pub(super) use print::Printer;
 
@@ -46,7 +47,7 @@ pub struct LogsArgs {
     /// Every container, with its name before each line
     #[arg(long, conflicts_with = "container")]
     pub all_containers: bool,
-    /// Go on with each line as it comes
+    /// Go on with each line as it comes, until the pod ends
     #[arg(short, long)]
     pub follow: bool,
     /// The run before the last restart
@@ -71,6 +72,11 @@ pub(super) fn run(args: &LogsArgs, directories: &Directories) -> Result<Exit, Co
         Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN)
     });
     let mut streams = Vec::new();
+    if !containers.iter().any(|name| has_log(&pod.dir.join(name)))
+        && !(args.follow && pod.dir.is_dir())
+    {
+        return Err(pod.nothing_yet(args, &containers, directories));
+    }
     for name in containers {
         let prefix = if args.all_containers {
             format!("{name}: ")
@@ -82,7 +88,12 @@ pub(super) fn run(args: &LogsArgs, directories: &Directories) -> Result<Exit, Co
             Stream::start(pod.dir.join(&name), args, printer).map_err(|e| e.of(&name, args))?,
         );
     }
-    written(print(&mut streams, args.follow, &pod.dir))
+    written(print(&mut streams, args.follow, &pod))
+}
+
+/// True when there is something to read, or something that forbids it.
+fn has_log(dir: &Path) -> bool {
+    files::runs(dir).map_or(true, |runs| !runs.is_empty())
 }
 
 /// Where the logs of a pod are.
@@ -90,6 +101,8 @@ struct PodLogs {
     dir: PathBuf,
     /// As in the plan; empty if the pod is gone.
     planned: Vec<(String, ContainerKind)>,
+    /// Where a pod that is still there keeps how it ended, once it has.
+    data: Option<PathBuf>,
 }
 
 impl PodLogs {
@@ -108,6 +121,7 @@ impl PodLogs {
             return Ok(Self {
                 dir: dir.to_owned(),
                 planned,
+                data: Some(directories.data.join("pods").join(&plan.pod.uid)),
             });
         }
         let prefix = format!("{namespace}_{name}_");
@@ -122,6 +136,7 @@ impl PodLogs {
             (Some(entry), _) => Ok(Self {
                 dir: entry.path(),
                 planned: Vec::new(),
+                data: None,
             }),
             (None, Err(e)) => Err(e.hint(format!(
                 "its logs would be in {}",
@@ -129,6 +144,35 @@ impl PodLogs {
             ))),
             (None, Ok(_)) => Err(CommandError::new(format!("pod {name} has no logs yet"))),
         }
+    }
+
+    /// No container that is asked for has started yet.
+    fn nothing_yet(
+        &self,
+        args: &LogsArgs,
+        containers: &[String],
+        directories: &Directories,
+    ) -> CommandError {
+        let namespace = match args.namespace.namespace.as_str() {
+            "default" => String::new(),
+            other => format!(" -n {other}"),
+        };
+        CommandError::new(format!(
+            "container {} of pod {} has no log: it has not been started yet",
+            containers.join(", "),
+            args.pod
+        ))
+        .hint(format!(
+            "podling why {}{namespace}{} tells what it waits for",
+            args.pod,
+            directories.flags()
+        ))
+    }
+
+    /// True once nothing more can come: the pod has ended for good, or is gone.
+    fn has_ended(&self) -> bool {
+        let data = self.data.as_deref();
+        !self.dir.is_dir() || data.is_some_and(|dir| final_status::read(dir).is_some())
     }
 
     /// The containers to print: the one named, all, or the first that is not an init container.
@@ -194,6 +238,9 @@ impl StreamError {
         match self {
             Self::NoPrevious => CommandError::new(what)
                 .because("it has not been restarted, or the log of that run is gone"),
+            Self::Io(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                CommandError::new(what).because(e).hint("be root")
+            }
             Self::Io(e) => CommandError::new(what).because(e),
         }
     }
@@ -207,6 +254,13 @@ impl Stream {
             (false, last) => last.unwrap_or(0),
             (true, _) => *runs.iter().nth_back(1).ok_or(StreamError::NoPrevious)?,
         };
+        // What cannot be read is found out here, where it is not taken for an output that cannot be written.
+        if let Some(first) = files::of_run(&dir, run).map_err(StreamError::Io)?.first() {
+            match fs::File::open(&first.path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StreamError::Io(e)),
+                _ => {}
+            }
+        }
         if let Some(tail) = args.tail {
             let mut lines = 0_usize;
             let mut counter = Printer::new(String::new(), false, printer.since);
@@ -235,18 +289,28 @@ impl Stream {
     }
 }
 
-/// Prints what is there; with `follow` waits for more until the pod's logs are removed.
-fn print(streams: &mut [Stream], follow: bool, dir: &Path) -> io::Result<()> {
+/// Prints what is there; with `follow` waits for more until the pod has ended or its logs are removed.
+fn print(streams: &mut [Stream], follow: bool, pod: &PodLogs) -> io::Result<()> {
     // Watched before the first look, so that nothing falls between.
-    let watch = if follow { Some(Watch::new(dir)?) } else { None };
+    let watch = if follow {
+        let watch = Watch::new(&pod.dir)?;
+        if let Some(data) = &pod.data {
+            watch.watch(data, inotify::WatchFlags::MOVED_TO)?;
+        }
+        Some(watch)
+    } else {
+        None
+    };
     let mut out = BufWriter::new(io::stdout().lock());
     loop {
+        // Asked before the last look: all was written when the pod had ended.
+        let ended = pod.has_ended();
         for stream in &mut *streams {
             stream.print(&mut out)?;
         }
         out.flush()?;
         match &watch {
-            Some(watch) if dir.is_dir() => watch.wait(dir, None)?,
+            Some(watch) if !ended => watch.wait(&pod.dir, None)?,
             _ => return Ok(()),
         }
     }

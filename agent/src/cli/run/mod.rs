@@ -36,7 +36,7 @@ Examples:
   podling run a.yaml b.yaml --quiet      only what goes wrong
 
 The files are watched: save a change and the pods follow. ctrl-C stops the pods and removes everything that was made \
-for them; a second ctrl-C does not wait. Needs root, and no running agent; several runs may go side by side. Images \
+for them; a second ctrl-C does not wait. Needs root, but no agent; several runs may go side by side. Images \
 are taken from and kept in --data-dir.
 
 Ends by itself when every pod has completed, with status 1 if one failed.")]
@@ -219,6 +219,9 @@ async fn attend(
     let mut clock = tokio::time::interval(REDRAW);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     shown(view.say(head))?;
+    if api::pods(store).is_empty() {
+        view.warn("there is no pod to run yet; the files are watched");
+    }
     loop {
         let pods = api::pods(store);
         let problems: Vec<ProblemView> = store.problems().iter().map(ProblemView::from).collect();
@@ -303,7 +306,9 @@ async fn terminate(
             _ = changes.next() => {}
         }
     }
+    shown(view.show(&over, &[]))?;
     shown(view.say("everything has been stopped and removed"))?;
+    // A live table shows what is said when it is drawn.
     shown(view.show(&over, &[]))
 }
 

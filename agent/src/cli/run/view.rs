@@ -27,6 +27,13 @@ impl View {
         }
     }
 
+    /// Something that a user who looks for nothing but problems wants to know. A live table shows it by itself.
+    pub(super) fn warn(&self, line: &str) {
+        if let Self::Plain(_) = self {
+            eprintln!("note: {line}");
+        }
+    }
+
     /// A line about the run itself.
     pub(super) fn say(&mut self, line: &str) -> io::Result<()> {
         match self {
@@ -38,6 +45,31 @@ impl View {
             Self::Plain(_) => say(line),
         }
     }
+}
+
+/// What keeps containers from starting, where the column STATUS names it and no more. Pulls that fail are in the log.
+fn troubles(pod: &Pod, name: &str) -> Vec<String> {
+    let status = pod.status.as_ref();
+    let inits = status.and_then(|s| s.init_container_statuses.as_ref());
+    let mains = status.and_then(|s| s.container_statuses.as_ref());
+    let all = inits.into_iter().chain(mains).flatten();
+    all.filter_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let last = || container.last_state.as_ref()?.terminated.as_ref();
+        let message = match waiting.reason.as_deref()? {
+            "ContainerCreating" | "PodInitializing" | "ErrImagePull" | "ImagePullBackOff" => None,
+            "CrashLoopBackOff" => last()
+                .filter(|ended| ended.reason.as_deref() == Some("StartError"))?
+                .message
+                .as_deref(),
+            _ => waiting.message.as_deref(),
+        }?;
+        Some(format!(
+            "pod {name}, container {}: {message}",
+            container.name
+        ))
+    })
+    .collect()
 }
 
 /// One whole line at a time, as several threads print.
@@ -111,6 +143,15 @@ impl Live {
         if summaries.is_empty() {
             lines = vec![self.no_pods().to_owned()];
         }
+        let told: Vec<String> = pods
+            .iter()
+            .zip(&summaries)
+            .flat_map(|(pod, summary)| troubles(pod, &label(summary)))
+            .collect();
+        if !told.is_empty() {
+            lines.push(String::new());
+            lines.extend(told);
+        }
         for problem in problems {
             lines.push(String::new());
             lines.extend(render_problem(problem, now).lines().map(str::to_owned));
@@ -142,6 +183,8 @@ pub(super) struct Plain {
     pub(super) quiet: bool,
     shown: BTreeMap<String, String>,
     problems: Vec<ProblemView>,
+    /// What was told of pods that wait.
+    troubles: Vec<String>,
 }
 
 impl Plain {
@@ -150,12 +193,14 @@ impl Plain {
             quiet,
             shown: BTreeMap::new(),
             problems: Vec::new(),
+            troubles: Vec::new(),
         }
     }
 
     fn print(&mut self, pods: &[Pod], problems: &[ProblemView]) -> io::Result<()> {
         let now = Timestamp::now();
         let mut gone = std::mem::take(&mut self.shown);
+        let mut troubled = Vec::new();
         for pod in pods {
             let summary = Summary::of(pod, now);
             let name = label(&summary);
@@ -164,8 +209,16 @@ impl Plain {
             if !self.quiet && before.as_ref() != Some(&line) {
                 say(&line)?;
             }
+            let told = troubles(pod, &name);
+            for trouble in &told {
+                if !self.troubles.contains(trouble) {
+                    eprintln!("problem: {trouble}");
+                }
+            }
+            troubled.extend(told);
             self.shown.insert(name, line);
         }
+        self.troubles = troubled;
         for name in gone.keys().filter(|_| !self.quiet) {
             say(&format!("pod {name}: gone"))?;
         }
@@ -206,4 +259,37 @@ fn change(name: &str, summary: &Summary) -> String {
         line.push_str(&format!(", {}", summary.ip));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_container_from_starting_is_told_and_what_passes_is_not() {
+        let waiting = |name: &str, reason: &str, message: &str| {
+            json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "waiting": { "reason": reason, "message": message } },
+                "lastState": { "terminated": { "exitCode": 128, "reason": "StartError", "message": "no /x" } } })
+        };
+        let pod = serde_json::from_value(json!({ "metadata": { "name": "p" }, "status": {
+            "initContainerStatuses": [waiting("i", "CreateContainerConfigError", "no ConfigMap c")],
+            "containerStatuses": [
+                waiting("a", "PodInitializing", "soon"),
+                waiting("b", "ErrImageNeverPull", "image b is not here"),
+                waiting("c", "CrashLoopBackOff", "back-off 10s"),
+            ],
+        }}))
+        .expect("a pod");
+        assert_eq!(
+            troubles(&pod, "p"),
+            [
+                "pod p, container i: no ConfigMap c",
+                "pod p, container b: image b is not here",
+                "pod p, container c: no /x",
+            ]
+        );
+    }
 }

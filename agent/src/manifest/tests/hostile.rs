@@ -12,13 +12,13 @@ fn hostile_yaml_alias_bomb_is_refused() {
         text.push_str(&format!("x{at}: &x{at} [{refs}]\n"));
     }
     let found = only_problem(&text);
-    assert!(!found.contains("no such field"), "{found}");
+    assert!(found.contains("its aliases stand for too much"), "{found}");
 }
 
 #[test]
 fn hostile_manifest_of_100_mb_is_refused() {
     let text = format!("# {}\n{HELLO}", "x".repeat(100 << 20));
-    assert!(only_problem(&text).contains("at most 8388608 are read"));
+    assert!(only_problem(&text).contains("at most 8 MiB (8388608 bytes) are read"));
 }
 
 #[test]
@@ -46,7 +46,10 @@ fn duplicate_keys_are_refused() {
     let found = only_problem(&HELLO.replace("    image:", "    name: again\n    image:"));
     assert!(found.starts_with("9 "), "{found}");
     let found = only_problem("{\"apiVersion\":\"v1\",\n\"apiVersion\":\"v1\"}");
-    assert!(found.contains("duplicate"), "{found}");
+    assert!(
+        found.contains("is there twice") && !found.contains("Policy"),
+        "{found}"
+    );
 }
 
 #[test]

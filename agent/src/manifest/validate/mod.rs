@@ -8,6 +8,8 @@ mod probe;
 mod text;
 mod volume;
 
+pub(crate) use text::dns_subdomain as check_dns_name;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};

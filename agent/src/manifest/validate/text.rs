@@ -14,7 +14,7 @@ pub(super) fn dns_label(text: &str) -> Result<(), String> {
 }
 
 /// DNS labels, separated by dots, at most 253 characters.
-pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
+pub(crate) fn dns_subdomain(text: &str) -> Result<(), String> {
     if text.len() > 253 {
         return Err(format!(
             "{} characters; at most 253 are allowed",
