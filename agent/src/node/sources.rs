@@ -27,7 +27,14 @@ pub(super) fn start(
     let directories = config.manifests.iter().map(|path| Writer::directory(path));
     let etcds = config.etcd.iter().map(etcd::writer);
     let writers: Vec<Writer> = directories.chain(etcds).collect();
-    store.retain_writers(&writers)?;
+    // On a full disk the node goes on with what it remembers.
+    if let Err(error) = store.retain_writers(&writers) {
+        let error = podling_runtime::chain(&error);
+        tracing::error!(
+            error,
+            "cannot forget the sources that are no longer configured"
+        );
+    }
 
     let mut sources = Sources::default();
     for path in &config.manifests {

@@ -68,11 +68,12 @@ pub enum DirectoryError {
 /// tokio runtime for the second.
 ///
 /// # Errors
-/// When it cannot be watched, or the store cannot be written. Broken manifests and a missing directory are no
-/// errors but problems in the store.
+/// When it cannot be watched. Broken manifests, a missing directory and a store that cannot be written (a full disk) are
+/// no errors but problems in the store: what it remembers goes on.
 pub fn follow(store: &Store, path: &Path) -> Result<Following, DirectoryError> {
-    let place = Place::read(store, path)?;
-    let task = tokio::spawn(place.follow());
+    let mut place = Place::read(store, path)?;
+    let published = place.publish();
+    let task = tokio::spawn(place.follow(published));
     Ok(Following {
         writer: Writer::directory(path),
         tasks: vec![task],
@@ -82,9 +83,14 @@ pub fn follow(store: &Store, path: &Path) -> Result<Following, DirectoryError> {
 /// Takes in what the directory or file says now. Blocks; needs a tokio runtime.
 ///
 /// # Errors
-/// As [`follow`].
+/// As [`follow`], and when the store cannot be written.
 pub fn read_once(store: &Store, path: &Path) -> Result<(), DirectoryError> {
-    Place::read(store, path).map(drop)
+    let mut place = Place::read(store, path)?;
+    let stored = place.units.publish();
+    stored.map_err(|source| DirectoryError::Store {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// True for the names of files that are read.
@@ -131,7 +137,7 @@ struct Changes {
 }
 
 impl Place {
-    /// Watches, reads and tells the store.
+    /// Watches and reads.
     fn read(store: &Store, path: &Path) -> Result<Self, DirectoryError> {
         let inotify = |source| DirectoryError::Inotify {
             path: path.to_owned(),
@@ -150,18 +156,20 @@ impl Place {
             events: Events::new(names).map_err(inotify)?,
         };
         place.watch_and_read_all();
-        place
-            .units
-            .publish()
-            .map_err(|source| DirectoryError::Store {
-                path: path.to_owned(),
-                source,
-            })?;
         Ok(place)
     }
 
-    async fn follow(mut self) {
-        let mut retry = self.events.watched.is_none();
+    /// Tells the store; false when it must be told again.
+    fn publish(&mut self) -> bool {
+        let published = self.units.publish();
+        if let Err(error) = &published {
+            tracing::error!(error = chain(error), "cannot store manifests; trying again");
+        }
+        published.is_ok()
+    }
+
+    async fn follow(mut self, mut published: bool) {
+        let mut retry = !published || self.events.watched.is_none();
         loop {
             let retry_at = retry.then(|| Instant::now() + RETRY);
             let changes = match self.events.next(retry_at).await {
@@ -174,19 +182,15 @@ impl Place {
             // Reading files and committing may block for as long as a slow disk takes.
             let taken = tokio::task::spawn_blocking(move || {
                 self.take_in(&changes);
-                let published = self.units.publish();
+                let published = self.publish();
                 (self, published)
             });
-            let published;
             (self, published) = match taken.await {
                 Ok(taken) => taken,
                 // The runtime is shutting down.
                 Err(_) => return,
             };
-            if let Err(error) = &published {
-                tracing::error!(error = chain(error), "cannot store manifests; trying again");
-            }
-            retry = published.is_err() || self.events.watched.is_none();
+            retry = !published || self.events.watched.is_none();
         }
     }
 

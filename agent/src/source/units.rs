@@ -1,6 +1,9 @@
 //! What a source said, one unit (a file, a key) at a time, with the last good version of each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use podling_runtime::chain;
 
 use crate::manifest;
 use crate::store::{Desired, Origin, Problem, Store, StoreError, Writer};
@@ -13,6 +16,8 @@ pub(super) struct Units {
     units: BTreeMap<Origin, Unit>,
     /// Problems of the source as a whole.
     troubles: Vec<Problem>,
+    /// Why the store did not take it the last time.
+    unstored: Option<Problem>,
     unpublished: bool,
 }
 
@@ -38,6 +43,7 @@ impl Units {
             writer: writer.clone(),
             units,
             troubles: Vec::new(),
+            unstored: None,
             // Problems are not remembered, so there is always something to say.
             unpublished: true,
         }
@@ -112,13 +118,31 @@ impl Units {
         if !self.unpublished {
             return Ok(());
         }
-        let problems = self.units.values().flat_map(|unit| &unit.problems);
-        let problems = self.troubles.iter().chain(problems).cloned().collect();
-        self.store.set_problems(self.writer.name(), problems);
+        self.tell_problems();
         let objects = self.units.values().flat_map(|unit| &unit.objects);
         let objects = objects.cloned().collect();
-        self.store.replace_writer(&self.writer, objects)?;
+        let stored = self.store.replace_writer(&self.writer, objects);
+        let before = self.unstored.take();
+        match &stored {
+            Err(error) => {
+                let origin = Origin::file(self.store.path().unwrap_or(Path::new("")));
+                let message = format!("cannot store what the manifests say: {}", chain(error));
+                let remedy = "make space on its file system, or let it be written to; what ran before goes on";
+                self.unstored = Some(Problem::new(origin, message).remedy(remedy));
+                self.tell_problems();
+            }
+            Ok(_) if before.is_some() => self.tell_problems(),
+            Ok(_) => {}
+        }
+        stored?;
         self.unpublished = false;
         Ok(())
+    }
+
+    fn tell_problems(&self) {
+        let problems = self.units.values().flat_map(|unit| &unit.problems);
+        let whole = self.unstored.iter().chain(&self.troubles);
+        let problems = whole.chain(problems).cloned().collect();
+        self.store.set_problems(self.writer.name(), problems);
     }
 }

@@ -107,7 +107,8 @@ pub(super) struct Commit<'a> {
 #[derive(Debug)]
 pub(super) struct Disk {
     path: PathBuf,
-    database: Database,
+    /// None after an error of the disk: redb takes nothing more then until it is opened again.
+    database: Option<Database>,
 }
 
 /// Why a file is not used as it is.
@@ -156,22 +157,23 @@ impl Disk {
     }
 
     fn try_open(path: &Path) -> Result<(Disk, Loaded), Unusable> {
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| classify(path, error.into()))?;
+        let database = open(path).map_err(|error| classify(path, error))?;
+        let loaded = Self::load(path, &database)?;
         let disk = Disk {
             path: path.to_owned(),
-            database,
+            database: Some(database),
         };
-        let loaded = disk.load()?;
         Ok((disk, loaded))
     }
 
-    fn load(&self) -> Result<Loaded, Unusable> {
-        let fail = |error: redb::Error| classify(&self.path, error);
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn load(path: &Path, database: &Database) -> Result<Loaded, Unusable> {
+        let fail = |error: redb::Error| classify(path, error);
         let mut loaded = Loaded::default();
-        let transaction = self.database.begin_read().map_err(|e| fail(e.into()))?;
+        let transaction = database.begin_read().map_err(|e| fail(e.into()))?;
         let meta = match transaction.open_table(META) {
             Ok(meta) => meta,
             // A new file.
@@ -185,7 +187,7 @@ impl Disk {
         let found = read("format")?;
         if found != FORMAT {
             return Err(Unusable::Fatal(DiskError::Format {
-                path: self.path.clone(),
+                path: path.to_owned(),
                 found,
             }));
         }
@@ -219,15 +221,26 @@ impl Disk {
                 .map_err(|source| DiskError::Encode((*key).clone(), source))?;
             rows.push((row_name(key), json));
         }
-        self.write(commit, &rows)
-            .map_err(|error| DiskError::Commit {
-                path: self.path.clone(),
-                source: Box::new(error),
-            })
+        let written = self.write(commit, &rows);
+        if let Err(redb::Error::Io(_) | redb::Error::PreviousIo) = &written {
+            self.database = None;
+        }
+        written.map_err(|error| DiskError::Commit {
+            path: self.path.clone(),
+            source: Box::new(error),
+        })
     }
 
-    fn write(&self, commit: &Commit<'_>, rows: &[(String, Vec<u8>)]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
+    fn write(
+        &mut self,
+        commit: &Commit<'_>,
+        rows: &[(String, Vec<u8>)],
+    ) -> Result<(), redb::Error> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        let transaction = self.database.insert(database).begin_write()?;
         {
             let mut meta = transaction.open_table(META)?;
             meta.insert("format", FORMAT)?;
@@ -265,6 +278,11 @@ impl Disk {
         transaction.commit()?;
         Ok(())
     }
+}
+
+fn open(path: &Path) -> Result<Database, redb::Error> {
+    let mut builder = Database::builder();
+    Ok(builder.set_cache_size(CACHE_BYTES).create(path)?)
 }
 
 /// Tells a damaged file, which is replaced, from a failing disk or a missing permission, which is reported.

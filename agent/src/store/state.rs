@@ -8,7 +8,7 @@ mod observed;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::Timestamp;
@@ -58,6 +58,7 @@ struct Shared {
     node: String,
     /// What UIDs are made of, beside kind, namespace and name.
     uid_seed: String,
+    path: Option<PathBuf>,
     /// Orders writers; None: this store lives in memory only.
     disk: Mutex<Option<Disk>>,
     state: RwLock<State>,
@@ -119,12 +120,18 @@ impl Store {
             shared: Arc::new(Shared {
                 node: node.to_owned(),
                 uid_seed: uid_seed.to_owned(),
+                path: disk.as_ref().map(|disk| disk.path().to_owned()),
                 disk: Mutex::new(disk),
                 state: RwLock::new(state),
                 latest,
                 coming: Coming::default(),
             }),
         }
+    }
+
+    /// The file; none of a store in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.shared.path.as_deref()
     }
 
     /// The name of the node.

@@ -173,3 +173,40 @@ fn p04_a_pull_that_finds_the_disk_full_leaves_nothing_and_gets_space_made() {
         "{lost} bytes are left of a pull that failed"
     );
 }
+
+/// An agent did not start then, and one that ran stored nothing more until it was started again.
+#[test]
+fn p04_a_full_disk_keeps_no_agent_from_starting_and_manifests_come_in_when_it_has_space_again() {
+    let mut node = Node::new();
+    small_disk(&node, 120);
+    node.start_agent();
+    node.load_busybox();
+    node.apply("first.yaml", &pod("first", "localhost/busybox"));
+    let first = node.wait_ready("first");
+    let ballast = node.path("data/ballast");
+    let mut fill = node.command("dd");
+    fill.args(["if=/dev/zero", "bs=4k", "status=none"]);
+    fill.arg(format!("of={}", ballast.display()));
+    assert!(!fill.status().unwrap().success(), "it is full");
+    // Each makes the store reserve versions.
+    for _ in 0..2 {
+        assert_eq!(node.stop_agent(), 0);
+        node.start_agent();
+    }
+    assert_eq!(
+        node.wait_ready("first")["metadata"]["uid"],
+        first["metadata"]["uid"]
+    );
+    node.apply("second.yaml", &pod("second", "localhost/busybox"));
+    node.wait("status tells that manifests are not stored", || {
+        let status = node.podling(&["status"]).ok();
+        status
+            .contains("cannot store what the manifests say")
+            .then_some(())
+    });
+    let removed = node.command("rm").arg(&ballast).status();
+    assert!(removed.unwrap().success());
+    node.wait_ready("second");
+    let status = node.podling(&["status"]).ok();
+    assert!(!status.contains("cannot store"), "{status}");
+}
