@@ -17,6 +17,9 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 CARGO  ?= cargo
 
 RELEASE := target/$(TARGET)/release
+TEST := $(CARGO) test --workspace --features privileged-tests
+# Integration tests that need no root; test-root runs them with all others, too.
+UNPRIVILEGED := cli_client cli_files cli_images source_directory crash conformance_table probe_grpc
 # Privileged test programs are started through sudo when this is not root.
 ROOT_RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E")
 
@@ -65,17 +68,18 @@ test-lint: deps
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources; \
 	 else echo "cargo-deny is not installed: licences and duplicate versions are not checked (cargo install cargo-deny)"; fi
 
+# The same packages and features for unit and privileged tests, and for what vm-tests builds: all is compiled once.
+# `cargo test --workspace` runs these and no more.
 test-unit: deps
-	$(CARGO) test --workspace
+	$(TEST) --lib --bin podling $(addprefix --test ,$(UNPRIVILEGED))
+	$(TEST) --doc
 
-# The end-to-end tests start the programs they find beside each other, so all of them are built first.
 test-root: deps-test
-	$(CARGO) build --workspace --bins
-	$(ROOT_RUNNER) $(CARGO) test --workspace --features privileged-tests --test '*' -- --test-threads=2
+	$(ROOT_RUNNER) $(TEST) --test '*' -- --test-threads=2
 
+# Two guests at a time.
 test-vm: deps-vm
-	$(CARGO) build --workspace --bins
-	$(ROOT_RUNNER) $(CARGO) test -p podling-vm-tests --features vm -- --test-threads=1 --nocapture
+	$(ROOT_RUNNER) $(CARGO) test -p podling-vm-tests --features vm -- --test-threads=2 --nocapture
 
 bench: build deps-bench
 	$(ROOT_RUNNER) $(CARGO) bench --bench budgets

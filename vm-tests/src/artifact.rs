@@ -1,10 +1,30 @@
 //! What cargo builds for the guest.
+//!
+//! It is asked for the very programs that `make test-root` has it build: with another choice of packages it would choose
+//! other features for what they depend on, and compile all of that once more.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
-use crate::workspace;
+use crate::{say, workspace};
+
+/// The command line of `make test-root`, but for what is run.
+const ARGUMENTS: [&str; 9] = [
+    "test",
+    "--workspace",
+    "--features",
+    "privileged-tests",
+    "--test",
+    "*",
+    "--no-run",
+    "--message-format",
+    "json",
+];
+
+/// Podling's programs.
+const PROGRAMS: [&str; 3] = ["podling", "podling-pod", "podling-runtime"];
 
 /// Something that cargo built.
 #[derive(Debug, Clone)]
@@ -13,36 +33,43 @@ pub struct Artifact {
     pub name: String,
     /// `bin`, `test`, …
     pub kind: String,
+    /// The name of the directory that its package lies in.
+    pub directory: String,
     /// Where it is.
     pub executable: PathBuf,
 }
 
-/// Runs cargo with these arguments and gives the programs that it made, or found made.
+/// The workspace's test programs, and the programs that they start: made now, or found made.
 ///
 /// # Errors
 /// When something does not compile, with the compiler's words.
-pub fn build(arguments: &[&str]) -> io::Result<Vec<Artifact>> {
-    let output = Command::new(env!("CARGO"))
-        .current_dir(workspace())
-        .args(arguments)
-        .args(["--message-format", "json"])
-        .output()?;
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("cargo {arguments:?}: {errors}")));
+pub fn build() -> io::Result<Vec<Artifact>> {
+    static BUILT: Mutex<Vec<Artifact>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.is_empty() {
+        say("cargo builds the tests");
+        let output = Command::new(env!("CARGO"))
+            .current_dir(workspace())
+            .args(ARGUMENTS)
+            .output()?;
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("cargo {ARGUMENTS:?}: {errors}")));
+        }
+        let messages = String::from_utf8_lossy(&output.stdout);
+        built.extend(messages.lines().filter_map(artifact));
     }
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(artifact)
-        .collect())
+    Ok(built.clone())
 }
 
 /// Reads one of cargo's messages, if it is about an executable.
 fn artifact(line: &str) -> Option<Artifact> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let package = Path::new(message["manifest_path"].as_str()?).parent()?;
     Some(Artifact {
         name: message["target"]["name"].as_str()?.to_owned(),
         kind: message["target"]["kind"][0].as_str()?.to_owned(),
+        directory: package.file_name()?.to_string_lossy().into_owned(),
         executable: PathBuf::from(message["executable"].as_str()?),
     })
 }
@@ -52,14 +79,14 @@ fn artifact(line: &str) -> Option<Artifact> {
 /// # Errors
 /// When they do not compile.
 pub fn programs() -> io::Result<Vec<(String, PathBuf)>> {
-    let names = ["podling", "podling-pod", "podling-runtime"];
     if let Some(dir) = std::env::var_os("PODLING_BIN_DIR") {
         let dir = PathBuf::from(dir);
-        return Ok(names.map(|name| (name.to_owned(), dir.join(name))).into());
+        return Ok(PROGRAMS
+            .map(|name| (name.to_owned(), dir.join(name)))
+            .into());
     }
-    let packages = ["-p", "podling-agent", "-p", "podling-runtime"];
-    let mut programs = build(&[&["build", "--bins"], &packages[..]].concat())?;
-    programs.retain(|it| names.contains(&it.name.as_str()));
+    let mut programs = build()?;
+    programs.retain(|it| it.kind == "bin" && PROGRAMS.contains(&it.name.as_str()));
     Ok(programs
         .into_iter()
         .map(|it| (it.name, it.executable))

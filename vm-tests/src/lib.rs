@@ -21,11 +21,26 @@ pub mod suite;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 /// The workspace's directory.
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
+}
+
+/// When the first line was said.
+static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Tells what a test is about to do, with the seconds since the first of these lines and the test's module: several
+/// tests say something at a time.
+pub fn say(what: &str) {
+    let seconds = BEGIN.elapsed().as_secs();
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or_default();
+    let module = test.split("::").next().unwrap_or_default();
+    println!("--- {seconds:>4} s  {module}: {what}");
 }
 
 /// Runs a command of the host; its output is the error's text when it fails.

@@ -5,29 +5,30 @@ use std::io;
 use crate::artifact::{self, Artifact};
 use crate::machine::Machine;
 use crate::payload::Payload;
+use crate::say;
 
 /// Test programs, and the programs that they start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Suite {
     artifacts: Vec<Artifact>,
 }
 
 impl Suite {
-    /// Builds integration tests of a package, those whose names are like `tests`, and adds them.
+    /// Builds the workspace's integration tests and takes those that are wanted, with the programs of their packages.
     ///
     /// # Errors
     /// When they do not compile.
-    pub fn build(&mut self, package: &str, feature: &str, tests: &[&str]) -> io::Result<()> {
-        let mut arguments = vec!["test", "-p", package, "--features", feature, "--no-run"];
-        arguments.extend(tests.iter().flat_map(|test| ["--test", test]));
-        self.artifacts.extend(artifact::build(&arguments)?);
-        Ok(())
-    }
-
-    /// Leaves tests out.
-    pub fn without(&mut self, names: &[&str]) {
-        self.artifacts
-            .retain(|artifact| !names.contains(&artifact.name.as_str()));
+    pub fn build(wanted: impl Fn(&Artifact) -> bool) -> io::Result<Self> {
+        let all = artifact::build()?;
+        let (tests, programs): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.kind == "test");
+        let tests: Vec<_> = tests.into_iter().filter(|it| wanted(it)).collect();
+        let programs = programs.into_iter().filter(|program| {
+            let directory = &program.directory;
+            program.kind == "bin" && tests.iter().any(|test| test.directory == *directory)
+        });
+        Ok(Self {
+            artifacts: programs.chain(tests.iter().cloned()).collect(),
+        })
     }
 
     /// Adds all programs to what the guest gets.
@@ -55,10 +56,10 @@ impl Suite {
         }
         let mut failed = Vec::new();
         for artifact in self.artifacts.iter().filter(|it| it.kind == "test") {
-            println!("--- {} begins", artifact.name);
+            say(&format!("{} begins", artifact.name));
             // /tmp is on the guest's disk: overlays want more than a tmpfs of old kernels gives.
             let result = machine.run(&format!("/payload/{} --test-threads 2", artifact.name))?;
-            println!("--- {} in the guest: {}", artifact.name, result.code);
+            say(&format!("{} in the guest: {}", artifact.name, result.code));
             if result.code != 0 {
                 println!("{}", result.text);
                 failed.push(artifact.name.clone());

@@ -1,9 +1,10 @@
 //! The image store of a machine whose power fails while images arrive.
 //!
 //! Two ways to lose power: the file system is shut down at once without writing anything more (the ioctl that xfstests
-//! uses), which is cheap and done often, and the whole machine is. Both lose what was written and not yet on the disk.
-#![cfg(feature = "vm")]
-#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+//! uses), which is cheap and done often, at moments spread over the whole work; and the whole machine is, which costs a
+//! boot and is done once, in the midst of a pull: it shows that the ioctl leaves out nothing that a machine's end takes.
+//! Both lose what was written and not yet on the disk. Processes that are killed are tried on the host (the images
+//! crate's crash tests).
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,11 +13,10 @@ use podling_vm_tests::artifact;
 use podling_vm_tests::image::{self, Image};
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
+use podling_vm_tests::say;
 
 /// How often the file system goes away while an archive is loaded, and while an image is pulled.
-const CUTS: u32 = 12;
-/// How often the machine does.
-const POWER_CUTS: u32 = 2;
+const CUTS: u32 = 10;
 
 /// Mounts the disk, and makes an image of the guest's own files.
 const MAKE_IMAGE: &str = r#"set -e
@@ -104,7 +104,7 @@ umount /data && mount /dev/vdc /data || exit 1"#
     /// The store is whole, as far as it is there.
     fn is_sound(&mut self) {
         let said = self.check("podling images --data-dir /data verify");
-        println!("{}", said.trim());
+        say(said.trim());
     }
 
     /// The image arrives after all, and is what was sent.
@@ -132,7 +132,9 @@ fn a_power_cut_leaves_a_sound_store() {
     for command in [LOAD, PULL] {
         let whole = node.duration_of(command);
         for cut in 0..CUTS {
-            println!("--- cut {cut} of {CUTS}, `{command}` takes {whole} ms");
+            say(&format!(
+                "cut {cut} of {CUTS}, `{command}` takes {whole} ms"
+            ));
             // Every other time it goes on from what the last cut left.
             if cut % 2 == 0 {
                 node.check("rm -rf /data/images; sync");
@@ -141,15 +143,12 @@ fn a_power_cut_leaves_a_sound_store() {
         }
         node.arrives(command);
     }
-    for cut in 0..POWER_CUTS {
-        println!("--- power cut {cut} of {POWER_CUTS}");
-        let whole = node.duration_of(PULL);
-        node.check("rm -rf /data/images; sync");
-        let seconds = f64::from(whole * (cut + 1) / (POWER_CUTS + 1)) / 1000.0;
-        node.check(&format!("{PULL} >/dev/null 2>&1 & sleep {seconds}"));
-        let payload = node.machine.cut_power().unwrap();
-        node = Node::boot(&image, payload, &disk);
-        node.is_sound();
-        node.arrives(PULL);
-    }
+    say("the machine's power is cut");
+    let half_secs = f64::from(node.duration_of(PULL) / 2) / 1000.0;
+    node.check("rm -rf /data/images; sync");
+    node.check(&format!("{PULL} >/dev/null 2>&1 & sleep {half_secs}"));
+    let payload = node.machine.cut_power().unwrap();
+    let mut node = Node::boot(&image, payload, &disk);
+    node.is_sound();
+    node.arrives(PULL);
 }

@@ -1,7 +1,5 @@
 //! The whole product on a machine with systemd, cgroup v2 and AppArmor, seen from outside: installed as a package would,
 //! driven by its unit files, its manifests and its command line.
-#![cfg(feature = "vm")]
-#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::time::Duration;
 
@@ -9,7 +7,7 @@ use podling_vm_tests::artifact;
 use podling_vm_tests::image::Image;
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
-use podling_vm_tests::workspace;
+use podling_vm_tests::{say, workspace};
 use serde_json::Value;
 
 /// For what takes seconds on real hardware; the guest is emulated, and its host is busy.
@@ -140,26 +138,25 @@ fn boot() -> Node {
 #[test]
 fn a_node_lives_through_what_happens_to_it() {
     let mut node = boot();
-    let step = |what: &str| println!("--- {what}");
 
-    step("pods come up");
+    say("pods come up");
     let hello = node.wait_ready("hello");
     node.wait_ready("sidecar");
-    step("a pod is a scope with its limits");
+    say("a pod is a scope with its limits");
     scopes_and_limits(&mut node, &hello);
-    step("a pod has the profiles of AppArmor that it asks for");
+    say("a pod has the profiles of AppArmor that it asks for");
     app_armor(&mut node);
-    step("a memory hog is killed alone");
+    say("a memory hog is killed alone");
     memory_hog(&mut node);
-    step("a failed liveness probe restarts");
+    say("a failed liveness probe restarts");
     liveness(&mut node);
-    step("the agent is killed, the pods go on");
+    say("the agent is killed, the pods go on");
     agent_killed(&mut node);
-    step("the agent is stopped, the pods go on and are restarted");
+    say("the agent is stopped, the pods go on and are restarted");
     agent_stopped(&mut node);
-    step("the pods are stopped");
+    say("the pods are stopped");
     pods_stopped(&mut node);
-    step("the machine reboots");
+    say("the machine reboots");
     reboot(&mut node);
 }
 

@@ -1,7 +1,9 @@
 //! A machine of another make: SELinux instead of AppArmor, in force, and what systemd calls the hybrid layout of cgroups,
 //! version 1 with a v2 hierarchy of systemd's own beside it. One boot shows both: they do not touch each other.
-#![cfg(feature = "vm")]
-#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+//!
+//! Of the runtime's own tests those run here that labels or the layout make a difference to. All others run on the host,
+//! also in a hybrid layout where the host has one, and in the guest of `platform`: the lives of containers
+//! (`oci_lifecycle`) among them, of which `check_pods` shows here what labels and cgroups could spoil.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use podling_vm_tests::image::Image;
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
 use podling_vm_tests::suite::Suite;
-use podling_vm_tests::workspace;
+use podling_vm_tests::{say, workspace};
 
 const PARAMETERS: &str = "security=selinux enforcing=0 systemd.unified_cgroup_hierarchy=0";
 
@@ -19,7 +21,7 @@ const PARAMETERS: &str = "security=selinux enforcing=0 systemd.unified_cgroup_hi
 const SOON: Duration = Duration::from_secs(240);
 
 /// Tests of the runtime that such a machine makes a difference to.
-const TESTS: [&str; 4] = ["cgroup", "oci_labels", "oci_lifecycle", "oci_systemd"];
+const TESTS: [&str; 3] = ["cgroup", "oci_labels", "oci_systemd"];
 
 /// Puts the tests' policy in force. Until then SELinux knows no labels, and the runtime says so.
 const LOAD_POLICY: &str = "set -e
@@ -49,10 +51,8 @@ tail -n 20 /run/podling/pods/*/supervisor.log; systemd-cgls --no-pager; dmesg | 
 
 #[test]
 fn the_product_works_with_selinux_and_with_the_hybrid_layout() {
-    let mut suite = Suite::default();
-    suite
-        .build("podling-runtime", "privileged-tests", &TESTS)
-        .unwrap();
+    let suite =
+        Suite::build(|it| it.directory == "runtime" && TESTS.contains(&it.name.as_str())).unwrap();
     let payload = Payload::new().unwrap();
     suite.add_to(&payload).unwrap();
     for (name, program) in artifact::programs().unwrap() {
@@ -158,7 +158,7 @@ fn check_pods(machine: &mut Machine) {
         ("nothing is left", NOTHING_LEFT),
         ("its cgroups are gone", TAKEN_AWAY),
     ] {
-        println!("--- {what}");
+        say(what);
         if let Err(error) = machine.wait_for(what, SOON, script) {
             let report = machine.run(REPORT).unwrap();
             panic!("{error}\n--- the node\n{}", report.text);
