@@ -219,7 +219,7 @@ async fn attend(
     let mut clock = tokio::time::interval(REDRAW);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     shown(view.say(head))?;
-    if api::pods(store).is_empty() {
+    if !args.no_watch && api::pods(store).is_empty() {
         view.warn("there is no pod to run yet; the files are watched");
     }
     loop {
