@@ -254,11 +254,11 @@ fn a_start_container_hook_has_the_processs_home() {
 }
 
 #[test]
-fn a_create_container_hook_starts_in_the_root_file_system() {
+fn a_create_container_hook_starts_where_the_caller_is() {
     let mut bundle = Bundle::sh("cat /tmp/said");
-    set_hooks(
-        &mut bundle,
-        json!({"createContainer": [script("pwd >tmp/said")]}),
-    );
-    assert_eq!(bundle.run(), bundle.rootfs().to_str().expect("UTF-8"));
+    let said = outside(&bundle, "said");
+    let hook = script(&format!("pwd >{said}"));
+    set_hooks(&mut bundle, json!({"createContainer": [hook]}));
+    let here = std::env::current_dir().expect("is there");
+    assert_eq!(bundle.run(), here.to_str().expect("UTF-8"));
 }

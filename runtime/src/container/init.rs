@@ -1,6 +1,6 @@
 //! The child that becomes a container: one straight list of steps.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{ContainerState, Hook, Process, Spec};
@@ -291,7 +291,7 @@ impl InitPlan {
                 .ensure(&self.cwd, Kind::Directory)
                 .at(Step::MakeCwd, self.cwd.to_string_lossy())?;
         }
-        let hook_pid = self.hooks.run_create(inside.root())?;
+        let hook_pid = self.hooks.run_create()?;
         self.masks.apply(&places)?;
         if self.readonly_root {
             rootfs::make_readonly(inside)?;
@@ -307,7 +307,7 @@ impl InitPlan {
     fn build_as_guest(&self) -> std::result::Result<Built, Failure> {
         let places = Places::bare(rootfs::open_as_guest(&self.rootfs)?);
         let terminal = self.open_terminal(&places)?;
-        let hook_pid = self.hooks.run_create(places.inside.root())?;
+        let hook_pid = self.hooks.run_create()?;
         Ok(Built {
             places,
             terminal,
@@ -461,12 +461,13 @@ impl ContainerHooks {
     }
 
     /// Returns this process's id as the host sees it, for the later hooks.
-    fn run_create(&self, root: BorrowedFd<'_>) -> std::result::Result<Option<i32>, Failure> {
+    ///
+    /// They start where the caller is, which with engines is the bundle: as with crun. With runc it is the root file
+    /// system; the specification leaves it open.
+    fn run_create(&self) -> std::result::Result<Option<i32>, Failure> {
         if self.spec.is_none() {
             return Ok(None);
         }
-        // As with runc, they start where the container's root will be, and not where the caller happened to be.
-        rustix::process::fchdir(root).at(Step::RunHook, "(the root file system)")?;
         // The host's /proc knows this process by the host's number.
         let pid = std::fs::read_link("/proc/self")
             .at(Step::RunHook, "(/proc/self)")?

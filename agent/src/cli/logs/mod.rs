@@ -72,9 +72,9 @@ pub(super) fn run(args: &LogsArgs, directories: &Directories) -> Result<Exit, Co
         Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN)
     });
     let mut streams = Vec::new();
-    if !containers.iter().any(|name| has_log(&pod.dir.join(name)))
-        && !(args.follow && pod.dir.is_dir())
-    {
+    let has_logs = containers.iter().any(|name| has_log(&pod.dir.join(name)));
+    let may_come = args.follow && pod.dir.is_dir();
+    if !has_logs && !may_come {
         return Err(pod.nothing_yet(args, &containers, directories));
     }
     for name in containers {
