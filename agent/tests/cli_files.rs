@@ -94,7 +94,7 @@ fn a_log_that_cannot_be_read_is_not_taken_for_an_output_that_cannot_be_written()
     let dir = dir.path();
     write_log(dir, "0.log", &[(0, "secret")]);
     let log = dir.join("logs/default_web_uid/main/0.log");
-    fs::set_permissions(&log, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o000)).unwrap();
     let wrong = output(dir, &["logs", "web"]);
     if fs::File::open(&log).is_ok() {
         // Nothing is forbidden to root.
