@@ -87,9 +87,10 @@ bench: build deps-bench
 bench-images: deps-test
 	$(ROOT_RUNNER) $(CARGO) bench -p podling-images --bench layers
 
-# Which functions lie side by side in podling-runtime: before a release, and when its memory has grown.
+# Which functions lie side by side in podling-runtime: before a release, and when its memory has grown. Of the whole
+# workspace, as for `build`: alone it has other features of its dependencies, and other functions.
 layout: deps-bench
-	CARGO_PROFILE_RELEASE_STRIP=none $(CARGO) build --release -p podling-runtime --bins --target-dir target/layout
+	CARGO_PROFILE_RELEASE_STRIP=none $(CARGO) build --release --workspace --bins --target-dir target/layout
 	$(ROOT_RUNNER) $(CARGO) run --quiet -p podling-runtime --example layout -- \
 	  target/layout/$(TARGET)/release/podling-runtime > target/layout/hot.ld
 	cp target/layout/hot.ld runtime/layout/hot.ld
