@@ -25,6 +25,20 @@ pub trait Objects {
     fn secret(&self, name: &str) -> Option<Arc<Secret>>;
 }
 
+/// For tests of pods that name none.
+#[cfg(test)]
+pub(crate) struct NoObjects;
+
+#[cfg(test)]
+impl Objects for NoObjects {
+    fn config_map(&self, _: &str) -> Option<Arc<ConfigMap>> {
+        None
+    }
+    fn secret(&self, _: &str) -> Option<Arc<Secret>> {
+        None
+    }
+}
+
 /// What the downward API can tell a container.
 #[derive(Debug, Clone)]
 pub struct PodFacts<'a> {

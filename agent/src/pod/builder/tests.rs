@@ -2,25 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use podling_images::Reference;
 use podling_runtime::pod::plan::Handler;
 
 use super::*;
+use crate::pod::env::NoObjects;
 use crate::pod::resources::Capacity;
-
-struct NoObjects;
-
-impl Objects for NoObjects {
-    fn config_map(&self, _: &str) -> Option<Arc<ConfigMap>> {
-        None
-    }
-    fn secret(&self, _: &str) -> Option<Arc<Secret>> {
-        None
-    }
-}
 
 fn image(layers: &std::path::Path) -> Image {
     let config = serde_json::json!({

@@ -230,25 +230,12 @@ fn nested(outer: &str, inner: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, Secret};
+    use k8s_openapi::api::core::v1::PodSpec;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
-    use crate::pod::env::{Objects, PodFacts};
+    use crate::pod::env::{NoObjects, PodFacts};
     use crate::pod::resources::Capacity;
-
-    struct NoObjects;
-
-    impl Objects for NoObjects {
-        fn config_map(&self, _: &str) -> Option<Arc<ConfigMap>> {
-            None
-        }
-        fn secret(&self, _: &str) -> Option<Arc<Secret>> {
-            None
-        }
-    }
 
     #[test]
     fn downward_files_take_fields_of_the_pod_and_resources_of_its_containers() {
