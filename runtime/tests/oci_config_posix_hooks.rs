@@ -4,6 +4,7 @@
 mod oci_support;
 
 use std::fs;
+use std::process::{Child, Stdio};
 
 use oci_support::{Bundle, stderr, until};
 use serde_json::{Value, json};
@@ -194,6 +195,46 @@ fn a_poststart_hook_that_fails_destroys_the_container() {
         assert!(!bundle.cgroup_exists());
         let gone = bundle.fails(&["state", &bundle.id]);
         assert!(gone.contains("does not exist"), "{gone}");
+    }
+}
+
+/// A `run` that waits sees the container die, and several `delete --force` do what it is about to do: one of them
+/// removes the container, the others find it done, and none fails.
+#[test]
+fn a_container_is_removed_once_by_whoever_comes_first() {
+    for round in 0..8 {
+        let mut bundle = Bundle::sh("touch /tmp/up; while true; do sleep 1000; done");
+        let out = outside(&bundle, "said");
+        set_hooks(
+            &mut bundle,
+            json!({"poststop": [script(&format!("echo poststop >>{out}"))]}),
+        );
+        bundle.write();
+        let mut run = bundle
+            .command()
+            .args(["run", "-b", &bundle.bundle_arg(), &bundle.id])
+            .spawn()
+            .expect("runs");
+        until("the container is up", || {
+            bundle.rootfs().join("tmp/up").exists()
+        });
+        let mut deleters: Vec<Child> = (0..3)
+            .map(|_| {
+                let mut delete = bundle.command();
+                delete.args(["delete", "--force", &bundle.id]);
+                delete.stderr(Stdio::piped()).spawn().expect("runs")
+            })
+            .collect();
+        for delete in deleters.drain(..) {
+            let output = delete.wait_with_output().expect("ends");
+            assert!(output.status.success(), "{round}: {}", stderr(&output));
+        }
+        assert_eq!(run.wait().expect("ends").code(), Some(137), "{round}");
+        let said = || fs::read_to_string(&out).unwrap_or_default();
+        until("the hook ran", || !said().is_empty());
+        assert_eq!(said(), "poststop\n", "{round}");
+        assert!(!bundle.cgroup_exists());
+        assert!(!bundle.state_directory().join(&bundle.id).exists());
     }
 }
 

@@ -61,15 +61,19 @@ fn delete_one(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
     destroy(&entry, &record, log)
 }
 
-/// Kills a container that runs, and removes it.
+/// Kills a container that runs, and removes it. Fine when somebody else did so first.
 pub(super) fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
+    // From before its end on: a `run` that waits for that would remove it too.
+    let Some(_removal) = entry.lock_removal(record)? else {
+        return Ok(());
+    };
     if let (_, Some(process)) = entry.status(record)? {
         signal_process(process.as_fd(), record.pid, libc::SIGKILL)?;
         thaw(record)?;
         await_end(process.as_fd(), record)?;
     }
     let spec = entry.spec()?;
-    remove(entry, record, &spec, log)
+    remove_locked(entry, record, &spec, log)
 }
 
 /// Lets a paused container take its signal: a process frozen by v1's freezer does not end.
@@ -83,9 +87,16 @@ fn thaw(record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Removes a container whose first process has ended, and runs its poststop hooks.
+/// Removes a container whose first process has ended, and runs its poststop hooks, unless somebody else did so first.
 pub(super) fn remove(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> Result<()> {
-    forget(entry, record)?;
+    match entry.lock_removal(record)? {
+        Some(_removal) => remove_locked(entry, record, spec, log),
+        None => Ok(()),
+    }
+}
+
+fn remove_locked(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> Result<()> {
+    forget_locked(entry, record)?;
     resctrl::release(spec, &record.id)?;
     let hooks = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
     let Some(hooks) = hooks else { return Ok(()) };
@@ -105,8 +116,15 @@ pub(super) fn remove(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> 
     Ok(())
 }
 
-/// Removes the cgroup with all processes in it, and the record.
+/// Removes the cgroup with all processes in it, and the record, unless somebody else did so first.
 pub(super) fn forget(entry: &Entry, record: &Record) -> Result<()> {
+    match entry.lock_removal(record)? {
+        Some(_removal) => forget_locked(entry, record),
+        None => Ok(()),
+    }
+}
+
+fn forget_locked(entry: &Entry, record: &Record) -> Result<()> {
     if let Some(cgroup) = find(record)? {
         // Empty as a rule: a container's first process takes its pid namespace along.
         let gone = cgroup

@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use oci_spec::runtime::Spec;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::container_cgroup::{attempt, find};
@@ -112,6 +114,12 @@ impl Status {
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+}
+
+/// The right to remove a container, as long as this lives: a lock (flock(2)) of its directory.
+#[derive(Debug)]
+pub struct Removal {
+    _directory: OwnedFd,
 }
 
 /// One container's directory.
@@ -246,15 +254,19 @@ impl Entry {
     /// The text that was kept.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// [`Error::Missing`] when the container was removed; when it cannot be read.
     pub fn spec_text(&self) -> Result<Vec<u8>> {
-        fs::read(self.config()).map_err(file("read", self.config()))
+        fs::read(self.config()).map_err(|error| match error.kind() {
+            // It is there as long as the record is.
+            io::ErrorKind::NotFound => self.missing(),
+            _ => file("read", self.config())(error),
+        })
     }
 
     /// The spec as it was at create.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// As [`Entry::spec_text`], and when it is no spec.
     pub fn spec(&self) -> Result<Spec> {
         let text = self.spec_text()?;
         config::parse_spec(&text).map_err(|source| Error::Config {
@@ -283,11 +295,38 @@ impl Entry {
     pub fn load(&self) -> Result<Record> {
         match parse_file(&self.state()) {
             Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Err(Error::Missing {
-                    id: self.id.clone(),
-                })
+                Err(self.missing())
             }
             result => result,
+        }
+    }
+
+    fn missing(&self) -> Error {
+        Error::Missing {
+            id: self.id.clone(),
+        }
+    }
+
+    /// Waits until nobody else removes this container: a `run` whose container has ended and any number of `delete`
+    /// may want to at once. None when there is nothing left to remove.
+    ///
+    /// # Errors
+    /// When the directory cannot be locked, or the record not be read.
+    pub fn lock_removal(&self, record: &Record) -> Result<Option<Removal>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = match rustix::fs::open(&self.directory, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            result => result.map_err(|e| file("open", &self.directory)(e.into()))?,
+        };
+        rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))
+            .map_err(|e| file("lock", &self.directory)(e.into()))?;
+        // A container of the same name may have been made since; a record tells its process and its time.
+        match self.load() {
+            Ok(there) if there == *record => Ok(Some(Removal {
+                _directory: directory,
+            })),
+            Ok(_) | Err(Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
