@@ -12,7 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 
-use oci_spec::runtime::{BoxBuilder, Hook, HookBuilder, Hooks};
+use oci_spec::runtime::{BoxBuilder, Hook, HookBuilder, Hooks, LinuxNamespaceType};
 use oci_support::{Bundle, mounts, stderr, stdout, until};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -512,4 +512,56 @@ fn features_are_told() {
     let features: serde_json::Value =
         serde_json::from_str(&bundle.ok(&["features"])).expect("JSON");
     assert_eq!(features["linux"]["seccomp"]["enabled"], true);
+}
+
+/// The creator is killed when its child is ready, or while it runs a hook: the child ends with it, and `delete --force`
+/// finds the cgroup that nobody has recorded.
+#[test]
+fn a_creator_that_is_killed_leaves_nothing_behind() {
+    let kill = "kill -9 $PPID";
+    // The creator is the hook's parent's parent. It is stopped, so that it cannot record what its child becomes.
+    let stop =
+        "read -r _ _ _ creator _ </proc/$PPID/stat; echo $PPID $creator >$0; kill -STOP $creator";
+    for (kind, script) in [("createRuntime", kill), ("createContainer", stop)] {
+        let mut bundle = Bundle::sh("sleep 1000");
+        let said = bundle.path().join("said");
+        let hook = serde_json::json!({kind: [{
+            "path": "/bin/sh", "args": ["sh", "-c", script, said], "env": ["PATH=/usr/bin:/bin"],
+        }]});
+        bundle
+            .spec
+            .set_hooks(Some(serde_json::from_value(hook).expect("hooks")));
+        // Its pids are then the host's.
+        let mut namespaces = bundle.linux().namespaces().clone().unwrap_or_default();
+        namespaces.retain(|it| it.typ() != LinuxNamespaceType::Pid);
+        bundle.linux().set_namespaces(Some(namespaces));
+        bundle.write();
+        let mut creator = bundle
+            .command()
+            .args(["create", "-b", &bundle.bundle_arg(), &bundle.id])
+            .spawn()
+            .expect("starts");
+        if kind == "createContainer" {
+            let pids = || fs::read_to_string(&said).unwrap_or_default();
+            until("the hook has run", || pids().ends_with('\n'));
+            let child = pids().split(' ').next().expect("a pid").to_owned();
+            // recvmsg(2) or accept4(2): it waits for its start, or to be told that it may.
+            until("the child is ready", || {
+                let call = fs::read_to_string(format!("/proc/{child}/syscall"));
+                let call = call.expect("a process");
+                call.starts_with("47 ") || call.starts_with("288 ")
+            });
+            creator.kill().expect("kills");
+        }
+        assert!(!creator.wait().expect("waits").success());
+        assert!(bundle.cgroup_exists(), "no control");
+        assert!(
+            bundle
+                .fails(&["state", &bundle.id])
+                .contains("does not exist")
+        );
+        bundle.ok(&["delete", "--force", &bundle.id]);
+        assert!(!bundle.cgroup_exists(), "{kind}");
+        assert!(!bundle.state_directory().join(&bundle.id).exists());
+    }
 }

@@ -13,6 +13,7 @@
 //! | `h` | parent | they have run |
 //! | `R` | child | ready, waits for its start; brings the terminal, if any |
 //! | `T` | child (exec) | brings the terminal; it goes on |
+//! | `G` | parent | the container is recorded: wait at the gate |
 //! | `S` | parent | start |
 //! | `L` | child | its filter is loaded; brings the filter's listener |
 //! | `E` | child | a step failed ([`Failure`]); it ends |

@@ -518,6 +518,8 @@ fn await_start(parent: Channel, gate: Option<OwnedFd>) -> Option<Channel> {
     let starter = match gate {
         None => parent,
         Some(gate) => {
+            // A creator that ends before it has recorded the container leaves nobody who waits for ever.
+            parent.await_word(b'G').ok()?;
             drop(parent);
             Channel::accept(gate.as_fd()).ok()?
         }

@@ -201,11 +201,13 @@ impl Created {
     }
 
     /// Leaves the process waiting at its gate. The caller may end; whoever holds the gate's address starts it with
-    /// [`super::start_at_gate`].
+    /// [`super::start_at_gate`]. Until this is called the process ends with the caller: what is to find the process
+    /// again must be written down before.
     ///
     /// # Errors
-    /// When there is no descriptor to spare.
+    /// When the process has ended, or there is no descriptor to spare.
     pub fn leave(self) -> Result<Running> {
+        say(&self.channel, b"G")?;
         self.child.release(self.terminal).map_err(Error::Channel)
     }
 }
@@ -232,7 +234,11 @@ impl Executing {
 
 /// Lets a child that waits for its start go on.
 pub(super) fn say_start(channel: &Channel) -> Result<()> {
-    channel.send(b"S", None).map_err(|error| {
+    say(channel, b"S")
+}
+
+fn say(channel: &Channel, word: &[u8]) -> Result<()> {
+    channel.send(word, None).map_err(|error| {
         // The child was killed while it waited.
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             Error::ChildEnded

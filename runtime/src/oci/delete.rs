@@ -10,7 +10,7 @@ use super::error::{Error, Result};
 use super::kill::signal_process;
 use super::log::Log;
 use super::store::{Entry, Record, Status, Store};
-use super::{pattern, scope};
+use super::{pattern, scope, unfinished};
 use crate::chain;
 use crate::container::{hooks, resctrl};
 
@@ -45,7 +45,7 @@ fn delete_one(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
     let record = match entry.load() {
         Err(Error::Missing { .. }) if force => {
             // Nothing, or what a killed create left.
-            return entry.remove();
+            return unfinished::remove(&entry, id, log);
         }
         result => result?,
     };

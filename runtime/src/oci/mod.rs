@@ -43,6 +43,7 @@ mod start;
 mod state;
 mod stdio;
 mod store;
+mod unfinished;
 mod update;
 
 pub use error::{Error, Result};

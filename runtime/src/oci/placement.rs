@@ -162,7 +162,7 @@ fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
 }
 
 /// `linux.cgroupsPath`, from the root of each hierarchy, a relative one too.
-fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
+pub(super) fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
     let invalid = |reason: &str| Error::Argument {
         argument: "linux.cgroupsPath",
         reason: reason.to_owned(),
