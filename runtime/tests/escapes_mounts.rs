@@ -125,7 +125,8 @@ fn cve_2024_45310_nothing_is_made_on_the_host_by_a_race() {
     race_for_a_target("/vol/target/deep/er/file");
 }
 
-/// The image decides where `/proc` is, or a volume does: the masks below it would be put elsewhere.
+/// The image decides where `/proc` is, or a volume does: the masks below it would be put elsewhere. CVE-2023-27561 and
+/// youki's CVE-2025-54867 are the same by the image alone.
 #[test]
 fn cve_2019_19921_and_2023_28642_proc_and_sys_are_mounted_through_no_link() {
     for (name, destination, to) in [
@@ -148,6 +149,34 @@ fn cve_2019_19921_and_2023_28642_proc_and_sys_are_mounted_through_no_link() {
             "{message}"
         );
         assert!(is_empty(&volume.join("moved")));
+    }
+}
+
+/// The image's `/dev` is a link to a directory of the host: neither nodes nor links are made there, and the `ptmx` of the
+/// host's is not replaced.
+#[test]
+fn cve_2026_41579_a_dev_that_is_a_link_makes_nothing_on_the_host() {
+    for target in ["OUTSIDE", "../../../../../../../../OUTSIDE"] {
+        let mut bundle = Bundle::sh("ls -l /dev/null /dev/ptmx /dev/fd");
+        without_mounts(
+            &mut bundle,
+            &["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"],
+        );
+        let outside = directory(&bundle, "outside");
+        fs::write(outside.join("ptmx"), "the host's").expect("file");
+        let path = outside.to_str().expect("UTF-8");
+        symlink(target.replace("OUTSIDE", path), bundle.rootfs().join("dev")).expect("link");
+        // A link whose target is in the image too: all is made there, and nowhere else.
+        fs::create_dir_all(bundle.rootfs().join(path.trim_start_matches('/'))).expect("target");
+        let said = bundle.run();
+        assert!(said.contains("pts/ptmx"), "{said}");
+        let names: Vec<_> = fs::read_dir(&outside)
+            .expect("reads")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(names, ["ptmx"]);
+        let ptmx = fs::read_to_string(outside.join("ptmx")).expect("reads");
+        assert_eq!(ptmx, "the host's");
     }
 }
 
@@ -198,6 +227,7 @@ fn masks_find_a_proc_that_was_moved_away() {
 }
 
 /// The image's `/dev/null` is a link to what the attacker wants to have mounted over a masked path, or becomes one.
+/// youki's CVE-2025-62161 is the same.
 #[test]
 fn cve_2025_31133_paths_are_masked_with_the_hosts_null() {
     let mut bundle = Bundle::sh("/bin/busybox stat -c '%t:%T' /masked; cat /masked");
@@ -298,7 +328,8 @@ fn cve_2025_52565_the_console_is_a_terminal_of_a_real_devpts() {
     assert!(!said.contains("seen"), "{said}");
 }
 
-/// A volume over `/proc` catches what the runtime means to write there: the OOM score, sysctls, security labels.
+/// A volume over `/proc` catches what the runtime means to write there: the OOM score, sysctls, security labels. youki's
+/// CVE-2025-62596 is the last of these.
 #[test]
 fn cve_2025_52881_and_2019_16884_a_false_proc_catches_no_write() {
     let mut bundle = Bundle::sh(

@@ -318,7 +318,7 @@ fn sets(status: &str) -> Vec<(String, u64)> {
 }
 
 /// The caller's inheritable set, and capabilities added to a command, give a container's program no inheritable or
-/// ambient ones.
+/// ambient ones. crun's CVE-2022-27650 and youki's CVE-2025-27612 are the same.
 #[test]
 fn cve_2022_29162_exec_gives_no_inheritable_capabilities() {
     let plain_sets = |bundle: &mut Bundle| {
@@ -364,6 +364,38 @@ fn cve_2022_29162_exec_gives_no_inheritable_capabilities() {
     first.args(&grep);
     let first = inheritable(&sets(&first.run()));
     assert_eq!((first.0, first.1), (0, 0));
+}
+
+/// A user without a group is that user, not root; what is no number is nobody's name in the image's `/etc/passwd`
+/// (CVE-2016-3697).
+#[test]
+fn cve_2026_30892_exec_takes_a_user_by_its_number_only() {
+    let bundle = Bundle::running();
+    fs::create_dir_all(bundle.rootfs().join("etc")).expect("etc");
+    let passwd = "1:x:0:0::/:/bin/sh\nweb:x:0:0::/:/bin/sh\n4294967296:x:0:0::/:/bin/sh\n";
+    fs::write(bundle.rootfs().join("etc/passwd"), passwd).expect("passwd");
+    let ids = |user: &str| {
+        let script = "grep -E '^[UG]id' /proc/self/status";
+        let args = ["exec", "--user", user, &bundle.id, "sh", "-c", script];
+        let said = bundle.ok(&args);
+        said.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(ids("1"), "Uid: 1 1 1 1 Gid: 0 0 0 0");
+    assert_eq!(ids("1:2"), "Uid: 1 1 1 1 Gid: 2 2 2 2");
+    for user in [
+        "web",
+        "4294967296",
+        "4294967295",
+        "-1",
+        "1:",
+        ":1",
+        "1:2:3",
+        "",
+    ] {
+        let user = format!("--user={user}");
+        let message = bundle.fails(&["exec", &user, &bundle.id, "id"]);
+        assert!(message.contains("user"), "{message}");
+    }
 }
 
 /// Neither by inheritance nor by `/proc/<pid>/environ`.

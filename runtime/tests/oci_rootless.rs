@@ -5,7 +5,7 @@ mod oci_support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use oci_spec::runtime::{
@@ -210,4 +210,64 @@ fn the_runtimes_own_rootless_spec_runs() {
     bundle.args(&["/bin/id", "-u"]);
     bundle.process().set_terminal(Some(false));
     assert_eq!(bundle.run(), "0");
+}
+
+/// A cgroup that was delegated to the user is not the container's to change, though it is of the host's `/sys` and its
+/// owner is the container's root: neither as `spec --rootless` has it, nor without a cgroup namespace.
+#[test]
+fn cve_2023_25809_the_users_cgroups_are_read_only_in_a_container() {
+    let own_cgroups = |bundle: &Bundle| -> Vec<PathBuf> {
+        let top = Path::new("/sys/fs/cgroup");
+        let below = fs::read_dir(top).expect("cgroups").flatten();
+        let hierarchies = std::iter::once(top.to_owned()).chain(below.map(|it| it.path()));
+        let is_root = |path: &PathBuf| {
+            path.join("cgroup.procs").exists() && !path.join("cgroup.type").exists()
+        };
+        hierarchies
+            .filter(is_root)
+            .map(|root| root.join(format!("{}-user", bundle.id)))
+            .collect()
+    };
+    for has_namespace in [true, false] {
+        let mut bundle = rootless("true");
+        let delegated = own_cgroups(&bundle);
+        assert!(!delegated.is_empty());
+        for cgroup in &delegated {
+            fs::create_dir(cgroup).expect("a cgroup");
+            chown(cgroup, Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        bundle.ok(&["spec", "--rootless", "-b", &bundle.bundle_arg()]);
+        let path = bundle.path().join("config.json");
+        let mut spec = oci_spec::runtime::Spec::load(&path).expect("a spec");
+        let script = format!(
+            "for d in $(find /sys/fs/cgroup -type d -name {}-user); do echo seen; mkdir $d/made && echo made; done; \
+             mkdir /sys/fs/cgroup/made && echo made; true",
+            bundle.id
+        );
+        if let Some(process) = spec.process_mut() {
+            let args = ["/bin/sh".to_owned(), "-c".to_owned(), script];
+            process
+                .set_terminal(Some(false))
+                .set_args(Some(args.into()));
+        }
+        if !has_namespace && let Some(linux) = spec.linux_mut() {
+            let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+            namespaces.retain(|it| it.typ() != LinuxNamespaceType::Cgroup);
+            linux.set_namespaces(Some(namespaces));
+        }
+        bundle.spec = spec;
+        let said = bundle.run();
+        // The attack is real: the user itself may.
+        let control = delegated.iter().map(|cgroup| {
+            let made = oci_support::as_user(NOBODY, Path::new("/bin/mkdir"))
+                .arg(cgroup.join("made"))
+                .status();
+            let control =
+                made.expect("runs").success() && fs::remove_dir(cgroup.join("made")).is_ok();
+            fs::remove_dir(cgroup).expect("removes");
+            control
+        });
+        assert!(control.fold(true, |all, one| all && one), "no control");
+        assert!(!said.contains("made"), "{said}");
+    }
 }
