@@ -35,7 +35,7 @@ pub(super) fn remove(entry: &Entry, id: &str, log: &Log) -> Result<()> {
             resctrl::release(&spec, id)?;
         }
         // Killed before the spec was there, or in the middle of it: nothing had been made.
-        Err(Error::File { .. } | Error::Config { .. }) => {}
+        Err(Error::Missing { .. } | Error::File { .. } | Error::Config { .. }) => {}
         Err(error) => return Err(error),
     }
     entry.remove()
