@@ -295,11 +295,14 @@ fn a_start_container_hook_has_the_processs_home() {
 }
 
 #[test]
-fn a_create_container_hook_starts_where_the_caller_is() {
-    let mut bundle = Bundle::sh("cat /tmp/said");
+fn hooks_on_the_hosts_side_start_in_the_bundle() {
+    let mut bundle = Bundle::sh("true");
     let said = outside(&bundle, "said");
-    let hook = script(&format!("pwd >{said}"));
-    set_hooks(&mut bundle, json!({"createContainer": [hook]}));
-    let here = std::env::current_dir().expect("is there");
-    assert_eq!(bundle.run(), here.to_str().expect("UTF-8"));
+    let hook = script(&format!("pwd >>{said}"));
+    let kinds = ["createRuntime", "createContainer", "poststart", "poststop"];
+    let hooks = kinds.map(|kind| (kind.to_owned(), json!([hook])));
+    set_hooks(&mut bundle, Value::Object(hooks.into_iter().collect()));
+    bundle.run();
+    let here = format!("{}\n", bundle.path().display());
+    assert_eq!(fs::read_to_string(said).expect("reads"), here.repeat(4));
 }

@@ -6,7 +6,7 @@ mod oci_support;
 use std::fs;
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -434,6 +434,45 @@ fn a_terminal_goes_to_the_console_socket() {
     let terminal = receive(&listener);
     bundle.ok(&["start", &bundle.id]);
     assert_eq!(read_terminal(terminal), "/dev/pts/0\n33 99\nx\ntty\n0");
+}
+
+/// The process that a descriptor is of (`/proc/PID/fdinfo`, proc_pid_fdinfo(5)).
+fn process_of(pidfd: &OwnedFd) -> String {
+    let info = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let info = fs::read_to_string(info).expect("reads");
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    pid.expect("a pidfd").trim().to_owned()
+}
+
+#[test]
+fn a_descriptor_of_the_process_goes_to_the_pidfd_socket() {
+    let bundle = Bundle::sh("while true; do sleep 1000; done");
+    bundle.write();
+    let socket = bundle.path().join("pidfd");
+    let listener = UnixListener::bind(&socket).expect("binds");
+    let socket = socket.to_str().expect("UTF-8");
+    let nobody = bundle.path().join("nobody").display().to_string();
+    let here = bundle.bundle_arg();
+    let message = bundle.fails(&["create", "-b", &here, "--pidfd-socket", &nobody, &bundle.id]);
+    assert!(message.contains(&nobody), "{message}");
+    bundle.ok(&["create", "-b", &here, "--pidfd-socket", socket, &bundle.id]);
+    let first = bundle.state()["pid"].to_string();
+    assert_eq!(process_of(&receive(&listener)), first);
+    bundle.ok(&["start", &bundle.id]);
+    let file = bundle.path().join("pid");
+    bundle.ok(&[
+        "exec",
+        "--detach",
+        "--pid-file",
+        file.to_str().expect("UTF-8"),
+        "--pidfd-socket",
+        socket,
+        &bundle.id,
+        "sleep",
+        "1000",
+    ]);
+    let second = fs::read_to_string(file).expect("reads");
+    assert_eq!(process_of(&receive(&listener)), second);
 }
 
 #[test]

@@ -275,6 +275,40 @@ fn masked_paths_show_nothing() {
 }
 
 #[test]
+fn a_path_that_is_masked_twice_is_covered_once() {
+    let mut bundle = Bundle::sh("grep -c ' /proc/keys ' /proc/self/mountinfo");
+    let twice = ["/proc/keys", "/proc/keys"].map(str::to_owned).to_vec();
+    bundle.linux().set_masked_paths(Some(twice));
+    assert_eq!(bundle.run(), "1");
+}
+
+/// The devices, the terminals' file system and the places of mounts are made first.
+#[test]
+fn a_read_only_dev_has_its_devices() {
+    let mut bundle = Bundle::sh(
+        "echo x >/dev/null; echo y >/dev/shm/y && cat /dev/shm/y; stat -c %F /dev/ptmx /dev/tty; \
+         touch /dev/new 2>&1; grep -c '^tmpfs /dev tmpfs ro,' /proc/mounts",
+    );
+    let mounts = bundle.spec.mounts_mut().as_mut().expect("mounts");
+    let dev = mounts
+        .iter_mut()
+        .find(|mount| mount.destination() == Path::new("/dev"));
+    let dev = dev.expect("/dev");
+    let mut options = dev.options().clone().unwrap_or_default();
+    options.push("ro".to_owned());
+    dev.set_options(Some(options));
+    let said = bundle.run();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines[..3],
+        ["y", "symbolic link", "character special file"],
+        "{said}"
+    );
+    assert!(lines[3].contains("Read-only file system"), "{said}");
+    assert_eq!(lines[4], "1", "{said}");
+}
+
+#[test]
 fn read_only_paths_cannot_be_written() {
     let mut bundle =
         Bundle::sh("touch /tmp/x 2>&1; echo 1 2>&1 >/proc/sys/kernel/hostname; touch /free");

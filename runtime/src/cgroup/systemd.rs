@@ -9,7 +9,7 @@ use podling_systemd::{Property, PropertyValue};
 
 use super::devices::Rules;
 use super::error::Result;
-use super::v2::swap_max;
+use super::v2::{pids_limit, swap_max};
 use super::weight;
 
 /// Where a property is written: the versions differ.
@@ -38,8 +38,7 @@ pub fn properties(resources: &LinuxResources, is_v2: bool) -> Result<Vec<Propert
         memory_properties(memory, version, &mut list)?;
     }
     if let Some(pids) = resources.pids() {
-        let limit = u64::try_from(pids.limit()).ok().filter(|it| *it != 0);
-        list.push(number("TasksMax", limit.unwrap_or(u64::MAX)));
+        list.push(number("TasksMax", pids_limit(pids).unwrap_or(u64::MAX)));
     }
     if let Some(io) = resources.block_io() {
         io_properties(io, version, &mut list);

@@ -287,12 +287,14 @@ fn limit_or_max(limit: i64) -> String {
     }
 }
 
-/// Zero and negative values are no limit, as in runc.
+/// None is no limit. 0 is a limit (runtime-spec config-linux.md#pids), and written as 1, as runc does: systemd has no 0
+/// for it, version 2 would not let the first process in, and no more than the first process is what both mean.
+pub(super) fn pids_limit(pids: &LinuxPids) -> Option<u64> {
+    u64::try_from(pids.limit()).ok().map(|limit| limit.max(1))
+}
+
 pub(super) fn pids_max(pids: &LinuxPids) -> String {
-    match pids.limit() {
-        limit if limit > 0 => limit.to_string(),
-        _ => "max".to_owned(),
-    }
+    pids_limit(pids).map_or_else(|| "max".to_owned(), |limit| limit.to_string())
 }
 
 /// OCI's swap is memory and swap together; v2's is swap alone.
@@ -479,6 +481,15 @@ mod tests {
             "{error}"
         );
         written(&["pids.max"], r#"{"pids":{"limit":0}}"#).0.unwrap();
+    }
+
+    #[test]
+    fn a_limit_of_no_processes_lets_the_first_one_run_alone() {
+        for (limit, text) in [(0, "1"), (-1, "max"), (7, "7")] {
+            let mut pids = LinuxPids::default();
+            pids.set_limit(limit);
+            assert_eq!(pids_max(&pids), text);
+        }
     }
 
     #[test]

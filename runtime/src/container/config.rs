@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use oci_spec::runtime::{Capability, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -31,7 +31,36 @@ pub enum Error {
 /// # Errors
 /// With the path of the first field that is wrong.
 pub fn parse_spec(text: &[u8]) -> Result<Spec, Error> {
-    parse(text, &["process"])
+    let mut spec: Spec = parse(text, &["process"])?;
+    if let Some(linux) = spec.linux_mut()
+        && let Some(resources) = linux.resources_mut()
+    {
+        leave_out_pids(resources, text, "/linux/resources/pids/limit");
+    }
+    Ok(spec)
+}
+
+/// Reads the limits of a container that runs (`update --resources`).
+///
+/// # Errors
+/// With the path of the first field that is wrong.
+pub fn parse_resources(text: &[u8]) -> Result<LinuxResources, Error> {
+    let mut resources = parse(text, &[])?;
+    leave_out_pids(&mut resources, text, "/pids/limit");
+    Ok(resources)
+}
+
+/// A limit of 0 is one (runtime-spec config-linux.md#pids), and none is what the parser gives for 0 as well: then the
+/// text tells them apart.
+fn leave_out_pids(resources: &mut LinuxResources, text: &[u8], limit: &str) {
+    let is_zero =
+        |resources: &LinuxResources| matches!(resources.pids(), Some(pids) if pids.limit() == 0);
+    if is_zero(resources)
+        && let Ok(value) = serde_json::from_slice::<Value>(text)
+        && value.pointer(limit).is_none()
+    {
+        resources.set_pids(None);
+    }
 }
 
 /// Reads a process to run in a container (`exec --process`).
@@ -118,6 +147,22 @@ fn fill_in_user(process: &mut Value) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_limit_of_no_processes_is_not_a_missing_one() {
+        let of = |pids: &str| {
+            let text = format!(r#"{{"pids":{pids}}}"#);
+            let resources = parse_resources(text.as_bytes()).expect("parses");
+            let spec = format!(r#"{{"ociVersion":"1.3.0","linux":{{"resources":{text}}}}}"#);
+            let spec = parse_spec(spec.as_bytes()).expect("parses");
+            let linux = spec.linux().as_ref().expect("linux");
+            assert_eq!(linux.resources().as_ref(), Some(&resources), "{pids}");
+            resources.pids().map(|pids| pids.limit())
+        };
+        assert_eq!(of(r#"{"limit":0}"#), Some(0));
+        assert_eq!(of(r#"{"limit":-1}"#), Some(-1));
+        assert_eq!(of("{}"), None);
+    }
     use serde_json::json;
 
     #[test]

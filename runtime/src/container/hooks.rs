@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::{ContainerState, Hook, Hooks, Spec, State, StateBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{Access, MemfdFlags};
 
 use super::error::{Error, Result};
 use crate::sys;
@@ -106,13 +106,18 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
 /// Why a string cannot be passed to a program.
 const NUL: &str = "a NUL character is not allowed";
 
-/// Runs hooks in order; the first that fails ends it.
+/// Runs hooks in order, on the host's side; the first that fails ends it. They start in `bundle`.
 ///
 /// # Errors
 /// [`Error::Hook`]
-pub fn run_all(kind: &'static str, hooks: Option<&Vec<Hook>>, state: &[u8]) -> Result<()> {
+pub fn run_all(
+    kind: &'static str,
+    hooks: Option<&Vec<Hook>>,
+    state: &[u8],
+    bundle: Option<&Path>,
+) -> Result<()> {
     for hook in hooks.into_iter().flatten() {
-        run(hook, state, Environment::Callers).map_err(|reason| Error::Hook {
+        run(hook, state, Environment::Callers, bundle).map_err(|reason| Error::Hook {
             kind,
             path: hook.path().clone(),
             reason,
@@ -130,11 +135,13 @@ pub(super) enum Environment<'a> {
     These(&'a [String]),
 }
 
-/// Runs one hook. The error is for people; it continues "the hook failed".
+/// Runs one hook. The error is for people; it continues "the hook failed". It starts in `directory` where that can be
+/// entered, which not every user namespace may.
 pub(super) fn run(
     hook: &Hook,
     state: &[u8],
     environment: Environment<'_>,
+    directory: Option<&Path>,
 ) -> std::result::Result<(), String> {
     let stderr = rustix::fs::memfd_create("hook-stderr", MemfdFlags::CLOEXEC)
         .map_err(|e| format!(": cannot make a file for its standard error: {e}"))?;
@@ -142,6 +149,11 @@ pub(super) fn run(
     let stdin =
         state_file(state).map_err(|e| format!(": cannot make a file for the state: {e}"))?;
     let mut command = Command::new(hook.path());
+    if let Some(directory) = directory
+        && rustix::fs::access(directory, Access::EXEC_OK).is_ok()
+    {
+        command.current_dir(directory);
+    }
     let variables = match (hook.env(), environment) {
         (Some(own), _) => Some(own.as_slice()),
         (None, Environment::These(others)) => Some(others),
@@ -264,6 +276,7 @@ mod tests {
             &shell(r#"test "$(cat)" = state && test -z "$CARGO_MANIFEST_DIR""#),
             b"state",
             Environment::These(&[]),
+            None,
         )
         .expect("runs");
     }
@@ -274,6 +287,7 @@ mod tests {
             &shell("echo no luck >&2; exit 3"),
             b"",
             Environment::These(&[]),
+            None,
         )
         .expect_err("fails");
         assert_eq!(reason, " with exit code 3: no luck");
@@ -285,6 +299,7 @@ mod tests {
             &shell("true"),
             &vec![b' '; 1 << 20],
             Environment::These(&[]),
+            None,
         )
         .expect("runs");
     }
@@ -316,7 +331,7 @@ mod tests {
         rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).expect("inherits");
         let mut hook = shell("sleep 1000 & sleep 1000");
         hook.set_timeout(Some(1));
-        run(&hook, b"", Environment::These(&[])).expect_err("hangs");
+        run(&hook, b"", Environment::These(&[]), None).expect_err("hangs");
         drop(writer);
         let mut rest = Vec::new();
         File::from(reader).read_to_end(&mut rest).expect("ends");
@@ -326,7 +341,7 @@ mod tests {
     fn a_hook_that_hangs_is_killed() {
         let mut hook = shell("exec sleep 1000");
         hook.set_timeout(Some(1));
-        let reason = run(&hook, b"", Environment::These(&[])).expect_err("hangs");
+        let reason = run(&hook, b"", Environment::These(&[]), None).expect_err("hangs");
         assert!(reason.contains("within 1 s"), "{reason}");
     }
 }

@@ -291,6 +291,7 @@ impl InitPlan {
                 .ensure(&self.cwd, Kind::Directory)
                 .at(Step::MakeCwd, self.cwd.to_string_lossy())?;
         }
+        places.make_late_readonly()?;
         let hook_pid = self.hooks.run_create()?;
         self.masks.apply(&places)?;
         if self.readonly_root {
@@ -462,8 +463,7 @@ impl ContainerHooks {
 
     /// Returns this process's id as the host sees it, for the later hooks.
     ///
-    /// They start where the caller is, which with engines is the bundle: as with crun. With runc it is the root file
-    /// system; the specification leaves it open.
+    /// They start in the bundle, as with crun. With runc it is the root file system; the specification leaves it open.
     fn run_create(&self) -> std::result::Result<Option<i32>, Failure> {
         if self.spec.is_none() {
             return Ok(None);
@@ -479,6 +479,7 @@ impl ContainerHooks {
             &self.create,
             ContainerState::Creating,
             pid,
+            self.bundle.as_deref(),
         )?;
         Ok(pid)
     }
@@ -491,16 +492,35 @@ impl ContainerHooks {
     }
 
     fn run_start(&self, pid: Option<i32>) -> Done {
-        self.run("startContainer", &self.start, ContainerState::Created, pid)
+        self.run(
+            "startContainer",
+            &self.start,
+            ContainerState::Created,
+            pid,
+            None,
+        )
     }
 
-    fn run(&self, kind: &str, list: &[Hook], status: ContainerState, pid: Option<i32>) -> Done {
+    fn run(
+        &self,
+        kind: &str,
+        list: &[Hook],
+        status: ContainerState,
+        pid: Option<i32>,
+        directory: Option<&Path>,
+    ) -> Done {
         let Some(spec) = &self.spec else {
             return Ok(());
         };
         let state = hooks::state_json(&self.id, spec, self.bundle.as_deref(), status, pid);
         for hook in list {
-            hooks::run(hook, &state, hooks::Environment::These(&self.env)).map_err(|reason| {
+            hooks::run(
+                hook,
+                &state,
+                hooks::Environment::These(&self.env),
+                directory,
+            )
+            .map_err(|reason| {
                 let subject = format!("{}: the {kind} hook failed{reason}", hook.path().display());
                 Failure::new(
                     Step::RunHook,

@@ -32,12 +32,15 @@ pub(super) struct Masks {
 
 impl Masks {
     pub(super) fn new(spec: &Spec) -> Self {
+        // One that is named twice is covered once.
         let paths = |paths: &Option<Vec<String>>| {
-            paths
-                .iter()
-                .flatten()
-                .map(PathBuf::from)
-                .collect::<Vec<_>>()
+            let mut all: Vec<PathBuf> = Vec::new();
+            for path in paths.iter().flatten().map(PathBuf::from) {
+                if !all.contains(&path) {
+                    all.push(path);
+                }
+            }
+            all
         };
         match spec.linux() {
             Some(linux) => Self {

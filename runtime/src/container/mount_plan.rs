@@ -27,6 +27,8 @@ pub(super) struct MountPlan {
     pub(super) ids: Option<MountIds>,
     /// The SELinux label of its root alone, where the other files have labels of their own.
     pub(super) root_label: Option<String>,
+    /// It is to be read-only, but only once all is made that belongs below it.
+    pub(super) late_readonly: bool,
     /// The host's side: a detached mount for each that the source needs. Empty until [`super::mounts::open_sources`].
     pub(super) opened: Vec<OwnedFd>,
 }
@@ -103,7 +105,32 @@ pub(super) fn plan(
         }
         plans.push(plan);
     }
+    postpone_readonly(&mut plans);
     Ok(plans)
+}
+
+/// A tmpfs that is to be read-only is empty, and nothing could be made in it: neither the devices of `/dev` nor the
+/// places of later mounts. It becomes read-only when they are made. Until then only this mount namespace has it, and in
+/// that nobody but us.
+fn postpone_readonly(plans: &mut [MountPlan]) {
+    const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+    let places: Vec<PathBuf> = plans.iter().map(|it| lexical(&it.destination)).collect();
+    for (index, plan) in plans.iter_mut().enumerate() {
+        let is_tmpfs =
+            matches!(&plan.source, Source::New { filesystem, .. } if filesystem == "tmpfs");
+        let options = &mut plan.options;
+        let is_asked = (options.top.set | options.recursive.set) & READ_ONLY != 0;
+        let place = &places[index];
+        let is_filled = place == Path::new("/dev")
+            || places[index + 1..]
+                .iter()
+                .any(|it| it.starts_with(place) && it != place);
+        if is_tmpfs && is_asked && is_filled && !is_root(place) {
+            options.top.set &= !READ_ONLY;
+            options.recursive.set &= !READ_ONLY;
+            plan.late_readonly = true;
+        }
+    }
 }
 
 /// Refuses what is not supported.
@@ -287,6 +314,7 @@ fn plan_one(
         },
         options,
         root_label: None,
+        late_readonly: false,
         opened: Vec::new(),
     })
 }
@@ -413,6 +441,29 @@ mod tests {
         assert_eq!(late("rshared").expect("known"), Some(shared));
         assert!(late("unbindable").expect("known").is_some());
         assert!(late("odd").is_err());
+    }
+
+    #[test]
+    fn a_tmpfs_that_is_filled_is_read_only_late() {
+        let tmpfs = |destination: &str| {
+            let mount = MountBuilder::default()
+                .destination(destination)
+                .typ("tmpfs");
+            let mount = mount.options(["ro".to_owned(), "nosuid".to_owned()]);
+            mount.build().expect("builds")
+        };
+        let mut spec = Spec::default();
+        spec.set_mounts(Some(
+            ["/dev/", "/a", "/ab", "/a/../a/b"].map(tmpfs).to_vec(),
+        ));
+        let plans = plan(&spec, None, None).expect("plans");
+        let late: Vec<bool> = plans.iter().map(|plan| plan.late_readonly).collect();
+        assert_eq!(late, [true, true, false, false]);
+        for plan in &plans {
+            let set = plan.options.top.set;
+            assert_eq!(set & libc::MOUNT_ATTR_RDONLY == 0, plan.late_readonly);
+            assert_ne!(set & libc::MOUNT_ATTR_NOSUID, 0);
+        }
     }
 
     #[test]

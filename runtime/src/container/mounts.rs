@@ -21,7 +21,7 @@ use super::mount_label;
 use super::mount_plan::{MountPlan, Source, is_root, lexical};
 use super::process::shown;
 use super::user_namespace::UserNamespace;
-use crate::sys::mount::{set_attributes, set_id_map};
+use crate::sys::mount::{Attributes, set_attributes, set_id_map};
 
 type Done = std::result::Result<(), Failure>;
 
@@ -108,6 +108,8 @@ pub(super) struct Places {
     /// The procfs and sysfs mounted here, by destination, a deeper one later; those that a later mount covers are left
     /// out.
     kernel: Vec<(PathBuf, Inside)>,
+    /// Those that become read-only at the end, with their destinations.
+    late_readonly: Vec<(PathBuf, OwnedFd)>,
 }
 
 impl Places {
@@ -117,7 +119,21 @@ impl Places {
             inside,
             devpts: None,
             kernel: Vec::new(),
+            late_readonly: Vec::new(),
         }
+    }
+
+    /// Once nothing is made in them any more.
+    pub(super) fn make_late_readonly(&self) -> Done {
+        let read_only = Attributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..Default::default()
+        };
+        for (destination, mount) in &self.late_readonly {
+            set_attributes(mount.as_fd(), false, read_only)
+                .at(Step::MakeReadonly, destination.to_string_lossy())?;
+        }
+        Ok(())
     }
 
     /// Where to look for `path`, and under which name.
@@ -144,6 +160,8 @@ impl Places {
             self.kernel.push((destination, Inside::new(mount)));
         } else if matches!(&plan.source, Source::New { filesystem, .. } if filesystem == "devpts") {
             self.devpts = Some(mount);
+        } else if plan.late_readonly {
+            self.late_readonly.push((destination, mount));
         } else {
             self.inside.set_aside(mount);
         }

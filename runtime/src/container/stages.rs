@@ -71,8 +71,13 @@ impl Told {
         let creating = ContainerState::Creating;
         let bundle = self.bundle.as_deref();
         let state = hooks::state_json(&self.id, &self.spec, bundle, creating, Some(pid));
-        hooks::run_all("prestart", hooks::prestart(list).as_ref(), &state)?;
-        hooks::run_all("createRuntime", list.create_runtime().as_ref(), &state)
+        hooks::run_all("prestart", hooks::prestart(list).as_ref(), &state, bundle)?;
+        hooks::run_all(
+            "createRuntime",
+            list.create_runtime().as_ref(),
+            &state,
+            bundle,
+        )
     }
 }
 

@@ -1,17 +1,13 @@
 //! Terminals of containers: handed to whoever listens at `--console-socket`, or connected to this process's own.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
-};
 use rustix::termios::{OptionalActions, Termios};
 
+use super::descriptor_socket;
 use super::error::{Error, Result};
 use crate::container::TerminalSize;
 
@@ -24,31 +20,10 @@ const COPY_BYTES: usize = 16 * 1024;
 /// # Errors
 /// When nobody listens.
 pub fn send(socket: &Path, terminal: BorrowedFd<'_>) -> Result<()> {
-    try_send(socket, terminal).map_err(|source| Error::Terminal {
+    descriptor_socket::send(socket, b"/dev/ptmx", terminal).map_err(|source| Error::Terminal {
         attempt: "send the terminal to the console socket",
         source,
     })
-}
-
-fn try_send(path: &Path, terminal: BorrowedFd<'_>) -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = [terminal];
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(
-        &socket,
-        &[IoSlice::new(b"/dev/ptmx")],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
 }
 
 /// This process's terminal in raw mode, until it is dropped.

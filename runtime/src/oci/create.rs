@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use oci_spec::runtime::Spec;
 
 use super::bundle::Bundle;
-use super::error::{Error, Result};
+use super::error::{Error, Result, file};
 use super::placement::Placement;
 use super::stdio::{check_console, stdio_of};
 use super::store::{Entry, Record, Store, replace_file, start_time_of};
-use super::{Globals, activation, console, delete, gate, notify};
+use super::{Globals, activation, console, delete, descriptor_socket, gate, notify};
 use crate::container::{self, Created, Rootfs, Running};
 use crate::seccomp::{self, Filter};
 use crate::sys;
@@ -36,6 +36,9 @@ pub struct Options {
     /// Write the first process's pid to this file
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Send a descriptor of the first process to this socket
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// Let the process keep this many descriptors from 3 on
     #[arg(long, value_name = "N", default_value_t)]
     pub preserve_fds: u32,
@@ -193,11 +196,7 @@ pub(super) fn record_of(
 /// Hands the terminal and the pid to who asked for them; the process does not outlive a failure.
 pub(super) fn settle(running: Result<Running>, options: &Options) -> Result<Running> {
     let mut running = running?;
-    let told = hand_out(
-        &mut running,
-        options.console_socket.as_deref(),
-        options.pid_file.as_deref(),
-    );
+    let told = options.takers().hand_out(&mut running);
     if let Err(error) = told {
         kill(&running);
         return Err(error);
@@ -205,21 +204,47 @@ pub(super) fn settle(running: Result<Running>, options: &Options) -> Result<Runn
     Ok(running)
 }
 
-/// Sends the terminal to its socket, and writes the pid file.
-pub(super) fn hand_out(
-    running: &mut Running,
-    console_socket: Option<&Path>,
-    pid_file: Option<&Path>,
-) -> Result<()> {
-    if let Some(socket) = console_socket
-        && let Some(terminal) = running.terminal.take()
-    {
-        console::send(socket, terminal.as_fd())?;
+impl Options {
+    fn takers(&self) -> Takers<'_> {
+        Takers {
+            console_socket: self.console_socket.as_deref(),
+            pidfd_socket: self
+                .pidfd_socket
+                .as_deref()
+                .map(|socket| (socket, b"standard".as_slice())),
+            pid_file: self.pid_file.as_deref(),
+        }
     }
-    if let Some(path) = pid_file {
-        replace_file(path, running.pid.to_string().as_bytes())?;
+}
+
+/// Who asked for what of a process that was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Takers<'a> {
+    /// Gets the terminal.
+    pub(super) console_socket: Option<&'a Path>,
+    /// Gets a descriptor of the process, with these bytes.
+    pub(super) pidfd_socket: Option<(&'a Path, &'a [u8])>,
+    /// Gets the pid.
+    pub(super) pid_file: Option<&'a Path>,
+}
+
+impl Takers<'_> {
+    /// Sends the terminal and the process's descriptor to their sockets, and writes the pid file.
+    pub(super) fn hand_out(self, running: &mut Running) -> Result<()> {
+        if let Some(socket) = self.console_socket
+            && let Some(terminal) = running.terminal.take()
+        {
+            console::send(socket, terminal.as_fd())?;
+        }
+        if let Some((socket, word)) = self.pidfd_socket {
+            descriptor_socket::send(socket, word, running.pidfd.as_fd())
+                .map_err(file("send the process's descriptor to", socket))?;
+        }
+        if let Some(path) = self.pid_file {
+            replace_file(path, running.pid.to_string().as_bytes())?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Kills and reaps a child that cannot be handed over.

@@ -109,7 +109,8 @@ fn remove_locked(entry: &Entry, record: &Record, spec: &Spec, log: &Log) -> Resu
     );
     // runtime-spec runtime.md#lifecycle: log a warning and go on with the remaining hooks.
     for hook in hooks {
-        if let Err(error) = hooks::run_all("poststop", Some(&vec![hook.clone()]), &state) {
+        let hook = vec![hook.clone()];
+        if let Err(error) = hooks::run_all("poststop", Some(&hook), &state, Some(&record.bundle)) {
             log.warning(&chain(&error));
         }
     }

@@ -18,6 +18,7 @@ mod container_cgroup;
 mod create;
 mod criu;
 mod delete;
+mod descriptor_socket;
 mod error;
 mod events;
 mod exec;

@@ -11,7 +11,7 @@ use oci_spec::runtime::{ContainerState, LinuxDeviceType, Spec};
 
 use super::bundle::Bundle;
 use super::checkpoint::DESCRIPTORS;
-use super::create::{hand_out, kill, record_of};
+use super::create::{Takers, kill, record_of};
 use super::criu::{Common, Images, Kind, Message, Notice, Opts, Session};
 use super::criu::{external_namespaces, text};
 use super::error::{Error, Result, file};
@@ -172,11 +172,12 @@ fn settle(
     let recorded = record_of(&options.id, bundle, place, running.pid, false);
     let told = recorded.and_then(|record| {
         entry.save(&record)?;
-        hand_out(
-            &mut running,
-            options.console_socket.as_deref(),
-            options.pid_file.as_deref(),
-        )?;
+        let takers = Takers {
+            console_socket: options.console_socket.as_deref(),
+            pidfd_socket: None,
+            pid_file: options.pid_file.as_deref(),
+        };
+        takers.hand_out(&mut running)?;
         Ok(record)
     });
     match told {
@@ -268,7 +269,13 @@ fn run_hooks(id: &str, bundle: &Bundle, pid: Option<i32>) -> Result<()> {
     let creating = ContainerState::Creating;
     let state =
         container::hooks::state_json(id, &bundle.spec, Some(&bundle.directory), creating, pid);
-    container::hooks::run_all("createRuntime", list.create_runtime().as_ref(), &state)?;
+    let directory = Some(bundle.directory.as_path());
+    container::hooks::run_all(
+        "createRuntime",
+        list.create_runtime().as_ref(),
+        &state,
+        directory,
+    )?;
     Ok(())
 }
 

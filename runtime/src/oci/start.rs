@@ -67,7 +67,7 @@ pub(super) fn run_poststart(entry: &Entry, spec: &Spec, record: &Record, log: &L
         ContainerState::Running,
         Some(record.pid),
     );
-    hooks::run_all("poststart", Some(list), &state).inspect_err(|_| {
+    hooks::run_all("poststart", Some(list), &state, Some(&record.bundle)).inspect_err(|_| {
         if let Err(error) = delete::destroy(entry, record, log) {
             log.warning(&chain(&error));
         }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::container_cgroup::{attempt, find, of};
 use super::error::{Error, Result, file};
 use super::scope;
-use super::store::{Entry, Record, Status, Store, parse_file};
+use super::store::{Entry, Record, Status, Store};
 use crate::container::{self, resctrl};
 
 /// Options of `update`. Bytes take the suffixes k, m, g and t.
@@ -112,17 +112,21 @@ fn resources(options: &Options) -> Result<LinuxResources> {
     match &options.resources {
         None => single(options),
         Some(path) if path == Path::new("-") => {
-            let mut text = String::new();
+            let mut text = Vec::new();
             io::stdin()
-                .read_to_string(&mut text)
+                .read_to_end(&mut text)
                 .map_err(file("read", "standard input"))?;
-            serde_json::from_str(&text).map_err(|source| Error::Json {
-                path: "standard input".into(),
-                source,
-            })
+            parse(&text, Path::new("standard input"))
         }
-        Some(path) => parse_file(path),
+        Some(path) => parse(&fs::read(path).map_err(file("read", path))?, path),
     }
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<LinuxResources> {
+    container::config::parse_resources(text).map_err(|source| Error::Config {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn single(options: &Options) -> Result<LinuxResources> {

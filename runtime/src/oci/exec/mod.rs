@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use super::create::{hand_out, kill};
+use super::create::{Takers, kill};
 use super::error::{Error, Result};
 use super::foreground::{self, Signals};
 use super::stdio::stdio_of;
@@ -44,7 +44,7 @@ pub struct Options {
     /// Add a group
     #[arg(short = 'g', long, value_name = "GID")]
     pub additional_gids: Vec<u32>,
-    /// Add a capability to all sets but the ambient one
+    /// Add a capability to the bounding, effective and permitted sets, and to the ambient one if it is inheritable
     #[arg(short, long, value_name = "CAP")]
     pub cap: Vec<String>,
     /// Set no_new_privs
@@ -71,6 +71,9 @@ pub struct Options {
     /// Write the process's pid to this file
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Send a descriptor of the process to this socket
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// Let the process keep this many descriptors from 3 on
     #[arg(long, value_name = "N", default_value_t)]
     pub preserve_fds: u32,
@@ -112,12 +115,15 @@ pub(super) fn exec(store: &Store, options: &Options) -> Result<u8> {
         seccomp,
         preserve_fds: options.preserve_fds,
     })?;
-    let handed = hand_out(
-        &mut running,
-        options.console_socket.as_deref(),
-        options.pid_file.as_deref(),
-    );
-    if let Err(error) = handed {
+    let takers = Takers {
+        console_socket: options.console_socket.as_deref(),
+        pidfd_socket: options
+            .pidfd_socket
+            .as_deref()
+            .map(|socket| (socket, b"setns".as_slice())),
+        pid_file: options.pid_file.as_deref(),
+    };
+    if let Err(error) = takers.hand_out(&mut running) {
         kill(&running);
         return Err(error);
     }

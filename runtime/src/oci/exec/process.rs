@@ -121,6 +121,14 @@ fn with_capabilities(
         with(sets.effective()),
         with(sets.permitted()),
     );
+    // As with runc; the kernel has no ambient capability that is not inheritable (capabilities(7)).
+    let inheritable = sets.inheritable().clone().unwrap_or_default();
+    let ambient: HashSet<Capability> = added.intersection(&inheritable).copied().collect();
+    if !ambient.is_empty() {
+        let mut all = sets.ambient().clone().unwrap_or_default();
+        all.extend(ambient);
+        sets.set_ambient(Some(all));
+    }
     sets.set_bounding(bounding)
         .set_effective(effective)
         .set_permitted(permitted);
@@ -176,6 +184,20 @@ mod tests {
         assert_eq!(parse_user("7").expect("a user"), (7, 0));
         assert_eq!(parse_user("7:8").expect("a user"), (7, 8));
         assert!(parse_user("root").is_err());
+    }
+
+    #[test]
+    fn an_added_capability_that_is_inheritable_is_ambient_too() {
+        let mut own = LinuxCapabilities::default();
+        own.set_inheritable(Some(HashSet::from([Capability::Syslog])))
+            .set_ambient(Some(HashSet::from([Capability::Chown])));
+        let added = HashSet::from([Capability::Syslog, Capability::Kill]);
+        let sets = with_capabilities(Some(own), &added);
+        let ambient = HashSet::from([Capability::Chown, Capability::Syslog]);
+        assert_eq!(sets.ambient().as_ref(), Some(&ambient));
+        assert!(added.is_subset(sets.permitted().as_ref().expect("permitted")));
+        let none = with_capabilities(None, &added);
+        assert_eq!(none.ambient(), LinuxCapabilities::default().ambient());
     }
 
     #[test]
