@@ -38,13 +38,27 @@ define ensure
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; fi
 endef
 
+# Of Debian trixie, for a machine whose own Debian has no cosign: it needs nothing but a C library of Debian 12 or later.
+# apt checks what it downloads with Debian's keys, and touches nothing of the machine.
+target/tools/cosign: KEYRING := /usr/share/keyrings/debian-archive-keyring.gpg
+target/tools/cosign:
+	rm -rf target/tools/apt && mkdir -p target/tools/apt/lists/partial target/tools/apt/cache/archives/partial
+	: > target/tools/apt/status
+	echo 'deb [signed-by=$(KEYRING)] http://deb.debian.org/debian trixie main' > target/tools/apt/sources.list
+	cd target/tools/apt && here=$$PWD && \
+	  apt="apt-get -q -o Dir::State=$$here -o Dir::State::status=$$here/status -o Dir::Cache=$$here/cache \
+	    -o Dir::Etc::SourceList=$$here/sources.list -o Dir::Etc::SourceParts=/dev/null \
+	    -o Acquire::Languages=none -o APT::Sandbox::User= -o APT::Architecture=amd64" && \
+	  $$apt update && $$apt download cosign && dpkg-deb -x cosign_*.deb .
+	mv target/tools/apt/usr/bin/cosign $@ && rm -rf target/tools/apt
+
 .PHONY: all build run test test-lint test-unit test-root test-vm bench bench-images layout install deps deps-test deps-vm deps-bench
 
 all: build
 
 deps:
 	$(call ensure,$(BUILD_PACKAGES))
-deps-test: deps
+deps-test: deps $(if $(shell command -v cosign),,target/tools/cosign)
 	$(call ensure,$(TEST_PACKAGES))
 deps-vm: deps
 	$(call ensure,$(VM_PACKAGES))

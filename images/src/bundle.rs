@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, ResolveFlags};
 
 use crate::compression::{Compression, LimitedReader, decompress};
 use crate::confined;
@@ -216,6 +216,31 @@ impl Bundle {
         }
     }
 
+    /// The names of the files in a directory that have at most `max_bytes`, sorted: the first `count_max` of them. None
+    /// where the directory cannot be read.
+    pub(crate) fn small_files(&self, dir: &str, max_bytes: u64, count_max: usize) -> Vec<String> {
+        let mut names = match &self.source {
+            Source::Directory(root) => small_files_in(root, dir, max_bytes).unwrap_or_default(),
+            Source::Archive { members, .. } => {
+                let prefix = format!("{dir}/");
+                let below = members.range(prefix.clone()..);
+                let inside = below.map_while(|(name, member)| {
+                    let name = name.strip_prefix(&prefix)?;
+                    Some((name, member))
+                });
+                let small = inside.filter(|(name, member)| {
+                    let is_small =
+                        matches!(member, Member::File { size, .. } if *size <= max_bytes);
+                    is_small && !name.contains('/')
+                });
+                small.map(|(name, _)| name.to_owned()).collect()
+            }
+        };
+        names.sort();
+        names.truncate(count_max);
+        names
+    }
+
     /// A small file.
     pub(crate) fn read(&self, name: &str, max_bytes: u64) -> Result<Vec<u8>, BundleError> {
         let (reader, _) = self.file(name)?;
@@ -233,6 +258,21 @@ impl Bundle {
         }
         Ok(content)
     }
+}
+
+fn small_files_in(root: &File, dir: &str, max_bytes: u64) -> rustix::io::Result<Vec<String>> {
+    let bounds = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let dir = confined::open(root, dir, OFlags::RDONLY | OFlags::DIRECTORY, bounds)?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&dir)?.take(MEMBERS_MAX) {
+        let name = entry?.file_name().to_owned();
+        let status = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
+        if is_file && u64::try_from(status.st_size).is_ok_and(|size| size <= max_bytes) {
+            names.extend(name.into_string());
+        }
+    }
+    Ok(names)
 }
 
 /// A piece of a file, read without moving the file's own position.

@@ -1,4 +1,4 @@
-//! Signed images at Debian's real registry, compared with skopeo where Debian's can: it is built without sigstore's
+//! Signed images at Debian's real registry, compared with skopeo where that of Debian 12 can: it is built without sigstore's
 //! cryptography, so that it finds, copies and stores such signatures, and judges policies, but verifies none.
 #![cfg(feature = "privileged-tests")]
 #![allow(clippy::unwrap_used)]

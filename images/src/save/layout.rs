@@ -16,7 +16,7 @@ use super::{Archive, Chosen, SaveError, buffered, docker};
 use crate::digest::{Digest, HashingReader};
 use crate::manifest::{INDEX_ANNOTATION, MANIFEST_MAX_BYTES, OCI_INDEX};
 use crate::store::{IMAGE_NAME, ImageStore, REF_NAME, disk};
-use crate::trust::{StoredSignatures, entry_of};
+use crate::trust::{StoredSignatures, entry_of, signed_image_annotation};
 
 const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -127,6 +127,10 @@ fn entries(store: &ImageStore, chosen: &[Chosen]) -> Result<Vec<Value>, SaveErro
                 && image.whole.is_none()
             {
                 annotations[INDEX_ANNOTATION] = json!(index.to_string());
+            }
+            if !signatures(image).is_empty() {
+                let (key, kind) = signed_image_annotation(&image.media_type());
+                annotations[key] = json!(kind);
             }
             let (digest, document) = image.document();
             entries.push(json!({

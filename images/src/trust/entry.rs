@@ -18,6 +18,15 @@ const REF_NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 pub(crate) const SIGNATURES_ANNOTATION: (&str, &str) =
     (KIND_ANNOTATION, "dev.cosignproject.cosign/sigs");
 
+/// How cosign marks the image that signatures beside it in a layout are of, by the media type of its entry.
+pub(crate) fn signed_image_annotation(media_type: &str) -> (&'static str, &'static str) {
+    let kind = match media_type {
+        OCI_INDEX => "dev.cosignproject.cosign/imageIndex",
+        _ => "dev.cosignproject.cosign/image",
+    };
+    (KIND_ANNOTATION, kind)
+}
+
 /// What an entry of a layout's index is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EntryKind {

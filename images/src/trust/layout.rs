@@ -5,17 +5,22 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::found::{SIGNATURES_MAX, SignatureImage, parts};
+use super::found::{SIGNATURES_MAX, SignatureImage, holds_bundle, parts};
 use super::payload::PAYLOAD_MAX_BYTES;
 use super::referrers::signature_referrers;
 use super::sigstore::BUNDLE_MAX_BYTES;
 use super::{Found, SIGNATURE_MANIFEST_MAX_BYTES, read_bounded};
 use crate::bundle::Bundle;
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::manifest::MANIFEST_MAX_BYTES;
 
 /// Signature images of one layout that are looked at: those of a hundred images.
 const IMAGES_MAX: usize = 128;
+
+/// Small blobs of a layout that are looked at for bundles that its index does not name.
+const UNLISTED_MAX: usize = 4096;
+/// The manifest of a bundle has less than 2 KiB.
+const UNLISTED_MAX_BYTES: u64 = 16 << 10;
 
 /// What an index says where signatures are.
 #[derive(Debug, Default)]
@@ -48,6 +53,7 @@ impl Gathered {
                 Err(problem) => gathered.problems.push(problem),
             }
         }
+        manifests.extend(unlisted_bundles(bundle));
         let mut seen = BTreeSet::new();
         manifests.retain(|digest| seen.insert(digest.clone()));
         for digest in manifests.iter().take(IMAGES_MAX) {
@@ -89,6 +95,22 @@ impl Gathered {
             .push(SignatureImage::new(manifest, &parts, contents));
         Ok(())
     }
+}
+
+/// Bundles that are in a layout without an entry in its index, as `cosign save` of cosign 3 writes them: only what they
+/// refer to says whose they are.
+fn unlisted_bundles(bundle: &Bundle) -> Vec<Digest> {
+    let dir = format!("blobs/{}", Algorithm::Sha256.name());
+    let mut found = Vec::new();
+    for hex in bundle.small_files(&dir, UNLISTED_MAX_BYTES, UNLISTED_MAX) {
+        let digest = format!("{}:{hex}", Algorithm::Sha256.name()).parse();
+        let Ok(digest) = digest else { continue };
+        let manifest = read_blob(bundle, &digest, UNLISTED_MAX_BYTES);
+        if manifest.is_ok_and(|manifest| holds_bundle(&manifest)) {
+            found.push(digest);
+        }
+    }
+    found
 }
 
 fn read_blob(bundle: &Bundle, digest: &Digest, max_bytes: u64) -> Result<Vec<u8>, String> {

@@ -360,3 +360,36 @@ fn a_sigstore_bundle_in_a_layout_counts() {
         assert!(error.to_string().contains("acceptUnnamed"), "{error}");
     }
 }
+
+/// As `cosign save` of cosign 3 writes it: what refers to the image is in the layout, and not in its index.
+#[test]
+fn a_bundle_that_cosign_saved_without_an_entry_in_the_index_counts() {
+    let stick = Stick::new();
+    stick.write(None);
+    let layout = stick.path("layout");
+    let add = |key: &str| {
+        let signed = SignatureImage::of_bundle(stick.bundle(key), &stick.image.manifest);
+        for blob in signed.blobs() {
+            write_blob(&layout, blob);
+        }
+        std::fs::write(stick.path("app.tar"), pack(&layout)).unwrap();
+    };
+    for (key, expected) in [
+        (None, "no signature was found"),
+        (Some("theirs"), "not made with the key"),
+    ] {
+        if let Some(key) = key {
+            add(key);
+        }
+        for name in ["layout", "app.tar"] {
+            let error = stick.load(name, &stick.with_key_unnamed()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{expected}: {error}");
+            stick.assert_nothing_is_here();
+        }
+    }
+    add("ours");
+    for name in ["layout", "app.tar"] {
+        let verdict = stick.load(name, &stick.with_key_unnamed()).unwrap();
+        assert!(matches!(verdict, Verdict::Signed { .. }), "{verdict:?}");
+    }
+}

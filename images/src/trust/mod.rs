@@ -52,7 +52,7 @@ use crate::digest::Digest;
 use crate::test_archive;
 #[cfg(test)]
 pub(crate) use entry::SIGNATURES_ANNOTATION;
-pub(crate) use entry::{EntryKind, entry_kind, entry_of};
+pub(crate) use entry::{EntryKind, entry_kind, entry_of, signed_image_annotation};
 pub(crate) use found::{
     Part, SIGNATURE_MANIFEST_MAX_BYTES, SIGNATURES_MAX, SignatureImage, parts, signature_tag,
 };
@@ -141,6 +141,8 @@ fn read_bounded(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
 mod bundle_tests;
 #[cfg(test)]
 mod load_tests;
+#[cfg(test)]
+mod peer_tests;
 #[cfg(test)]
 pub(crate) mod test_keys;
 #[cfg(test)]
