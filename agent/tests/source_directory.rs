@@ -242,6 +242,26 @@ async fn a_directory_that_is_not_there_changes_nothing_and_is_found_when_it_come
 }
 
 #[tokio::test]
+async fn a_directory_whose_parents_are_not_there_either_is_found_when_it_comes() {
+    let root = TempDir::new().expect("a directory");
+    let path = root.path().join("etc/podling/manifests");
+    let store = Store::in_memory("node");
+    let _following = directory::follow(&store, &path).expect("followed");
+    for _ in 0..2 {
+        for directory in [root.path().join("etc"), root.path().join("etc/podling")] {
+            fs::create_dir(&directory).expect("a directory");
+        }
+        fs::create_dir(root.path().join("new")).expect("a directory");
+        fs::write(root.path().join("new/a.yaml"), map("a", "one")).expect("written");
+        fs::rename(root.path().join("new"), &path).expect("renamed");
+        wait_for(&store, "no problem", |store| store.problems().is_empty()).await;
+        assert_eq!(value(&store, "a").as_deref(), Some("one"));
+        fs::remove_dir_all(root.path().join("etc")).expect("removed");
+        wait_for(&store, "the problem", |store| !store.problems().is_empty()).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_readable_text_is_a_problem() {
     let dir = TempDir::new().expect("a directory");
     fs::write(dir.path().join("binary.yaml"), [0xff, 0xfe, 0]).expect("written");

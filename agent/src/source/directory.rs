@@ -12,33 +12,26 @@
 //! A directory that is not there (yet, or any more) is a problem, and changes nothing: a file system that is late or
 //! broken must not end pods. A file that is gone from a directory that can be read is gone.
 
+mod events;
+
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podling_runtime::chain;
-use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 use super::Following;
 use super::units::Units;
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::store::{Origin, Problem, Store, StoreError, Writer};
+use events::{Changes, Events, Names, is_manifest_name};
 
-/// After a file is gone, wait this long for it to come back, perhaps under another name: less than anybody notices,
-/// enough for an editor or a `mv`.
-const SETTLE: Duration = Duration::from_millis(3);
-/// But never longer than this in all.
-const SETTLE_MAX: Duration = Duration::from_millis(50);
-/// When the directory is not there, or the store cannot be written, look again after this long. There is no event
-/// to wait for when a whole branch of the tree is missing.
+/// When the directory is not there, or the store cannot be written, look again after this long. There is no event for
+/// a file system that is mounted, or a permission that is given.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Why a directory cannot be followed.
@@ -93,47 +86,11 @@ pub fn read_once(store: &Store, path: &Path) -> Result<(), DirectoryError> {
     })
 }
 
-/// True for the names of files that are read.
-fn is_manifest_name(name: &str) -> bool {
-    let ends = [".yaml", ".yml", ".json"];
-    !name.starts_with('.') && !name.starts_with('#') && ends.iter().any(|end| name.ends_with(end))
-}
-
-/// Which names in the directory are read.
-#[derive(Debug, Clone)]
-enum Names {
-    Manifests,
-    /// The path is a file, to be read whatever its name.
-    Single(OsString),
-}
-
-impl Names {
-    fn contain(&self, name: &str) -> bool {
-        match self {
-            Self::Manifests => is_manifest_name(name),
-            Self::Single(own) => own == name,
-        }
-    }
-}
-
 /// The directory or file, and what it said.
 struct Place {
     path: PathBuf,
     units: Units,
     events: Events,
-}
-
-/// What has changed.
-#[derive(Debug, Default)]
-struct Changes {
-    /// Files that were written or moved here, and are whole.
-    whole: BTreeSet<String>,
-    /// Files that have vanished, and were not there again since.
-    gone: BTreeSet<String>,
-    /// Files that may still be being written: those that were created, or whose attributes changed.
-    doubtful: BTreeSet<String>,
-    /// Look at everything.
-    all: bool,
 }
 
 impl Place {
@@ -169,7 +126,7 @@ impl Place {
     }
 
     async fn follow(mut self, mut published: bool) {
-        let mut retry = !published || self.events.watched.is_none();
+        let mut retry = !published || !self.events.is_watching();
         loop {
             let retry_at = retry.then(|| Instant::now() + RETRY);
             let changes = match self.events.next(retry_at).await {
@@ -190,12 +147,12 @@ impl Place {
                 // The runtime is shutting down.
                 Err(_) => return,
             };
-            retry = !published || self.events.watched.is_none();
+            retry = !published || !self.events.is_watching();
         }
     }
 
     fn take_in(&mut self, changes: &Changes) {
-        if changes.all || self.events.watched.is_none() {
+        if changes.all || !self.events.is_watching() {
             return self.watch_and_read_all();
         }
         for name in changes.whole.iter().chain(&changes.gone) {
@@ -221,10 +178,16 @@ impl Place {
     /// Watches first and reads second, so that no change falls in between.
     fn watch_and_read_all(&mut self) {
         let directory = self.directory();
-        let listed = self.events.watch(&directory).and_then(|()| self.list());
+        let listed = self.watch_and_list(&directory).or_else(|_| {
+            self.events.watch_above(&directory);
+            // It may have come before that.
+            self.watch_and_list(&directory)
+        });
         match listed {
             Ok(names) => {
-                self.units.set_trouble(None);
+                if self.units.set_trouble(None) {
+                    tracing::info!(path = %self.path.display(), "manifests are read again");
+                }
                 let there = names.iter().map(|name| Origin::file(self.file(name)));
                 let there: BTreeSet<Origin> = there.collect();
                 for name in &names {
@@ -233,13 +196,32 @@ impl Place {
                 self.units.retain(&there);
             }
             Err(error) => {
-                self.events.watched = None;
-                let message = format!("cannot read the manifests: {error}");
-                let remedy = "what it said before stays; make it readable again";
-                let problem = Problem::new(Origin::file(&self.path), message).remedy(remedy);
-                self.units.set_trouble(Some(problem));
+                self.events.watch_above(&directory);
+                let trouble = self.trouble(&error);
+                if self.units.set_trouble(Some(trouble.clone())) {
+                    tracing::warn!(problem = %trouble, "manifests not read");
+                }
             }
         }
+    }
+
+    fn watch_and_list(&mut self, directory: &Path) -> io::Result<BTreeSet<String>> {
+        self.events.watch(directory)?;
+        self.list()
+    }
+
+    fn trouble(&self, error: &io::Error) -> Problem {
+        let (message, remedy) = match error.kind() {
+            io::ErrorKind::NotFound => (
+                "cannot read the manifests: the directory is not there".to_owned(),
+                "what it said before stays; make it, and it is followed from then on",
+            ),
+            _ => (
+                format!("cannot read the manifests: {error}"),
+                "what it said before stays; make it readable again",
+            ),
+        };
+        Problem::new(Origin::file(&self.path), message).remedy(remedy)
     }
 
     fn directory(&self) -> PathBuf {
@@ -254,7 +236,7 @@ impl Place {
     }
 
     fn is_single_file(&self) -> bool {
-        matches!(self.events.names, Names::Single(_))
+        matches!(self.events.names(), Names::Single(_))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -321,169 +303,4 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let most = MANIFEST_BYTES_MAX as u64 + 1;
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-impl Changes {
-    fn everything() -> Self {
-        Self {
-            all: true,
-            ..Self::default()
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.all && self.whole.is_empty() && self.gone.is_empty() && self.doubtful.is_empty()
-    }
-
-    /// Nothing that may come back in a moment is missing.
-    fn is_settled(&self) -> bool {
-        !self.all && self.gone.is_empty()
-    }
-
-    fn note_whole(&mut self, name: &str) {
-        self.gone.remove(name);
-        self.whole.insert(name.to_owned());
-    }
-
-    fn note_gone(&mut self, name: &str) {
-        self.whole.remove(name);
-        self.gone.insert(name.to_owned());
-    }
-}
-
-/// inotify, on one directory.
-struct Events {
-    inotify: AsyncFd<OwnedFd>,
-    watched: Option<i32>,
-    names: Names,
-}
-
-impl Events {
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe; an OwnedFd is the same open file for its whole life"
-    )]
-    fn new(names: Names) -> io::Result<Self> {
-        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-        Ok(Self {
-            inotify: AsyncFd::new(inotify::init(flags)?)?,
-            watched: None,
-            names,
-        })
-    }
-
-    fn watch(&mut self, directory: &Path) -> io::Result<()> {
-        use inotify::WatchFlags;
-        let flags = WatchFlags::CLOSE_WRITE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            // Links appear without being closed.
-            | WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::ATTRIB
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR;
-        let descriptor = inotify::add_watch(self.inotify.get_ref(), directory, flags)?;
-        self.watched = Some(descriptor);
-        Ok(())
-    }
-
-    /// Waits for changes, and until they have settled; or until `retry_at`.
-    async fn next(&mut self, retry_at: Option<Instant>) -> io::Result<Changes> {
-        let mut changes = Changes::default();
-        while changes.is_empty() {
-            tokio::select! {
-                ready = self.inotify.readable() => {
-                    ready?.clear_ready();
-                    self.drain(&mut changes)?;
-                }
-                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
-                    return Ok(Changes::everything());
-                }
-            }
-        }
-        let latest = Instant::now() + SETTLE_MAX;
-        while !changes.is_settled() {
-            let quiet = (Instant::now() + SETTLE).min(latest);
-            match timeout_at(quiet, self.inotify.readable()).await {
-                Err(_) => break,
-                Ok(ready) => {
-                    ready?.clear_ready();
-                    self.drain(&mut changes)?;
-                }
-            }
-        }
-        Ok(changes)
-    }
-
-    fn drain(&mut self, changes: &mut Changes) -> io::Result<()> {
-        use inotify::ReadFlags;
-        let mut buffer = [MaybeUninit::uninit(); 8192];
-        let mut reader = inotify::Reader::new(self.inotify.get_ref(), &mut buffer);
-        loop {
-            let event = match reader.next() {
-                Ok(event) => event,
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let flags = event.events();
-            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                changes.all = true;
-                continue;
-            }
-            // Events of a directory that was watched before.
-            if Some(event.wd()) != self.watched {
-                continue;
-            }
-            if flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED)
-            {
-                self.watched = None;
-                changes.all = true;
-                continue;
-            }
-            let Some(name) = event.file_name().and_then(|name| name.to_str().ok()) else {
-                continue;
-            };
-            if name.starts_with("..") {
-                // All links of a mounted ConfigMap change at once.
-                changes.all = true;
-            } else if !self.names.contain(name) {
-                continue;
-            } else if flags.intersects(ReadFlags::CREATE | ReadFlags::ATTRIB) {
-                changes.doubtful.insert(name.to_owned());
-            } else if flags.intersects(ReadFlags::MOVED_FROM | ReadFlags::DELETE) {
-                changes.note_gone(name);
-            } else {
-                changes.note_whole(name);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_whole_file_is_taken_in_at_once() {
-        let mut changes = Changes::default();
-        changes.note_whole("a.yaml");
-        assert!(changes.is_settled());
-    }
-
-    #[test]
-    fn a_file_that_is_gone_may_come_back() {
-        let mut changes = Changes::default();
-        changes.note_gone("a.yaml");
-        assert!(!changes.is_settled());
-        // Under another name.
-        changes.note_whole("b.yaml");
-        assert!(!changes.is_settled());
-        // An editor has written it anew.
-        changes.note_whole("a.yaml");
-        assert!(changes.is_settled());
-        assert!(changes.whole.contains("a.yaml"));
-    }
 }

@@ -104,13 +104,19 @@ impl Units {
         self.unpublished |= self.units.len() != before;
     }
 
-    /// The source as a whole is in trouble, or no longer.
-    pub(super) fn set_trouble(&mut self, trouble: Option<Problem>) {
+    /// The source as a whole is in trouble, or no longer; true when that is news.
+    pub(super) fn set_trouble(&mut self, trouble: Option<Problem>) -> bool {
         if trouble.is_none() && self.troubles.is_empty() {
-            return;
+            return false;
+        }
+        if let Some(trouble) = &trouble
+            && self.troubles.iter().any(|known| known.is_same(trouble))
+        {
+            return false;
         }
         self.troubles = trouble.into_iter().collect();
         self.unpublished = true;
+        true
     }
 
     /// Tells the store, if there is something to tell. Blocks for a disk write.

@@ -150,3 +150,32 @@ fn p02_a_yaml_alias_bomb_and_a_huge_manifest_are_refused_while_others_go_on() {
         });
     }
 }
+
+#[test]
+fn p02_a_directory_that_is_taken_away_is_told_once_and_followed_again() {
+    let node = Node::start();
+    node.load_busybox();
+    node.apply("one.yaml", &sleeper("one", "red"));
+    let before = node.wait_ready("one");
+    let lines = |text: &str| {
+        let log = std::fs::read_to_string(node.path("agent.log")).unwrap();
+        log.lines().filter(|line| line.contains(text)).count()
+    };
+    for times in 1..=2 {
+        std::fs::rename(node.path("manifests"), node.path("away")).unwrap();
+        node.wait("it is told", || {
+            (lines("the directory is not there") == times).then_some(())
+        });
+        assert!(node.pod("one").is_some(), "what it said stays");
+        std::fs::rename(node.path("away"), node.path("manifests")).unwrap();
+        node.wait("so is its return", || {
+            (lines("manifests are read again") == times).then_some(())
+        });
+        assert_eq!(lines("the directory is not there"), times);
+    }
+    node.apply("two.yaml", &sleeper("two", "red"));
+    node.wait_ready("two");
+    let after = node.wait_ready("one");
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    assert!(node.podling(&["status"]).ok().contains("problems  none"));
+}

@@ -272,7 +272,10 @@ impl Follower {
         }
         self.failures = 0;
         self.back_off.reset();
-        self.take_in(|units| units.set_trouble(None)).await
+        self.take_in(|units| {
+            units.set_trouble(None);
+        })
+        .await
     }
 
     async fn tell_trouble(&self, error: &EtcdError) {
@@ -288,7 +291,9 @@ impl Follower {
             .remedy("the node goes on with what it last knew, and keeps trying");
         // What cannot be stored now is still unpublished, and goes with the next success.
         if let Err(error) = self
-            .take_in(move |units| units.set_trouble(Some(trouble)))
+            .take_in(move |units| {
+                units.set_trouble(Some(trouble));
+            })
             .await
         {
             tracing::debug!(error = %error, "cannot publish the trouble with etcd");
