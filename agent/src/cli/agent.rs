@@ -272,6 +272,7 @@ fn remedy(e: &NodeError) -> Option<&'static str> {
         | NodeError::Systemd(_) => Some("`podling check` shows what this machine lacks"),
         // They name what to change.
         NodeError::Config(_)
+        | NodeError::CgroupParent { .. }
         | NodeError::Store(_)
         | NodeError::Network(_)
         | NodeError::NoSystemd

@@ -70,7 +70,8 @@ A node:
   podling logs -f hello                   its output
   podling exec -it hello -- /bin/sh       a shell in it
 
-Two nodes on one machine differ in --run-dir and --data-dir, for the agent and for each command that asks it.
+Two nodes on one machine differ in --run-dir and --data-dir, for the agent and for each command that asks it; their \
+agents in --cgroup-parent too.
 
 Exit status: 0 done, 1 failed, 2 the command line was wrong; exec gives the code of the command it ran.";
 

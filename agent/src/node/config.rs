@@ -44,7 +44,7 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Container logs; by default `/var/log/pods`, or `<dataDir>/logs/pods` with another data directory.
     pub log_dir: Option<PathBuf>,
-    /// The cgroup below which pods live, as a path below the root of each hierarchy.
+    /// The cgroup below which pods live, as a path below the root of each hierarchy; each agent needs its own.
     pub cgroup_parent: PathBuf,
     /// Who makes pod cgroups.
     pub cgroup_driver: CgroupDriver,

@@ -39,6 +39,15 @@ pub enum NodeError {
         /// The run directory.
         run_dir: PathBuf,
     },
+    /// Another agent keeps its pods below the same cgroup.
+    #[error(
+        "another agent keeps its pods below the cgroup {cgroup}, and each would set the other's CPU shares; give this \
+         one a --cgroup-parent of its own, beside --run-dir and --data-dir"
+    )]
+    CgroupParent {
+        /// The cgroup.
+        cgroup: PathBuf,
+    },
     /// The object store cannot be opened.
     #[error("open the object store")]
     Store(#[from] crate::store::StoreError),

@@ -31,6 +31,8 @@ pub(super) struct Inner {
     _scrub: Option<Scrub>,
     /// Held as long as the node runs; the kernel lets go of it whatever happens.
     _lock: File,
+    /// The same, for the cgroup below which its pods live; none where systemd makes their cgroups.
+    _cgroup: Option<File>,
 }
 
 pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle, NodeError> {
@@ -63,6 +65,11 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
         tracing::warn!("{warning}");
     }
     let layout = cgroup::Layout::detect()?;
+    let systemd = systemd(&config, &layout).await?;
+    let cgroup = match systemd {
+        Some(_) => None,
+        None => Some(claim_cgroup(&config.cgroup_parent, &layout)?),
+    };
     let context = Arc::new(Context {
         pulls: tokio::sync::Semaphore::new(config.parallel_pulls),
         host_ip: crate::network::host_address(),
@@ -72,7 +79,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
         demo_image: tokio::sync::Mutex::new(()),
         garbage: Garbage::default(),
         waits: Mutex::new(HashMap::new()),
-        systemd: systemd(&config, &layout).await?,
+        systemd,
         supervisor,
         layout,
         store: store.clone(),
@@ -94,6 +101,7 @@ pub(super) async fn start(config: Config, options: Options) -> Result<NodeHandle
             _collection: collection,
             _scrub: scrub,
             _lock: lock,
+            _cgroup: cgroup,
         }),
     })
 }
@@ -151,6 +159,28 @@ async fn systemd(config: &Config, layout: &cgroup::Layout) -> Result<Option<Syst
         CgroupDriver::Auto if !layout.is_v2() => Ok(None),
         CgroupDriver::Auto => Ok(Systemd::connect().await?),
         CgroupDriver::Systemd => Ok(Some(Systemd::connect().await?.ok_or(NodeError::NoSystemd)?)),
+    }
+}
+
+/// Makes the cgroup of all pods, and keeps other agents off it: of two, each would give the classes of pods their shares
+/// of the CPU by its own pods alone. The lock is on the cgroup itself, whatever mounts it is seen through.
+fn claim_cgroup(parent: &Path, layout: &cgroup::Layout) -> Result<File, NodeError> {
+    let cgroup = cgroup::Cgroup::create(layout, parent)?;
+    let dir = cgroup
+        .controller_dir("cpu")
+        .or_else(|| cgroup.controller_dir("memory"))
+        .ok_or(NodeError::Cgroups(cgroup::Error::NotMounted))?;
+    let failed = |source| NodeError::Lock {
+        path: dir.to_owned(),
+        source,
+    };
+    let file = File::open(dir).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(NodeError::CgroupParent {
+            cgroup: parent.to_owned(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 
