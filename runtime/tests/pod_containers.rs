@@ -192,7 +192,10 @@ fn termination_is_graceful_and_ordered_and_leaves_nothing() {
         .map(|e| e.expect("an entry").file_name())
         .collect();
     left.sort();
-    assert_eq!(left, ["plan.json", "state.json", "supervisor.log"]);
+    assert_eq!(
+        left,
+        ["plan.json", "state.json", "supervisor.log", "taken.json"]
+    );
 }
 
 #[test]
@@ -290,7 +293,7 @@ fn a_bad_plan_is_refused_and_changes_nothing() {
     let main = pod.until_running("main");
     let good = pod.plan.clone();
     for bad in ["{", "{}"] {
-        std::fs::write(pod.pod_dir().join("plan.json"), bad).expect("a file");
+        pod.replace_plan(bad.as_bytes());
         let error = pod.client().request(&Request::Reload).expect_err("refused");
         assert!(error.to_string().contains("plan.json"), "{error}");
     }
@@ -298,6 +301,14 @@ fn a_bad_plan_is_refused_and_changes_nothing() {
     pod.write_plan();
     let error = pod.client().request(&Request::Reload).expect_err("refused");
     assert!(error.to_string().contains("kernel.panic"), "{error}");
+    // Nor does it keep the next supervisor from looking after the containers.
+    for _ in 0..2 {
+        pod.kill_supervisor();
+        pod.start_supervisor();
+        assert_eq!(pod.until_running("main"), main);
+        let error = pod.client().request(&Request::Reload).expect_err("refused");
+        assert!(error.to_string().contains("kernel.panic"), "{error}");
+    }
     pod.plan = good;
     pod.reload();
     assert_eq!(pod.until_running("main"), main);
@@ -348,7 +359,9 @@ fn the_active_deadline_ends_the_pod() {
 fn exec(pod: &Pod, container: &str, command: &[&str]) -> String {
     use std::io::Read;
     let request = exec_request(container, command);
-    let (reply, descriptors) = pod.client().request(&request).expect("a reply");
+    // The command would end with it.
+    let client = pod.client();
+    let (reply, descriptors) = client.request(&request).expect("a reply");
     assert_eq!(reply, Reply::ExecStarted);
     let stdout = descriptors.into_iter().next().expect("its output");
     let mut text = String::new();

@@ -60,7 +60,9 @@ fn mkdir(pod: &Pod) -> String {
         stdin: false,
         size: None,
     };
-    let (reply, descriptors) = pod.client().request(&request).expect("a reply");
+    // The command would end with it.
+    let client = pod.client();
+    let (reply, descriptors) = client.request(&request).expect("a reply");
     assert_eq!(reply, Reply::ExecStarted);
     let mut said = String::new();
     File::from(descriptors.into_iter().next().expect("its output"))

@@ -1,4 +1,14 @@
 //! `podling exec`: talks to the pod's supervisor, so that it works with the agent dead.
+//!
+//! The command belongs to its client, as it would without a container between them. ctrl-C and the other signals that a
+//! client gets go to the command's process group; when the client is killed, the supervisor sends the group SIGHUP. So
+//! does the kernel where there is a terminal, whose keys go to the command as they are typed.
+//!
+//! Not so elsewhere: `kubectl exec` and `docker exec` without a terminal leave a command running that their client has
+//! left, as there is a network, or a daemon, between the two. Here a job of cron that is stopped has stopped.
+//! Who wants a command to go on says so as everywhere: `nohup`, `setsid`, or a trap.
+
+mod signals;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -6,8 +16,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 
 use clap::Args;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
 use podling_runtime::pod::client::Client;
 use podling_runtime::pod::plan::{ContainerKind, Plan};
 use podling_runtime::pod::protocol::{Reply, Request};
@@ -16,6 +25,7 @@ use rustix::termios::{OptionalActions, Termios};
 
 use super::name::{NamespaceArg, PodName};
 use super::{CommandError, Directories, Exit, offline};
+use signals::Signals;
 
 /// Run a command in a container
 #[derive(Debug, Args)]
@@ -27,7 +37,11 @@ Examples:
   podling exec -c sidecar site -- ls /data
 
 No shell is involved: what follows `--` is the program and its arguments. The exit code is that of the command; \
-127 means that there is no such program, 126 that it cannot be executed.")]
+127 means that there is no such program, 126 that it cannot be executed.
+
+The command belongs to this one: it gets ctrl-C and the signals HUP, INT, QUIT, TERM, USR1 and USR2, and SIGHUP when \
+this is killed. To start something that goes on, let a shell end before it: \
+podling exec POD -- sh -c 'PROGRAM >/dev/null 2>&1 &'")]
 pub struct ExecArgs {
     /// The pod
     #[arg(value_name = "POD")]
@@ -96,12 +110,13 @@ pub(super) fn run(args: &ExecArgs, directories: &Directories) -> Result<Exit, Co
     };
     let streams = Streams::new(fds, args)
         .ok_or_else(|| failed().because("the supervisor did not send the command's streams"))?;
+    let signals = Signals::listen(on_terminal).map_err(|e| failed().because(e))?;
     let raw = if on_terminal && args.stdin {
         Some(RawTerminal::enter().map_err(|e| failed().because(e))?)
     } else {
         None
     };
-    let code = streams.relay(&client, on_terminal);
+    let code = streams.relay(&client, &signals);
     drop(raw);
     let code = code.map_err(|e| failed().because(e))?;
     Ok(Exit::Code(u8::try_from(code & 0xff).unwrap_or(1)))
@@ -158,9 +173,9 @@ struct Streams {
 }
 
 struct Output {
-    from: OwnedFd,
+    /// None when it has ended, or nobody reads it any more.
+    from: Option<OwnedFd>,
     to_stderr: bool,
-    open: bool,
 }
 
 impl Streams {
@@ -168,9 +183,8 @@ impl Streams {
     fn new(fds: Vec<OwnedFd>, args: &ExecArgs) -> Option<Self> {
         let mut fds = fds.into_iter();
         let output = |from: OwnedFd, to_stderr| Output {
-            from,
+            from: Some(from),
             to_stderr,
-            open: true,
         };
         if args.tty {
             let terminal = fds.next()?;
@@ -191,25 +205,19 @@ impl Streams {
 
     /// Copies until the command has ended, and gives its exit code. What a process that it left behind says later is
     /// not waited for.
-    fn relay(mut self, client: &Client, on_terminal: bool) -> io::Result<i32> {
-        // Before the thread, which inherits the mask: only the descriptor gets the signal.
-        let resized = if on_terminal {
-            Some(resize_signals()?)
-        } else {
-            None
-        };
+    fn relay(mut self, client: &Client, signals: &Signals) -> io::Result<i32> {
         if let Some(stdin) = self.stdin.take() {
             let tty = self.terminal.is_some();
             thread::spawn(move || send_stdin(stdin, tty));
         }
         let mut code = None;
         while code.is_none() {
-            let mut poll = vec![PollFd::new(client, PollFlags::IN)];
-            if let Some(signals) = &resized {
-                poll.push(PollFd::new(signals, PollFlags::IN));
-            }
-            for output in self.outputs.iter().filter(|o| o.open) {
-                poll.push(PollFd::new(&output.from, PollFlags::IN));
+            let mut poll = vec![
+                PollFd::new(client, PollFlags::IN),
+                PollFd::new(signals, PollFlags::IN),
+            ];
+            for from in self.outputs.iter().filter_map(|o| o.from.as_ref()) {
+                poll.push(PollFd::new(from, PollFlags::IN));
             }
             match rustix::event::poll(&mut poll, None) {
                 Ok(_) => {}
@@ -217,11 +225,8 @@ impl Streams {
                 Err(e) => return Err(e.into()),
             }
             drop(poll);
-            if let (Some(signals), Some(terminal)) = (&resized, &self.terminal)
-                && signals.read_signal().map_err(io::Error::from)?.is_some()
-            {
-                let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin())?;
-                rustix::termios::tcsetwinsize(terminal, size)?;
+            if let Some(signal) = signals.next()? {
+                code = self.pass_on(signal, client)?;
             }
             if let Some((reply, _)) = client.try_recv().map_err(io::Error::other)? {
                 match reply {
@@ -241,36 +246,63 @@ impl Streams {
         }
         Ok(code.unwrap_or_default())
     }
+
+    /// Tells the command of a signal. A command on a terminal hears of the client's end from the kernel, and often
+    /// ignores all else, as shells do: there the signal ends this client, with the code that is returned.
+    fn pass_on(&self, signal: Signal, client: &Client) -> io::Result<Option<i32>> {
+        match &self.terminal {
+            Some(terminal) if signal == Signal::SIGWINCH => {
+                let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin())?;
+                rustix::termios::tcsetwinsize(terminal, size)?;
+                Ok(None)
+            }
+            Some(_) => Ok(Some(128 + signal as i32)),
+            None => {
+                let signal = signal as i32;
+                client
+                    .send(&Request::Signal { signal })
+                    .map_err(io::Error::other)?;
+                Ok(None)
+            }
+        }
+    }
 }
 
 impl Output {
-    /// Copies what is there.
+    /// Copies what is there. When the reader of a pipe has gone (`| head`) the command's own pipe is closed, and what
+    /// it writes next ends it, as it would without this program between.
     fn copy(&mut self) -> io::Result<()> {
         let mut buffer = [0; 32 << 10];
-        while self.open && self.is_readable()? {
-            match rustix::io::read(&self.from, &mut buffer) {
+        while let Some(from) = &self.from
+            && is_readable(from)?
+        {
+            let written = match rustix::io::read(from, &mut buffer) {
                 // A terminal whose other side is closed says EIO.
-                Ok(0) | Err(rustix::io::Errno::IO) => self.open = false,
-                Ok(n) if self.to_stderr => io::stderr().write_all(&buffer[..n])?,
+                Ok(0) | Err(rustix::io::Errno::IO) => {
+                    self.from = None;
+                    return Ok(());
+                }
+                Ok(n) if self.to_stderr => io::stderr().write_all(&buffer[..n]),
                 Ok(n) => {
                     let mut out = io::stdout();
-                    out.write_all(&buffer[..n])?;
-                    out.flush()?;
+                    out.write_all(&buffer[..n]).and_then(|()| out.flush())
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::INTR) => Ok(()),
                 Err(e) => return Err(e.into()),
+            };
+            match written {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.from = None,
+                other => other?,
             }
         }
         Ok(())
     }
 }
 
-impl Output {
-    /// Asked before each read: `O_NONBLOCK` would also change the writing side of a terminal.
-    fn is_readable(&self) -> io::Result<bool> {
-        let mut poll = [PollFd::new(&self.from, PollFlags::IN)];
-        Ok(rustix::event::poll(&mut poll, Some(&Timespec::default()))? > 0)
-    }
+/// Asked before each read: `O_NONBLOCK` would also change the writing side of a terminal.
+fn is_readable(from: &OwnedFd) -> io::Result<bool> {
+    let mut poll = [PollFd::new(from, PollFlags::IN)];
+    Ok(rustix::event::poll(&mut poll, Some(&Timespec::default()))? > 0)
 }
 
 /// Copies standard input until either end is closed.
@@ -285,17 +317,6 @@ fn send_stdin(to: OwnedFd, tty: bool) {
 
 /// Control-D.
 const END_OF_TRANSMISSION: u8 = 4;
-
-/// A descriptor that becomes readable when the terminal's size changes.
-fn resize_signals() -> io::Result<SignalFd> {
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGWINCH);
-    mask.thread_block()?;
-    Ok(SignalFd::with_flags(
-        &mask,
-        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-    )?)
-}
 
 /// The user's terminal passing every key to the command; as it was when this is dropped.
 struct RawTerminal {

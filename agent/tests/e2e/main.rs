@@ -7,6 +7,7 @@
 mod node;
 
 mod command_line;
+mod exec;
 mod p02_manifests;
 mod p03_etcd;
 mod p04_disk;

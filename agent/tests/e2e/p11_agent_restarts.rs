@@ -151,6 +151,35 @@ fn p11_a_plan_that_the_supervisor_has_not_taken_is_told_again_by_a_new_agent() {
 }
 
 #[test]
+fn p11_a_plan_that_the_supervisor_has_not_taken_is_told_to_the_next_supervisor() {
+    let node = Node::start();
+    node.load_busybox();
+    node.apply("pod.yaml", POD);
+    node.wait_ready("pod");
+    let refusals = || {
+        let log = std::fs::read_to_string(node.path("agent.log")).unwrap();
+        log.lines().filter(|l| l.contains("PlanRefused")).count()
+    };
+    let probe = "httpGet: {port: 8080, host: no-such-name, path";
+    let refused = POD.replace("httpGet: {port: 8080, path", probe);
+    node.apply("pod.yaml", &refused);
+    node.wait("it is refused", || (refusals() == 1).then_some(()));
+    for others in 1..=2 {
+        kill_supervisor(&node);
+        node.wait("its successor refuses it too, and says so once", || {
+            (refusals() == 1 + others).then_some(())
+        });
+        let why = node.podling(&["why", "pod"]).stdout;
+        assert!(why.contains("PlanRefused"), "{why}");
+    }
+    node.apply("pod.yaml", POD);
+    node.wait("the next plan is taken", || {
+        let why = node.podling(&["why", "pod"]).stdout;
+        (!why.contains("PlanRefused")).then_some(())
+    });
+}
+
+#[test]
 fn p11_a_pod_removed_while_the_agent_was_away_is_terminated() {
     let mut node = Node::start();
     node.load_busybox();
@@ -162,12 +191,8 @@ fn p11_a_pod_removed_while_the_agent_was_away_is_terminated() {
     node.wait_gone("pod");
 }
 
-#[test]
-fn p11_a_killed_supervisor_is_started_again_and_adopts_its_containers() {
-    let node = Node::start();
-    node.load_busybox();
-    node.apply("pod.yaml", POD);
-    let before = node.wait_ready("pod");
+/// SIGKILL to the supervisor of the node's one pod.
+fn kill_supervisor(node: &Node) {
     let supervisors: Vec<i32> = node
         .own_processes()
         .into_iter()
@@ -192,6 +217,15 @@ fn p11_a_killed_supervisor_is_started_again_and_adopts_its_containers() {
         nix::sys::signal::Signal::SIGKILL,
     )
     .unwrap();
+}
+
+#[test]
+fn p11_a_killed_supervisor_is_started_again_and_adopts_its_containers() {
+    let node = Node::start();
+    node.load_busybox();
+    node.apply("pod.yaml", POD);
+    let before = node.wait_ready("pod");
+    kill_supervisor(&node);
     node.wait("another supervisor answers", || {
         (node
             .podling(&["exec", "pod", "-c", "other", "--", "true"])
@@ -306,4 +340,39 @@ fn p11_supervisors_that_die_again_and_again_are_not_started_without_a_pause() {
         let why = node.podling(&["why", "dies"]).stdout;
         (why.contains("SupervisorFailed") && why.contains("tried again at")).then_some(())
     });
+}
+
+#[test]
+fn p11_a_second_agent_below_the_same_cgroup_is_refused_while_the_first_lives() {
+    let mut node = Node::start();
+    let other = |node: &Node| {
+        let dir = |name: &str| node.path(name).display().to_string();
+        let mut command = node.podling_command(&[
+            "agent",
+            "--run-dir",
+            &dir("other-run"),
+            "--data-dir",
+            &dir("other-data"),
+            "--manifests",
+            &dir("other-manifests"),
+            "--cgroup-parent",
+            node.cgroup(),
+        ]);
+        command.stderr(std::process::Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let refused: crate::node::Run = other(&node).wait_with_output().unwrap().into();
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(node.cgroup()) && refused.stderr.contains("--cgroup-parent"),
+        "{}",
+        refused.stderr
+    );
+    node.kill_agent();
+    let mut second = other(&node);
+    node.wait("the lock has gone with the first", || {
+        node.path("other-run/agent.sock").exists().then_some(())
+    });
+    second.kill().unwrap();
+    second.wait().unwrap();
 }

@@ -8,6 +8,7 @@
 //! ```text
 //! <run-dir>/pods/<uid>/            the pod directory
 //!     plan.json                    written by the agent, atomically
+//!     taken.json                   the plan that the supervisor took last
 //!     state.json                   the supervisor's crash-safe record
 //!     supervisor.sock
 //! ```
@@ -21,6 +22,8 @@ pub const MAX_PACKET_BYTES: usize = 192 * 1024;
 
 /// The plan's file name in the pod directory.
 pub const PLAN_FILE: &str = "plan.json";
+/// The plan that the supervisor took last: that of [`PLAN_FILE`], unless it refuses it.
+pub const TAKEN_PLAN_FILE: &str = "taken.json";
 /// The supervisor's record in the pod directory.
 pub const STATE_FILE: &str = "state.json";
 /// The socket's name in the pod directory.
@@ -47,8 +50,8 @@ pub enum Request {
     /// Run a command in a container. The reply [`Reply::ExecStarted`] brings descriptors: with `tty` the pty's
     /// controlling side; else, in this order, the writing end of stdin (if asked for), the reading ends of stdout
     /// and stderr. The command has the environment and the rights that the container was started with.
-    /// [`Reply::ExecExited`] follows on the same connection. Closing the connection leaves the command
-    /// running until its descriptors close.
+    /// [`Reply::ExecExited`] follows on the same connection. When the connection is closed before, the command and
+    /// its process group get SIGHUP, with and without a terminal: a client that is gone is a line that hangs up.
     Exec {
         /// Which container.
         container: String,
@@ -60,6 +63,12 @@ pub enum Request {
         stdin: bool,
         /// The terminal's size, columns and rows.
         size: Option<(u16, u16)>,
+    },
+    /// Send a signal to the commands that this connection started, and their process groups. [`Reply::Ok`], also
+    /// when they have ended meanwhile.
+    Signal {
+        /// Its number.
+        signal: i32,
     },
     /// The descriptors of a running container's terminal or standard input; output goes on to the log.
     Attach {

@@ -109,7 +109,14 @@ impl Pod {
     pub fn write_plan(&self) {
         let plan: Plan = serde_json::from_value(self.plan.clone()).expect("a plan");
         let bytes = serde_json::to_vec(&plan).expect("a plan");
-        fs::write(self.pod_dir().join(PLAN_FILE), bytes).expect("a file");
+        self.replace_plan(&bytes);
+    }
+
+    /// As the agent does: never in place.
+    pub fn replace_plan(&self, bytes: &[u8]) {
+        let new = self.pod_dir().join("plan.json.new");
+        fs::write(&new, bytes).expect("a file");
+        fs::rename(new, self.pod_dir().join(PLAN_FILE)).expect("renamed");
     }
 
     pub fn start_supervisor(&mut self) {

@@ -87,6 +87,8 @@ pub struct Worker {
     plan: Option<Plan>,
     /// It did not take that plan.
     refused: bool,
+    /// The supervisor at the other end of the link has said which plan it has.
+    met: bool,
     /// The grace period that the supervisor was last told, in seconds.
     terminating: Option<(u64, Instant)>,
     released: bool,
@@ -144,6 +146,7 @@ impl Worker {
             due: true,
             plan: None,
             refused: false,
+            met: false,
             terminating: None,
             released: false,
             retired: false,
@@ -342,7 +345,9 @@ impl Worker {
                 }
                 prepare::write_plan(&self.context, &self.uid, &plan)?;
                 self.images.are_planned();
-                tracing::info!(pod = %object.key, generation = plan.generation, "pod changed");
+                if !self.refused {
+                    tracing::info!(pod = %object.key, generation = plan.generation, "pod changed");
+                }
                 link.send(&Request::Reload)
                     .map_err(|e| ("SupervisorFailed", chain(&e)))?;
                 self.plan = Some(plan);
@@ -452,17 +457,19 @@ impl Worker {
             Ok(Reply::Snapshot(snapshot)) => {
                 // What a pod does while it runs changes nothing of what is wanted of it.
                 self.due |= matches!(snapshot.stage, Stage::Ended { .. });
-                if self.snapshot.is_none() && self.is_behind(&snapshot) {
+                // Each supervisor is asked once: one that was started again knows what its predecessor took.
+                if !std::mem::replace(&mut self.met, true) && self.is_behind(&snapshot) {
                     self.refused = true;
                     self.due = true;
                 }
                 self.snapshot = Some(*snapshot);
             }
             Ok(Reply::Error { message }) => {
-                tracing::warn!(uid = self.uid, message, "the supervisor refuses");
                 if self.terminating.is_none() {
                     self.refused = true;
                     self.note_trouble("PlanRefused", message);
+                } else {
+                    tracing::warn!(uid = self.uid, message, "the supervisor refuses");
                 }
             }
             Ok(Reply::Ok) => {
@@ -482,6 +489,7 @@ impl Worker {
 
     fn lose_supervisor(&mut self, error: &SupervisorError) {
         self.link = None;
+        self.met = false;
         self.due = true;
         if !self.released {
             tracing::warn!(

@@ -24,6 +24,7 @@
 //! | `attempt` | probes and hooks under way |
 //! | `connection` | a client |
 //! | `record` | `state.json` |
+//! | `plans` | `plan.json`, and the plan that was taken last |
 //! | `keeper` | holds a terminal while no supervisor does |
 //! | `launch` | what a run was started with |
 //!
@@ -52,6 +53,7 @@ mod keeper;
 mod last_words;
 mod launch;
 mod output;
+mod plans;
 mod process;
 mod reactor;
 mod record;
@@ -73,7 +75,6 @@ use crate::chain;
 use crate::pod::clock::Now;
 use crate::pod::lifecycle::{ExitStatus, Input, Lifecycle, PlanError, Process};
 use crate::pod::plan::Plan;
-use crate::pod::protocol::PLAN_FILE;
 use crate::pod::snapshot::Snapshot;
 use attempt::Attempt;
 use connection::Connection;
@@ -207,6 +208,8 @@ struct Command {
     process: Process,
     handle: OwnedFd,
     key: Key,
+    /// The kernel sends SIGHUP when the client's side is closed.
+    has_terminal: bool,
 }
 
 /// Two supervisors of one pod would start everything twice. A child between clone and exec holds the lock for a
@@ -232,20 +235,6 @@ fn lock(dir: &Path) -> Result<OwnedFd, Error> {
 
 fn failed(attempt: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Loop { attempt, source }
-}
-
-/// Reads and checks `plan.json`.
-fn read_plan(dir: &Path) -> Result<Plan, Error> {
-    let path = dir.join(PLAN_FILE);
-    let bytes = fs::read(&path).map_err(|source| Error::ReadPlan {
-        path: path.clone(),
-        source,
-    })?;
-    let plan: Plan =
-        serde_json::from_slice(&bytes).map_err(|source| Error::ParsePlan { path, source })?;
-    crate::pod::lifecycle::check(&plan)?;
-    sandbox::check_sysctls(&plan)?;
-    Ok(plan)
 }
 
 /// The signals that are read as events.
@@ -550,6 +539,7 @@ impl Supervisor {
     fn drop_connection(&mut self, number: u64) {
         if let Some(connection) = self.connections.remove(&number) {
             connection.close(&mut self.reactor);
+            self.hang_up(number);
         }
     }
 

@@ -4,7 +4,10 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 
 use crate::pod::lifecycle::{ExitStatus, Process};
 use crate::sys::pidfd;
@@ -42,6 +45,15 @@ fn from_exit(exit: pidfd::Exit) -> ExitStatus {
     match exit {
         pidfd::Exit::Code(code) => ExitStatus::Code(code),
         pidfd::Exit::Signal(signal) => ExitStatus::Signal(signal),
+    }
+}
+
+/// Sends a signal to the process group that a process leads. The process must be one that this supervisor has yet to
+/// reap, so that its number is no other's. A group that has ended gets nothing.
+pub(super) fn signal_group(leader: Process, signal: Signal) -> io::Result<()> {
+    match killpg(Pid::from_raw(leader.pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::epoll::EpollFlags;
+use nix::sys::signal::Signal;
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -12,7 +13,7 @@ use super::container::Run;
 use super::journal::say;
 use super::reactor::Source;
 use super::run_spec::resources;
-use super::{Command, Error, StartError, Supervisor, output, process, read_plan};
+use super::{Command, Error, StartError, Supervisor, output, plans, process};
 use crate::chain;
 use crate::container::{Running, Stdio, TerminalSize};
 use crate::pod::clock::Now;
@@ -121,6 +122,7 @@ impl Supervisor {
                     Ok((Reply::ExecRefused { exit_code, message }, Vec::new()))
                 })
             }
+            Request::Signal { signal } => self.signal_commands(number, signal),
             Request::Attach { container } => self.attach(&container),
         };
         match answer {
@@ -148,9 +150,10 @@ impl Supervisor {
 
     /// Takes `plan.json` as it is now; what is refused changes nothing.
     fn reload(&mut self) -> Result<(), Error> {
-        let plan = read_plan(&self.dir)?;
-        self.check_fixed(&plan)?;
-        self.life.replace_plan(&plan, Now::read())?;
+        let offered = plans::read(&self.dir)?;
+        plans::check_fixed(&self.plan, &offered.plan)?;
+        self.life.replace_plan(&offered.plan, Now::read())?;
+        let plan = plans::take(&self.dir, offered);
         let old = std::mem::replace(&mut self.plan, plan);
         say(format_args!("has plan {} now", self.plan.generation));
         for container in &self.plan.containers {
@@ -163,27 +166,6 @@ impl Supervisor {
         self.note_snapshot(Now::read());
         self.save();
         self.resize(&old)
-    }
-
-    /// Refuses changes of what the containers share.
-    fn check_fixed(&self, plan: &Plan) -> Result<(), Error> {
-        let old = &self.plan;
-        let same = [
-            ("the host name", old.hostname == plan.hostname),
-            ("the network", old.network == plan.network),
-            ("shareProcessNamespace", old.share_pid == plan.share_pid),
-            ("hostPID", old.host_pid == plan.host_pid),
-            ("hostIPC", old.host_ipc == plan.host_ipc),
-            ("the sysctls", old.sysctls == plan.sysctls),
-            (
-                "the cgroup",
-                old.cgroup.path == plan.cgroup.path && old.cgroup.scope == plan.cgroup.scope,
-            ),
-        ];
-        match same.into_iter().find(|(_, same)| !same) {
-            Some((what, _)) => Err(Error::Fixed { what }),
-            None => Ok(()),
-        }
     }
 
     /// Gives new limits to the pod and its containers. More must be given to the pod first, less to its containers
@@ -268,9 +250,34 @@ impl Supervisor {
             process,
             handle: pidfd,
             key,
+            has_terminal: tty,
         };
         self.commands.insert(exec, command);
         Ok((Reply::ExecStarted, descriptors))
+    }
+
+    fn signal_commands(&self, number: u64, signal: i32) -> Answer {
+        let signal = Signal::try_from(signal).map_err(|_| format!("{signal} is not a signal"))?;
+        let own = self.commands.values().filter(|c| c.connection == number);
+        for command in own {
+            process::signal_group(command.process, signal)
+                .map_err(|e| format!("cannot send {signal}: {e}"))?;
+        }
+        Ok((Reply::Ok, Vec::new()))
+    }
+
+    /// A client is gone: its commands are told, as those on a terminal are told by the kernel. They end by it unless
+    /// they are meant not to, as by nohup(1).
+    pub(super) fn hang_up(&self, number: u64) {
+        let own = self.commands.values().filter(|c| c.connection == number);
+        for command in own.filter(|c| !c.has_terminal) {
+            if let Err(e) = process::signal_group(command.process, Signal::SIGHUP) {
+                say(format_args!(
+                    "cannot hang up on process {}, whose client is gone: {e}",
+                    command.process.pid
+                ));
+            }
+        }
     }
 
     /// A client's command has ended.

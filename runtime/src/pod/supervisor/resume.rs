@@ -12,7 +12,7 @@ use super::journal::say;
 use super::reactor::{Reactor, Source};
 use super::record::{self, Record};
 use super::sandbox::Sandbox;
-use super::{Error, Supervisor, connection, failed, listen_to_signals, process, read_plan};
+use super::{Error, Supervisor, connection, failed, listen_to_signals, plans, process};
 use crate::cgroup::{Cgroup, Layout};
 use crate::chain;
 use crate::pod::clock::Now;
@@ -30,13 +30,13 @@ impl Supervisor {
     pub(super) fn new(dir: &Path) -> Result<Self, Error> {
         let signals = listen_to_signals()?;
         let boot_id = record::boot_id()?;
-        let plan = read_plan(dir)?;
-        let layout = Layout::detect().map_err(Error::Cgroup)?;
-        let pod_cgroup = enter_cgroups(&plan, &layout)?;
         let record = record::load(dir, &boot_id).unwrap_or_else(|e| {
             say(format_args!("starts anew: {}", chain(&e)));
             None
         });
+        let plan = plans::read_first(dir, record.is_some())?;
+        let layout = Layout::detect().map_err(Error::Cgroup)?;
+        let pod_cgroup = enter_cgroups(&plan, &layout)?;
         let now = Now::read();
         let (mut life, sequence, pid_init, leave_when_ended) = match record {
             Some(record) => remembered_pod(record, &plan, now),
