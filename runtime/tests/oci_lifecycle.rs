@@ -287,6 +287,49 @@ fn the_pid_file_and_the_log_are_written() {
         serde_json::from_str(fs::read_to_string(&log).expect("the log").trim()).expect("JSON");
     assert_eq!(line["level"], "error");
     assert_eq!(line["msg"], "container nobody does not exist");
+    bundle.fails(&[
+        "--log",
+        &log_arg,
+        "--log-format",
+        "json",
+        "start",
+        "--what",
+        "a",
+    ]);
+    let text = fs::read_to_string(&log).expect("the log");
+    let last = text.lines().last().expect("a line");
+    let line: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(line["msg"], "unexpected argument '--what' found");
+}
+
+/// A pid file that cannot be written leaves no part of it, and no container.
+#[test]
+fn a_pid_file_that_cannot_be_written_stops_the_creation() {
+    let bundle = Bundle::sh("true");
+    bundle.write();
+    let place = bundle.path().join("place");
+    fs::create_dir(&place).expect("directory");
+    let taken = place.join("taken");
+    fs::create_dir(&taken).expect("directory");
+    let pid_file = taken.to_str().expect("UTF-8");
+    for command in ["create", "run"] {
+        let bundle_arg = bundle.bundle_arg();
+        let message = bundle.fails(&[
+            command,
+            "-b",
+            &bundle_arg,
+            "--pid-file",
+            pid_file,
+            &bundle.id,
+        ]);
+        assert!(
+            message.contains(&format!("cannot write {pid_file}: ")),
+            "{message}"
+        );
+        assert_eq!(fs::read_dir(&place).expect("reads").count(), 1);
+        assert!(!bundle.cgroup_exists());
+        assert!(!bundle.state_directory().join(&bundle.id).exists());
+    }
 }
 
 #[test]

@@ -35,12 +35,22 @@ fn data(bundle: &Bundle, owner: u32) -> std::path::PathBuf {
 
 /// Binds it with these options and its own maps.
 fn bind_mapped(bundle: &mut Bundle, source: &Path, options: &[&str], maps: Vec<LinuxIdMapping>) {
+    bind_mapped_at(bundle, source, "/data", options, maps);
+}
+
+fn bind_mapped_at(
+    bundle: &mut Bundle,
+    source: &Path,
+    destination: &str,
+    options: &[&str],
+    maps: Vec<LinuxIdMapping>,
+) {
     let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
     bundle.mount(
         MountBuilder::default()
             .typ("bind")
             .source(source)
-            .destination("/data")
+            .destination(destination)
             .options(options)
             .uid_mappings(maps.clone())
             .gid_mappings(maps)
@@ -287,4 +297,41 @@ fn options_of_the_whole_file_system_are_its_own() {
         message.contains("mounts (/data): a bind mount has no option sync"),
         "{message}"
     );
+}
+
+/// Each option that `features` names does what it says, or asks for what is so anyway: none is refused.
+#[test]
+fn every_option_of_features_is_taken() {
+    let mut bundle =
+        Bundle::sh("grep -c ' /mnt/' /proc/self/mountinfo; readlink /mnt/copy-symlink");
+    let source = data(&bundle, 0);
+    let link = bundle.path().join("link");
+    symlink("target", &link).expect("link");
+    let features: serde_json::Value =
+        serde_json::from_str(&bundle.ok(&["features"])).expect("JSON");
+    let options: Vec<String> =
+        serde_json::from_value(features["mountOptions"].clone()).expect("options");
+    let mut count = 0;
+    for option in &options {
+        let place = format!("/mnt/{option}");
+        match option.as_str() {
+            "bind" | "rbind" | "src-nofollow" | "dest-nofollow" => {
+                bundle.bind(&source, &place, &["bind", option]);
+            }
+            "idmap" | "ridmap" => {
+                bind_mapped_at(&mut bundle, &source, &place, &[option], map(0, FIRST, 10));
+            }
+            "copy-symlink" => {
+                bundle.bind(&link, &place, &["bind", option]);
+                continue;
+            }
+            "remount" => {
+                bundle.bind(&source, &place, &["bind"]);
+                bundle.bind(&source, &place, &["bind", option, "ro"]);
+            }
+            _ => tmpfs(&mut bundle, &place, &[option]),
+        }
+        count += 1;
+    }
+    assert_eq!(bundle.run(), format!("{count}\ntarget"));
 }

@@ -62,7 +62,7 @@ pub(super) struct InitPlan {
 }
 
 /// crun's annotation, by which `podman run --group-add keep-groups` leaves the caller's groups to the process.
-const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+pub(crate) const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 fn keeps_groups(spec: &Spec) -> bool {
     let annotations = spec.annotations().as_ref();

@@ -79,6 +79,7 @@ use stages::Told;
 pub use devices::with_device_rules;
 pub use error::{Error, Result, Step};
 pub use exec::exec;
+pub(crate) use init::KEEP_GROUPS;
 pub use mount_plan::is_bind;
 pub use places::make_mount_places;
 pub use stages::{Created, Creating, Executing};

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use super::log::Format;
+use super::log::{Format, Log};
 use super::{
     checkpoint, completion, create, delete, events, exec, features, kill, list, pause, ps, restore,
     rootless, run, spec, start, state, update,
@@ -77,7 +77,15 @@ impl Cli {
             .map_err(|error| error.format(&mut command));
         // A tree of many small parts, which the end of the process frees faster.
         mem::forget(command);
-        parsed.unwrap_or_else(|error| error.exit())
+        parsed.unwrap_or_else(|error| {
+            if error.use_stderr() {
+                let text = error.to_string();
+                let first = text.lines().next().unwrap_or_default();
+                let message = first.strip_prefix("error: ").unwrap_or(first);
+                Log::of_arguments(std::env::args_os()).usage(message);
+            }
+            error.exit()
+        })
     }
 
     /// Who makes cgroups: `--cgroup-manager` is crun's name for the choice, and wins.

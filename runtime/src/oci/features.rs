@@ -5,15 +5,20 @@ use serde_json::{Value, json};
 
 use super::error::Result;
 use super::print;
+use crate::container;
 
 /// The newest version of the specification whose fields are known here.
 pub(super) const SPEC_VERSION: &str = "1.3.0";
 
 /// `features`: runtime-spec `features.md`
 pub(super) fn features() -> Result<()> {
+    print::json(&all())
+}
+
+fn all() -> Value {
     let mut capabilities: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
     capabilities.sort();
-    print::json(&json!({
+    json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
         "hooks": [
@@ -41,10 +46,17 @@ pub(super) fn features() -> Result<()> {
             "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
+            "memoryPolicy": {
+                "modes": [
+                    "MPOL_BIND", "MPOL_DEFAULT", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED",
+                    "MPOL_PREFERRED_MANY", "MPOL_WEIGHTED_INTERLEAVE",
+                ],
+                "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
+            },
         },
         "annotations": annotations(),
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
-    }))
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", container::KEEP_GROUPS],
+    })
 }
 
 /// What the compiler of filters knows; which of it the kernel has, loading tells.
@@ -92,7 +104,8 @@ fn annotations() -> Value {
 #[cfg(test)]
 mod tests {
     use oci_spec::runtime::{
-        Arch, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+        Arch, Features, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+        MemoryPolicyFlagType, MemoryPolicyModeType,
     };
     use serde::de::DeserializeOwned;
 
@@ -103,6 +116,15 @@ mod tests {
             let parsed = serde_json::from_value::<T>(word.clone());
             assert!(parsed.is_ok(), "{word}");
         }
+    }
+
+    #[test]
+    fn all_is_in_the_specifications_words() {
+        let all = all();
+        serde_json::from_value::<Features>(all.clone()).expect("the specification's object");
+        let policy = &all["linux"]["memoryPolicy"];
+        are_words_of::<MemoryPolicyModeType>(&policy["modes"]);
+        are_words_of::<MemoryPolicyFlagType>(&policy["flags"]);
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! The library speaks through `tracing`; [`Log::install`] takes what it says from the calling process. A child made
 //! by clone is another process: its descriptors are the container's, and nothing is written there.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -54,6 +56,36 @@ impl Log {
             format,
             debug,
         })
+    }
+
+    /// The log that arguments name which cannot be parsed as a whole: callers look there for what is wrong with them. One
+    /// that is not to be had has nothing written to it.
+    pub fn of_arguments(arguments: impl Iterator<Item = OsString>) -> Self {
+        let mut named: [Option<OsString>; 2] = [None, None];
+        let mut arguments = arguments.skip(1);
+        while let Some(argument) = arguments.next() {
+            for (name, value) in ["--log", "--log-format"].into_iter().zip(&mut named) {
+                if argument == name {
+                    *value = arguments.next();
+                    break;
+                }
+                let text = argument.as_bytes().strip_prefix(name.as_bytes());
+                if let Some(text) = text.and_then(|text| text.strip_prefix(b"=")) {
+                    *value = Some(OsStr::from_bytes(text).to_owned());
+                }
+            }
+        }
+        let [path, format] = named;
+        let format = match format {
+            Some(format) if format == "json" => Format::Json,
+            _ => Format::Text,
+        };
+        Self::open(path.map(PathBuf::from).as_ref(), format, false).unwrap_or_default()
+    }
+
+    /// Arguments that cannot be parsed: the parser prints more.
+    pub fn usage(&self, message: &str) {
+        self.write("error", message);
     }
 
     /// Takes what the library says: warnings, and with `--debug` all.
@@ -178,6 +210,24 @@ impl Visit for Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_of_wrong_arguments_is_found() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("log");
+        let path = path.to_str().expect("UTF-8");
+        let lines = [
+            format!("r --log {path} --log-format json create --what"),
+            format!("r --log-format=json --log={path} kill"),
+        ];
+        for line in &lines {
+            let log = Log::of_arguments(line.split(' ').map(OsString::from));
+            log.usage("no");
+        }
+        Log::of_arguments(["r", "--log"].map(OsString::from).into_iter()).usage("no");
+        let text = std::fs::read_to_string(path).expect("a log");
+        assert_eq!(text.matches(r#""level":"error","msg":"no""#).count(), 2);
+    }
 
     #[test]
     fn a_line_is_one_object() {

@@ -465,23 +465,35 @@ pub fn parse_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     })
 }
 
-/// Writes a file so that readers see the old one or the new one.
+/// Writes a file so that readers see the old one or the new one. The new one is written beside it; what another program
+/// has put there is replaced, never followed or written to.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written. Nothing new is left then.
 pub fn replace_file(path: &Path, text: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
+    let mut made = create_new(&new);
+    if matches!(&made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
+        made = fs::remove_file(&new).and_then(|()| create_new(&new));
+    }
+    let mut made = made.map_err(file("write", path))?;
+    made.write_all(text)
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|error| {
+            // Of both failures the first is told.
+            fs::remove_file(&new).ok();
+            file("write", path)(error)
+        })
+}
+
+fn create_new(path: &Path) -> io::Result<fs::File> {
     fs::File::options()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o644)
-        .open(&new)
-        .and_then(|mut f| f.write_all(text))
-        .map_err(file("write", &new))?;
-    fs::rename(&new, path).map_err(file("write", path))
+        .open(path)
 }
 
 #[cfg(test)]
@@ -504,6 +516,26 @@ mod tests {
             created: Timestamp::UNIX_EPOCH,
             owner: 0,
         }
+    }
+
+    #[test]
+    fn a_file_is_replaced_through_no_link_and_leaves_none_beside_it() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("victim"), "untouched").expect("writes");
+        std::os::unix::fs::symlink(path("victim"), path("pid.new")).expect("link");
+        replace_file(&path("pid"), b"7").expect("replaces");
+        assert_eq!(fs::read(path("pid")).expect("reads"), b"7");
+        fs::create_dir(path("taken")).expect("directory");
+        let refused = replace_file(&path("taken"), b"7").expect_err("a directory");
+        assert!(refused.to_string().ends_with("/taken"), "{refused}");
+        assert_eq!(fs::read(path("victim")).expect("reads"), b"untouched");
+        let mut names: Vec<_> = fs::read_dir(directory.path())
+            .expect("reads")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["pid", "taken", "victim"]);
     }
 
     #[test]
