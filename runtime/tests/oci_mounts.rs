@@ -172,6 +172,20 @@ fn a_missing_source_is_named_and_nothing_is_left() {
 
 /// An image whose directory is a link to the host's: the mount, and what is made for it, must stay inside.
 #[test]
+fn a_source_of_another_kind_than_its_target_is_told() {
+    for (source, target, why) in [
+        ("config.json", "/tmp", "a file does not go onto a directory"),
+        ("rootfs", "/bin/busybox", "a directory does not go onto a file"),
+    ] {
+        let mut bundle = Bundle::sh("true");
+        let source = bundle.path().join(source);
+        bundle.bind(&source, target, &["bind"]);
+        let message = bundle.run_fails();
+        assert!(message.contains(&format!("{target} ({why})")), "{message}");
+    }
+}
+
+#[test]
 fn a_link_in_the_image_does_not_lead_a_mount_outside() {
     let mut bundle = Bundle::sh("ls /data/volume; grep -c volume /proc/mounts");
     let outside = outside(&bundle);

@@ -260,9 +260,21 @@ fn remount(inside: &Inside, plan: &MountPlan) -> Done {
 /// Moves a mount onto its target.
 fn place(inside: &Inside, plan: &MountPlan, mount: BorrowedFd<'_>) -> Done {
     let target = target(inside, plan, mount)?;
-    let attached = attach(mount, target.as_fd());
+    let attached = attach(mount, target.as_fd()).map_err(|error| {
+        let subject = format!("{}{}", plan.destination.display(), mismatch(mount, &target));
+        Failure::new(Step::AttachMount, subject, &error)
+    });
     inside.set_aside(target);
-    attached.at(Step::AttachMount, plan.destination.to_string_lossy())
+    attached
+}
+
+/// Why a mount may not fit its target, where that is so.
+fn mismatch(mount: BorrowedFd<'_>, target: &OwnedFd) -> &'static str {
+    match (kind_of(mount), kind_of(target.as_fd())) {
+        (Ok(Kind::File), Ok(Kind::Directory)) => " (a file does not go onto a directory)",
+        (Ok(Kind::Directory), Ok(Kind::File)) => " (a directory does not go onto a file)",
+        _ => "",
+    }
 }
 
 /// The attributes with which fsmount(2) makes a file system's mount. None where they are more than it can give.

@@ -216,6 +216,7 @@ mod tests {
             "checkpoint --manage-cgroups-mode soft --empty-ns network --page-server 127.0.0.1:9 id",
             "restore -d --image-path /i --work-path /w --bundle /b --pid-file /p --console-socket /c id",
             "restore --lsm-profile apparmor:a --lsm-mount-context x --no-subreaper id",
+            "restore --tcp-close --image-path /i id",
             "--criu /usr/sbin/criu restore id",
             "features",
         ];

@@ -50,6 +50,9 @@ pub struct Options {
     /// Write the first process's pid to this file
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Close the TCP connections that were saved as established
+    #[arg(long, conflicts_with = "tcp_established")]
+    pub tcp_close: bool,
     /// Another AppArmor profile or SELinux label, as apparmor:NAME
     #[arg(long, value_name = "TYPE:NAME")]
     pub lsm_profile: Option<String>,
@@ -193,7 +196,10 @@ fn settle(
 fn describe(opts: &mut Opts, options: &Options, bundle: &Bundle) -> Result<()> {
     let spec = &bundle.spec;
     // The restored process is our child, not criu's.
-    opts.0.flag(6, true).flag(26, true);
+    opts.0
+        .flag(6, true)
+        .flag(26, true)
+        .flag(52, options.tcp_close);
     if let Some(profile) = &options.lsm_profile {
         opts.0.text(53, profile);
     }
