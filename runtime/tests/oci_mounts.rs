@@ -175,7 +175,11 @@ fn a_missing_source_is_named_and_nothing_is_left() {
 fn a_source_of_another_kind_than_its_target_is_told() {
     for (source, target, why) in [
         ("config.json", "/tmp", "a file does not go onto a directory"),
-        ("rootfs", "/bin/busybox", "a directory does not go onto a file"),
+        (
+            "rootfs",
+            "/bin/busybox",
+            "a directory does not go onto a file",
+        ),
     ] {
         let mut bundle = Bundle::sh("true");
         let source = bundle.path().join(source);
