@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 /// How long ago `then` was; `<unknown>` without it.
-pub(super) fn since(then: Option<Timestamp>, now: Timestamp) -> String {
+pub(crate) fn since(then: Option<Timestamp>, now: Timestamp) -> String {
     match then {
         Some(then) => span(now.as_second().saturating_sub(then.as_second())),
         None => "<unknown>".to_owned(),
@@ -11,7 +11,7 @@ pub(super) fn since(then: Option<Timestamp>, now: Timestamp) -> String {
 }
 
 /// A number of seconds, with the two units that matter; a clock that went back shows as 0.
-pub(super) fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;

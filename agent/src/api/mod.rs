@@ -3,25 +3,37 @@
 //! ```text
 //! GET    /healthz
 //! GET    /api/v1/pods                              PodList; ?watch=1&resourceVersion=N: a line for each event
+//!                                                  ?labelSelector=, ?fieldSelector=
 //! GET    /api/v1/namespaces/{ns}/pods              the same of one namespace
 //! GET    /api/v1/namespaces/{ns}/pods/{name}       Pod
 //! DELETE /api/v1/namespaces/{ns}/pods/{name}       ?gracePeriodSeconds=N, ?restart=true
 //! GET    /podling/v1/status                        NodeStatus
 //! GET    /podling/v1/why/{ns}/{name}               Explanation
+//! GET    /version, /api, /apis, /api/v1            discovery
 //! ```
+//!
+//! Pods come as objects, or as a Table to who prefers that: `kubectl get`, `describe` and `delete` work through anything
+//! that carries HTTP to the socket. Deliberately absent: what streams (log, exec, attach, port-forward), events, and
+//! every way to write but the deletion of pods.
 //!
 //! Errors are Kubernetes `Status` objects. The socket has mode 0660 and belongs to the group `podling` if there is
 //! one: whoever may write to it may end pods. Nothing here holds state: every answer is made from the store.
-//! Requests have no bodies, so their size is bounded by hyper's limit on heads; their number by [`MAX_CONNECTIONS`];
+//! Requests' size is bounded by hyper's limit on heads and by [`MAX_BODY_BYTES`]; their number by [`MAX_CONNECTIONS`];
 //! their time by [`HEAD_TIMEOUT`] and, but for watches, [`ANSWER_TIMEOUT`].
 
+pub(crate) mod age;
+mod discovery;
 pub mod explain;
 mod pods;
+mod selector;
 mod server;
 mod status;
+pub(crate) mod summary;
+mod table;
 
 pub use explain::{Explanation, Reason, explain};
 pub use pods::{ORIGIN_ANNOTATION, WatchEvent};
+pub use selector::{FieldSelector, LabelSelector};
 pub use server::{ServeError, Server, Waits};
 pub use status::{NodeInfo, NodeStatus, PodCounts, ProblemView};
 
@@ -43,6 +55,8 @@ pub const SOCKET_FILE: &str = "agent.sock";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// No answer takes this long, but for watches.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The options of a deletion are the only body there is.
+const MAX_BODY_BYTES: usize = 64 << 10;
 /// More connections at once wait: each watch is one, and local tools need few.
 const MAX_CONNECTIONS: usize = 256;
 

@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use k8s_openapi::List;
@@ -15,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::explain::{Explanation, Reason, explain};
+use super::selector::{FieldSelector, LabelSelector};
 use super::server::{Api, Refusal};
+use super::table::{Form, table};
 use crate::store::{Batch, Key, Kind, Object, Origin, Problem, Store, StoreError, What};
 
 /// Where a pod was written: `path:line`, or its key in etcd.
@@ -31,6 +34,9 @@ pub struct WatchEvent {
     pub object: Value,
 }
 
+/// What a query asks for, or why it cannot be understood, which is told as a Status.
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
 /// What a list may ask for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -39,7 +45,17 @@ pub(super) struct ListQuery {
     watch: Option<String>,
     #[serde(default)]
     resource_version: Option<String>,
-    /// Accepted because every Kubernetes client sends them; an answer is small enough to be whole and in time.
+    #[serde(default)]
+    label_selector: String,
+    #[serde(default)]
+    field_selector: String,
+    /// For how long the client waits; for a watch it ends the connection itself.
+    #[serde(default, rename = "timeout")]
+    _timeout: Option<String>,
+    /// Accepted because every Kubernetes client sends them; an answer is small enough to be whole and in time, and a
+    /// Table's rows have the metadata of their pods in any case.
+    #[serde(default, rename = "includeObject")]
+    _include_object: Option<String>,
     #[serde(default, rename = "limit")]
     _limit: Option<u64>,
     #[serde(default, rename = "timeoutSeconds")]
@@ -48,33 +64,135 @@ pub(super) struct ListQuery {
     _allow_watch_bookmarks: Option<String>,
 }
 
+/// Which pods a list or a watch is about.
+#[derive(Debug, Default)]
+struct Filter {
+    namespace: Option<String>,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Filter {
+    fn new(namespace: Option<String>, query: &ListQuery) -> Result<Self, Refusal> {
+        Ok(Self {
+            namespace,
+            labels: query.label_selector.parse().map_err(Refusal::bad_request)?,
+            fields: query.field_selector.parse().map_err(Refusal::bad_request)?,
+        })
+    }
+
+    fn is_about(&self, key: &Key) -> bool {
+        let mut namespace = self.namespace.iter();
+        key.kind == Kind::Pod && namespace.all(|namespace| *namespace == key.namespace)
+    }
+
+    fn matches(&self, pod: &Pod) -> bool {
+        self.labels.matches(pod.metadata.labels.as_ref()) && self.fields.matches(pod)
+    }
+
+    fn pods(&self, store: &Store) -> Vec<Pod> {
+        let mut pods = pods(store, self.namespace.as_deref());
+        pods.retain(|pod| self.matches(pod));
+        pods
+    }
+}
+
 /// What a deletion may ask for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct DeleteQuery {
     #[serde(default)]
     grace_period_seconds: Option<u64>,
+    /// For how long the client waits.
+    #[serde(default, rename = "timeout")]
+    _timeout: Option<String>,
     /// End a pod although its manifest starts it again.
     #[serde(default)]
     restart: bool,
 }
 
+/// What a deletion's body may ask for (`DeleteOptions` of `meta/v1`). What becomes of dependents is no question here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeleteOptions {
+    #[serde(default)]
+    grace_period_seconds: Option<u64>,
+    #[serde(default)]
+    dry_run: Vec<String>,
+    #[serde(default)]
+    preconditions: Preconditions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Preconditions {
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    resource_version: Option<String>,
+}
+
+impl DeleteOptions {
+    fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        serde_json::from_slice(body)
+            .map_err(|e| Refusal::bad_request(format!("the body is not DeleteOptions: {e}")))
+    }
+
+    fn check(&self, pod: &Pod) -> Result<(), Refusal> {
+        if !self.dry_run.is_empty() {
+            return Err(Refusal::bad_request(
+                "this node does not try deletions without doing them (dryRun)".to_owned(),
+            ));
+        }
+        let Preconditions {
+            uid,
+            resource_version,
+        } = &self.preconditions;
+        for (what, wanted, found) in [
+            ("uid", uid, &pod.metadata.uid),
+            (
+                "resourceVersion",
+                resource_version,
+                &pod.metadata.resource_version,
+            ),
+        ] {
+            if wanted.is_some() && wanted != found {
+                return Err(Refusal::conflict(format!(
+                    "the pod of that name has another {what} than the one to delete"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 pub(super) async fn list_all(
     api: State<Arc<Api>>,
-    query: Query<ListQuery>,
+    query: Asked<ListQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    list(&api, None, &query)
+    list(&api, None, &query?.0, Form::accepted(&headers))
 }
 
 pub(super) async fn list_namespace(
     api: State<Arc<Api>>,
     Path(namespace): Path<String>,
-    query: Query<ListQuery>,
+    query: Asked<ListQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    list(&api, Some(namespace), &query)
+    list(&api, Some(namespace), &query?.0, Form::accepted(&headers))
 }
 
-fn list(api: &Api, namespace: Option<String>, query: &ListQuery) -> Result<Response, Refusal> {
+fn list(
+    api: &Api,
+    namespace: Option<String>,
+    query: &ListQuery,
+    form: Form,
+) -> Result<Response, Refusal> {
+    let filter = Filter::new(namespace, query)?;
     if matches!(query.watch.as_deref(), Some("1" | "true")) {
         let version = match query.resource_version.as_deref() {
             None | Some("" | "0") => None,
@@ -82,11 +200,14 @@ fn list(api: &Api, namespace: Option<String>, query: &ListQuery) -> Result<Respo
                 Refusal::bad_request(format!("resourceVersion `{text}` is not a number"))
             })?),
         };
-        return Ok(watch(&api.store, namespace, version));
+        return Ok(watch(&api.store, filter, form, version));
     }
     // Taken before the list: what changes in between is seen again by a watch, never missed.
     let version = api.store.version();
-    let items = pods(&api.store, namespace.as_deref());
+    let items = filter.pods(&api.store);
+    if form == Form::Table {
+        return Ok(axum::Json(table(&items, Some(&version.to_string()))).into_response());
+    }
     Ok(axum::Json(List {
         items,
         metadata: ListMeta {
@@ -100,8 +221,10 @@ fn list(api: &Api, namespace: Option<String>, query: &ListQuery) -> Result<Respo
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    Ok(axum::Json(find(&api.store, &namespace, &name)?.1).into_response())
+    let pod = find(&api.store, &namespace, &name)?.1;
+    Ok(axum::Json(Form::accepted(&headers).pod(&pod)).into_response())
 }
 
 pub(super) async fn why(
@@ -148,9 +271,13 @@ fn refused(problem: Problem, goes_on: bool) -> Reason {
 pub(super) async fn delete(
     State(api): State<Arc<Api>>,
     Path((namespace, name)): Path<(String, String)>,
-    query: Query<DeleteQuery>,
+    query: Asked<DeleteQuery>,
+    body: Bytes,
 ) -> Result<Response, Refusal> {
-    let (object, _) = find(&api.store, &namespace, &name)?;
+    let query = query?;
+    let options = DeleteOptions::parse(&body)?;
+    let (object, pod) = find(&api.store, &namespace, &name)?;
+    options.check(&pod)?;
     if !query.restart && object.origin != Origin::Api {
         return Err(Refusal::conflict(format!(
             "pod {name} belongs to {}, which would bring it back: remove it there; or restart the pod",
@@ -158,7 +285,7 @@ pub(super) async fn delete(
         )));
     }
     let store = api.store.clone();
-    let grace = query.grace_period_seconds;
+    let grace = query.grace_period_seconds.or(options.grace_period_seconds);
     let deleted = tokio::task::spawn_blocking(move || store.delete(&object.key, grace))
         .await
         .map_err(|e| Refusal::internal(e.to_string()))?;
@@ -204,7 +331,8 @@ fn find(store: &Store, namespace: &str, name: &str) -> Result<(Arc<Object>, Pod)
 /// The state of one watch: which pods the client has been told of, and how they were.
 struct Watching {
     store: Store,
-    namespace: Option<String>,
+    filter: Filter,
+    form: Form,
     watch: crate::store::Watch,
     /// The last version of each pod, for the event of its end, and whether this client has been told of it.
     told: std::collections::HashMap<Key, (Pod, bool)>,
@@ -214,25 +342,26 @@ struct Watching {
 }
 
 /// Without a version: all pods as added, then changes.
-fn watch(store: &Store, namespace: Option<String>, version: Option<u64>) -> Response {
+fn watch(store: &Store, filter: Filter, form: Form, version: Option<u64>) -> Response {
     let watch = match version {
         Some(version) => store.watch_from(version),
         None => store.watch(),
     };
     let mut told = std::collections::HashMap::new();
     let mut first = None;
-    for pod in pods(store, namespace.as_deref()) {
+    for pod in filter.pods(store) {
         if version.is_none() {
             first
                 .get_or_insert_with(String::new)
-                .push_str(&line("ADDED", &json!(pod)));
+                .push_str(&line("ADDED", &form.pod(&pod)));
         }
         // What changed after the client's version may be in it already: the first event always counts.
         told.insert(key_of(&pod), (pod, version.is_none()));
     }
     let state = Watching {
         store: store.clone(),
-        namespace,
+        filter,
+        form,
         watch,
         told,
         first,
@@ -259,12 +388,7 @@ impl Watching {
             let text = match self.watch.next().await {
                 Batch::Changes(changes) => changes
                     .iter()
-                    .filter(|c| c.key.kind == Kind::Pod)
-                    .filter(|c| {
-                        self.namespace
-                            .as_ref()
-                            .is_none_or(|n| *n == c.key.namespace)
-                    })
+                    .filter(|c| self.filter.is_about(&c.key))
                     .map(|c| (c.key.clone(), c.what))
                     .collect::<Vec<_>>()
                     .into_iter()
@@ -289,16 +413,21 @@ impl Watching {
                 // It ended before this watch began, after the version that the client knows.
                 None => last_known(key),
             };
-            return Some(line("DELETED", &json!(last)));
+            return Some(line("DELETED", &self.form.pod(&last)));
         }
         // Several changes in one batch show as the state after all of them.
         let pod = pod_of(&self.store, &*self.store.get(key)?)?;
+        if !self.filter.matches(&pod) {
+            // For this client it is gone.
+            self.told.remove(key)?;
+            return Some(line("DELETED", &self.form.pod(&pod)));
+        }
         let kind = match self.told.get(key) {
             Some((before, true)) if *before == pod => return None,
             Some(_) => "MODIFIED",
             None => "ADDED",
         };
-        let text = line(kind, &json!(pod));
+        let text = line(kind, &self.form.pod(&pod));
         self.told.insert(key.clone(), (pod, true));
         Some(text)
     }

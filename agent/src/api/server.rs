@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing;
@@ -21,7 +22,10 @@ use tokio_util::task::TaskTracker;
 
 use super::pods::{self, status_object};
 use super::status::{NodeInfo, NodeStatus};
-use super::{ANSWER_TIMEOUT, HEAD_TIMEOUT, MAX_CONNECTIONS, SOCKET_FILE, short_path};
+use super::{
+    ANSWER_TIMEOUT, HEAD_TIMEOUT, MAX_BODY_BYTES, MAX_CONNECTIONS, SOCKET_FILE, discovery,
+    short_path,
+};
 use crate::node::Wait;
 use crate::store::Store;
 
@@ -180,6 +184,10 @@ fn router(api: Arc<Api>) -> axum::Router {
     let named = routing::get(pods::get).delete(pods::delete);
     axum::Router::new()
         .route("/healthz", routing::get(async || "ok"))
+        .route("/version", routing::get(discovery::version))
+        .route("/api", routing::get(discovery::versions))
+        .route("/apis", routing::get(discovery::groups))
+        .route("/api/v1", routing::get(discovery::resources))
         .route("/podling/v1/status", routing::get(node_status))
         .route(
             "/podling/v1/why/{namespace}/{name}",
@@ -201,6 +209,7 @@ fn router(api: Arc<Api>) -> axum::Router {
                 "this node's API does not do that",
             )
         })
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn(in_time))
         .with_state(api)
 }
@@ -253,6 +262,12 @@ impl Refusal {
 
     pub(super) fn internal(message: String) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request(rejection.body_text())
     }
 }
 

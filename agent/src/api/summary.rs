@@ -5,89 +5,23 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
 use super::age;
-use super::table::Table;
 
 /// A pod in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Summary {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) ready: u32,
-    pub(super) containers: u32,
-    pub(super) state: String,
-    pub(super) restarts: String,
-    pub(super) age: String,
-    pub(super) ip: String,
-    pub(super) images: String,
-}
-
-/// Which columns a table of pods has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Columns {
-    pub(super) namespace: bool,
-    pub(super) ip: bool,
-    pub(super) images: bool,
-}
-
-impl Columns {
-    pub(super) fn head(self) -> Vec<String> {
-        self.pick(
-            [
-                "NAMESPACE",
-                "NAME",
-                "READY",
-                "STATUS",
-                "RESTARTS",
-                "AGE",
-                "IP",
-                "IMAGES",
-            ]
-            .map(String::from),
-        )
-    }
-
-    pub(super) fn row(self, pod: &Summary) -> Vec<String> {
-        self.pick([
-            pod.namespace.clone(),
-            pod.name.clone(),
-            format!("{}/{}", pod.ready, pod.containers),
-            pod.state.clone(),
-            pod.restarts.clone(),
-            pod.age.clone(),
-            pod.ip.clone(),
-            pod.images.clone(),
-        ])
-    }
-
-    pub(super) fn table<'a>(self, pods: impl IntoIterator<Item = &'a Summary>) -> Table {
-        let mut table = Table::with_head(self.head());
-        for pod in pods {
-            table.row(self.row(pod));
-        }
-        table
-    }
-
-    fn pick(self, cells: [String; 8]) -> Vec<String> {
-        let shown = [
-            self.namespace,
-            true,
-            true,
-            true,
-            true,
-            true,
-            self.ip,
-            self.images,
-        ];
-        cells
-            .into_iter()
-            .zip(shown)
-            .filter_map(|(cell, shown)| shown.then_some(cell))
-            .collect()
-    }
+pub(crate) struct Summary {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) ready: u32,
+    pub(crate) containers: u32,
+    pub(crate) state: String,
+    pub(crate) restarts: String,
+    pub(crate) age: String,
+    pub(crate) ip: String,
+    pub(crate) images: String,
 }
 
 impl Summary {
-    pub(super) fn of(pod: &Pod, now: Timestamp) -> Self {
+    pub(crate) fn of(pod: &Pod, now: Timestamp) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let spec = pod.spec.as_ref();
         let mains = status.container_statuses.as_deref().unwrap_or_default();
@@ -137,7 +71,7 @@ fn count(n: usize) -> u32 {
 }
 
 /// True for an init container that goes on running.
-pub(super) fn is_sidecar(pod: &Pod, name: &str) -> bool {
+pub(crate) fn is_sidecar(pod: &Pod, name: &str) -> bool {
     let inits = pod.spec.as_ref().and_then(|s| s.init_containers.as_deref());
     inits
         .unwrap_or_default()
@@ -341,11 +275,5 @@ mod tests {
     fn a_pod_without_a_status_is_pending() {
         let s = summary(json!({ "containers": [{ "name": "a" }] }), Value::Null);
         assert_eq!((s.state.as_str(), s.ready, s.containers), ("Pending", 0, 1));
-        let columns = Columns {
-            namespace: true,
-            ip: true,
-            images: true,
-        };
-        assert_eq!(columns.head().len(), columns.row(&s).len());
     }
 }

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{CommandError, Directories};
-use crate::api;
+use crate::api::{self, LabelSelector};
 
 /// An answer takes milliseconds; an agent that takes this long hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,9 +123,15 @@ impl AgentClient {
         }
     }
 
-    /// The pods of a namespace, or of all.
-    pub(super) fn pods(&self, namespace: Option<&str>) -> Result<List<Pod>, AgentError> {
-        self.get(&pods_path(namespace))
+    /// The pods of a namespace, or of all, that a selector means.
+    pub(super) fn pods(
+        &self,
+        namespace: Option<&str>,
+        selector: Option<&LabelSelector>,
+    ) -> Result<List<Pod>, AgentError> {
+        let query = selector.map(|selector| format!("?labelSelector={}", encoded(selector)));
+        let path = pods_path(namespace) + &query.unwrap_or_default();
+        self.get(&path)
     }
 
     /// Any GET of a JSON answer.
@@ -152,10 +158,14 @@ impl AgentClient {
     pub(super) fn watch_pods(
         &self,
         namespace: Option<&str>,
+        selector: Option<&LabelSelector>,
         version: &str,
         mut on_event: impl FnMut(api::WatchEvent) -> ControlFlow<()>,
     ) -> Result<(), AgentError> {
-        let path = format!("{}?watch=1&resourceVersion={version}", pods_path(namespace));
+        let mut path = format!("{}?watch=1&resourceVersion={version}", pods_path(namespace));
+        if let Some(selector) = selector {
+            path.push_str(&format!("&labelSelector={}", encoded(selector)));
+        }
         block_on(async {
             let mut body = self.send(Method::GET, &path).await?.into_body();
             let mut pending = Vec::new();
@@ -248,6 +258,17 @@ fn pods_path(namespace: Option<&str>) -> String {
         Some(namespace) => format!("/api/v1/namespaces/{namespace}/pods"),
         None => "/api/v1/pods".to_owned(),
     }
+}
+
+/// For a query (RFC 3986, 2.1): all but unreserved characters by their number.
+fn encoded(selector: &LabelSelector) -> String {
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    selector.to_string().bytes().map(encode).collect()
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {

@@ -8,17 +8,19 @@ use clap::Args;
 use serde_json::Value;
 
 use super::client::AgentClient;
-use super::name::{NamespaceArg, PodName};
+use super::name::{NamespaceArg, PodName, SelectorArg};
 use super::{CommandError, Directories, Exit, get};
+use crate::api::LabelSelector;
 
 /// Stop a pod and remove it
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "podling delete pod NAME…\n       podling delete -f FILE",
+    override_usage = "podling delete pod NAME…\n       podling delete pods -l LABELS\n       podling delete -f FILE",
     after_help = "\
 Examples:
   podling delete pod hello
   podling delete pod hello --grace-period 0    kill it at once
+  podling delete pods -l app=web --restart     start all with this label afresh
   podling delete -f hello.yaml                 the pods that a file names
 
 A pod that comes from a manifest directory or from etcd belongs to its manifest: deleting it here would bring it \
@@ -39,6 +41,8 @@ pub struct DeleteArgs {
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub namespace: NamespaceArg,
+    #[command(flatten)]
+    pub labels: SelectorArg,
     /// Seconds between the stop signal and SIGKILL; the pod's own if not given
     #[arg(long, value_name = "SECONDS")]
     pub grace_period: Option<u32>,
@@ -51,18 +55,47 @@ pub struct DeleteArgs {
 }
 
 pub(super) fn run(args: &DeleteArgs, directories: &Directories) -> Result<Exit, CommandError> {
-    let pods = if args.files.is_empty() {
+    let client = AgentClient::new(directories);
+    let pods = if let Some(selector) = &args.labels.selector {
+        selected(args, &client, selector)?
+    } else if args.files.is_empty() {
         let names = parse_targets(&args.targets)?;
         let in_namespace = |name: PodName| (args.namespace.namespace.clone(), name.0);
         names.into_iter().map(in_namespace).collect()
     } else {
         pods_of_files(&args.files, &args.namespace.namespace)?
     };
-    let client = AgentClient::new(directories);
     for (namespace, name) in &pods {
         delete(args, &client, namespace, name, directories)?;
     }
     Ok(Exit::Done)
+}
+
+/// The pods of the namespace that have these labels.
+fn selected(
+    args: &DeleteArgs,
+    client: &AgentClient,
+    selector: &LabelSelector,
+) -> Result<Vec<(String, String)>, CommandError> {
+    match &args.targets[..] {
+        [kind] if matches!(kind.as_str(), "pod" | "pods" | "po") => {}
+        _ => {
+            return Err(
+                CommandError::usage("pods are chosen either by name or by labels")
+                    .hint("podling delete pods -l app=web"),
+            );
+        }
+    }
+    let namespace = &args.namespace.namespace;
+    let found = client
+        .pods(Some(namespace), Some(selector))
+        .map_err(|e| e.into_command_error("cannot list pods".to_owned()))?;
+    let names = found.items.into_iter().filter_map(|p| p.metadata.name);
+    let pods: Vec<_> = names.map(|name| (namespace.clone(), name)).collect();
+    if pods.is_empty() {
+        println!("No pods with these labels in namespace {namespace}.");
+    }
+    Ok(pods)
 }
 
 /// `pod a b`, or `pod/a pod/b`.
@@ -137,7 +170,7 @@ fn delete(
 ) -> Result<(), CommandError> {
     // The version before, so that the end is seen however fast it comes.
     let before = client
-        .pods(Some(namespace))
+        .pods(Some(namespace), None)
         .map_err(|e| e.into_command_error(format!("cannot delete pod {name}")))?;
     let version = before.metadata.resource_version.unwrap_or_default();
     let deleted = client.delete_pod(namespace, name, args.grace_period, args.restart);
@@ -153,7 +186,7 @@ fn delete(
         return Ok(());
     }
     client
-        .watch_pods(Some(namespace), &version, |event| {
+        .watch_pods(Some(namespace), None, &version, |event| {
             let of = &event.object["metadata"];
             let named = of["name"] == name;
             let successor = of["uid"]

@@ -14,8 +14,8 @@ use super::client::AgentClient;
 use super::error::written;
 use super::get::{self, Kind};
 use super::name::{NamespaceArg, PodName};
-use super::summary::Summary;
 use super::{CommandError, Directories, Exit, age, why};
+use crate::api::summary::Summary;
 use crate::api::{ORIGIN_ANNOTATION, explain};
 
 /// Show all about a pod, for people
@@ -38,7 +38,7 @@ pub(super) fn run(args: &DescribeArgs, directories: &Directories) -> Result<Exit
     let Kind::Pods = args.kind;
     let namespace = &args.namespace.namespace;
     let client = AgentClient::new(directories);
-    let listed = get::list(&client, directories, Some(namespace))?;
+    let listed = get::list(&client, directories, Some(namespace), None)?;
     let now = Timestamp::now();
     let mut texts = Vec::new();
     for name in &args.names {

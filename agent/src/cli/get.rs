@@ -12,10 +12,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::client::AgentClient;
+use super::columns::Columns;
 use super::error::written;
-use super::name::{NamespaceArg, PodName};
-use super::summary::{Columns, Summary};
+use super::name::{NamespaceArg, PodName, SelectorArg};
 use super::{CommandError, Directories, Exit, offline};
+use crate::api::LabelSelector;
+use crate::api::summary::Summary;
 
 /// Show the node's pods
 #[derive(Debug, Args)]
@@ -24,6 +26,8 @@ Examples:
   podling get pods                    those of namespace default
   podling get pods -A -o wide         all, with their addresses and images
   podling get pods -w                 and go on showing each change
+  podling get pods -l app=web,tier!=db
+                                      those with these labels
   podling get pods hello -o yaml      all that is known of one
   podling get pods -A -o json | jq -r '.items[].status.podIP'
 
@@ -40,6 +44,8 @@ pub struct GetArgs {
     /// Those of all namespaces
     #[arg(short = 'A', long, conflicts_with = "names")]
     pub all_namespaces: bool,
+    #[command(flatten)]
+    pub labels: SelectorArg,
     /// How to print them
     #[arg(short, long, value_enum, default_value_t = Output::Table, hide_default_value = true)]
     pub output: Output,
@@ -75,15 +81,22 @@ pub enum Output {
 }
 
 pub(super) fn run(args: &GetArgs, directories: &Directories) -> Result<Exit, CommandError> {
+    if args.labels.selector.is_some() && !args.names.is_empty() {
+        return Err(CommandError::usage(
+            "pods are chosen either by name or by labels",
+        ));
+    }
     let client = AgentClient::new(directories);
     let namespace = (!args.all_namespaces).then_some(args.namespace.namespace.as_str());
-    let listed = list(&client, directories, namespace)?;
+    let selector = args.labels.selector.as_ref();
+    let listed = list(&client, directories, namespace, selector)?;
     let mut printer = Printer::new(args);
     let (chosen, missing) = choose(listed.items, &args.names);
     if chosen.is_empty() && missing.is_empty() && !args.watch && printer.is_table() {
         eprintln!(
             "No pods{}.",
             match namespace {
+                _ if selector.is_some() => " with these labels".to_owned(),
                 Some(namespace) => format!(" in namespace {namespace}; -A shows all"),
                 None => " on this node".to_owned(),
             }
@@ -125,12 +138,17 @@ pub(super) fn list(
     client: &AgentClient,
     directories: &Directories,
     namespace: Option<&str>,
+    selector: Option<&LabelSelector>,
 ) -> Result<Listed, CommandError> {
-    match client.pods(namespace) {
+    match client.pods(namespace, selector) {
         Ok(list) => Ok(Listed {
             items: list.items,
             version: Some(list.metadata.resource_version.unwrap_or_default()),
         }),
+        // Supervisors do not know labels.
+        Err(e) if selector.is_some() => {
+            Err(e.into_command_error("cannot choose pods by labels".to_owned()))
+        }
         Err(e) if e.is_away() && directories.pods().is_dir() => {
             eprintln!(
                 "note: no agent answers in {}; this is what the pods' supervisors say",
@@ -175,11 +193,12 @@ fn follow(
     printer: &mut Printer,
 ) -> Result<Exit, CommandError> {
     let mut version = version.to_owned();
+    let selector = args.labels.selector.as_ref();
     loop {
         let mut failure = None;
         let mut behind = false;
         client
-            .watch_pods(namespace, &version, |event| {
+            .watch_pods(namespace, selector, &version, |event| {
                 if event.kind == "ERROR" {
                     behind = true;
                     return ControlFlow::Break(());
@@ -205,7 +224,7 @@ fn follow(
             Some(e) => return written(Err(e)),
             None if behind => {
                 let listed = client
-                    .pods(namespace)
+                    .pods(namespace, selector)
                     .map_err(|e| e.into_command_error("cannot list pods".to_owned()))?;
                 version = listed.metadata.resource_version.unwrap_or_default();
                 let (chosen, _) = choose(listed.items, &args.names);

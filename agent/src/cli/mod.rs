@@ -14,10 +14,10 @@
 
 pub mod demo;
 
-mod age;
 mod agent;
 mod check;
 mod client;
+mod columns;
 mod delete;
 mod describe;
 mod dirs;
@@ -33,7 +33,6 @@ mod offline;
 mod run;
 mod status;
 mod stop_pods;
-mod summary;
 mod table;
 mod version;
 mod why;
@@ -46,6 +45,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::api::age;
 pub use dirs::Directories;
 pub use error::{CommandError, Exit};
 

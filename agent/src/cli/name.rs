@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use crate::api::LabelSelector;
+
 /// A pod's name, with the `pod/` in front that kubectl's users type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodName(pub String);
@@ -48,6 +50,14 @@ pub struct NamespaceArg {
         hide_env_values = true
     )]
     pub namespace: String,
+}
+
+/// Which pods are meant by their labels.
+#[derive(Debug, Clone, Args)]
+pub struct SelectorArg {
+    /// Only pods with these labels: app=web, app!=web, 'app in (web, db)', 'app notin (web)', app, !app; commas between
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<LabelSelector>,
 }
 
 pub(super) use crate::node::config::parse_duration;

@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 pub use syntax::{DOCUMENTS_MAX, MANIFEST_BYTES_MAX};
-pub(crate) use validate::check_dns_name;
+pub(crate) use validate::{check_dns_name, check_label_key, check_label_value};
 
 use crate::store::{Body, Desired, Key, Kind, Origin, Problem};
 use decode::Fault;

@@ -188,3 +188,139 @@ fn a_shell_on_a_terminal_follows_its_size_and_gives_it_back() {
     assert_eq!(terminal.exec.wait().unwrap().code(), Some(7));
     assert!(!terminal.is_raw(), "the terminal is as it was");
 }
+
+/// A request to the agent's socket, as clients of Kubernetes make them: the answer's first line and its body.
+fn ask(node: &Node, head: &str, accept: &str, body: &str) -> (String, String) {
+    let mut stream = request(node, head, accept, body);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+fn request(node: &Node, head: &str, accept: &str, body: &str) -> std::os::unix::net::UnixStream {
+    let socket = node.path("run/agent.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    write!(
+        stream,
+        "{head} HTTP/1.0\r\nHost: x\r\nAccept: {accept}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    stream
+}
+
+/// `kubectl get` sends this.
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+fn labelled(name: &str, app: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}, of: test}}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: localhost/busybox, command: [sleep, infinity]}}\n"
+    )
+}
+
+#[test]
+fn pods_are_chosen_by_labels_and_fields() {
+    let mut node = Node::start();
+    node.load_busybox();
+    node.apply("web.yaml", &labelled("web", "web"));
+    node.apply("db.yaml", &labelled("db", "db"));
+    let before = node.wait_ready("web");
+    let db = node.wait_ready("db");
+    let chosen = |node: &Node, selector: &str| {
+        let names = node.podling(&["get", "pods", "-o", "name", "-l", selector]);
+        names.ok().lines().collect::<Vec<_>>().join(" ")
+    };
+    let both = "pod/db pod/web";
+    for (selector, names) in [
+        ("of=test", both),
+        ("app=web", "pod/web"),
+        ("app!=web,of", "pod/db"),
+        ("app in (web, db)", both),
+        ("app notin (web)", "pod/db"),
+        ("!app", ""),
+    ] {
+        assert_eq!(chosen(&node, selector), names, "{selector}");
+    }
+    let wrong = node.podling(&["get", "pods", "-l", "app in web"]);
+    assert_eq!(wrong.code, 2);
+    assert!(
+        wrong.stderr.contains("key notin (a, b)"),
+        "{}",
+        wrong.stderr
+    );
+
+    // A pod that no longer has the label is gone for whoever watches those that have it.
+    let watch = "GET /api/v1/pods?watch=1&labelSelector=app%3Dweb";
+    let mut events = std::io::BufReader::new(request(&node, watch, "application/json", ""));
+    let mut until = |kind: &str| {
+        use std::io::BufRead;
+        let mut line = String::new();
+        while !line.contains(&format!("\"type\":\"{kind}\"")) {
+            line.clear();
+            assert!(events.read_line(&mut line).unwrap() > 0, "{kind}");
+        }
+        assert!(line.contains("\"name\":\"web\""), "{line}");
+    };
+    until("ADDED");
+    node.apply("web.yaml", &labelled("web", "none"));
+    until("DELETED");
+    node.apply("web.yaml", &labelled("web", "web"));
+    until("ADDED");
+
+    let fields = "GET /api/v1/namespaces/default/pods?timeout=8s&fieldSelector=metadata.name%3Dweb,status.phase%3DRunning";
+    let (_, body) = ask(&node, fields, TABLE, "");
+    let table: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(table["kind"], "Table");
+    let rows = table["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{body}");
+    assert_eq!(rows[0]["cells"][0], "web");
+    let (status, body) = ask(&node, "GET /api/v1/pods?fieldSelector=a%3Db", TABLE, "");
+    assert!(
+        status.contains("400") && body.contains("status.phase"),
+        "{body}"
+    );
+
+    let deleted = node.podling(&["delete", "pods", "-l", "app=web", "--restart"]);
+    assert!(deleted.ok().contains("web"));
+    node.wait_pod("web", "is another one", |pod| {
+        crate::node::is_ready(pod) && pod["metadata"]["uid"] != before["metadata"]["uid"]
+    });
+    assert_eq!(
+        node.wait_ready("db")["metadata"]["uid"],
+        db["metadata"]["uid"]
+    );
+    node.kill_agent();
+    let away = node.podling(&["get", "pods", "-l", "app=db"]);
+    assert!(
+        away.code == 1 && away.stderr.contains("by labels"),
+        "without an agent nobody knows labels: {}",
+        away.stderr
+    );
+}
+
+#[test]
+fn clients_of_kubernetes_learn_what_the_api_has_and_delete_with_options() {
+    let node = node();
+    let get = |path: &str| -> serde_json::Value {
+        let (_, body) = ask(&node, &format!("GET {path}"), "application/json", "");
+        serde_json::from_str(&body).unwrap()
+    };
+    assert_eq!(get("/version")["major"], "1");
+    assert_eq!(get("/api")["versions"][0], "v1");
+    assert_eq!(get("/apis")["kind"], "APIGroupList");
+    assert_eq!(get("/api/v1")["resources"][0]["name"], "pods");
+    let delete = "DELETE /api/v1/namespaces/default/pods/pod?restart=true";
+    for (options, answer) in [
+        ("{\"preconditions\": {\"uid\": \"another\"}}", "409"),
+        ("{\"dryRun\": [\"All\"]}", "400"),
+        ("{\"gracePeriodSeconds\": \"x\"}", "400"),
+    ] {
+        let (status, body) = ask(&node, delete, "application/json", options);
+        assert!(status.contains(answer), "{options}: {status} {body}");
+    }
+    let options = "{\"kind\":\"DeleteOptions\",\"apiVersion\":\"v1\",\"gracePeriodSeconds\":7,\"propagationPolicy\":\"Background\"}";
+    let (status, body) = ask(&node, delete, "application/json", options);
+    assert!(status.contains("200"), "{status} {body}");
+    assert!(body.contains("\"deletionGracePeriodSeconds\":7"), "{body}");
+}

@@ -6,10 +6,11 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::super::columns::Columns;
 use super::super::log::Tail;
 use super::super::status::render_problem;
-use super::super::summary::{Columns, Summary};
 use crate::api::ProblemView;
+use crate::api::summary::Summary;
 
 /// Shows how pods are.
 pub(super) enum View {

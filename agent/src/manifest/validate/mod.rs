@@ -8,7 +8,10 @@ mod probe;
 mod text;
 mod volume;
 
-pub(crate) use text::dns_subdomain as check_dns_name;
+pub(crate) use text::{
+    dns_subdomain as check_dns_name, label_value as check_label_value,
+    qualified_name as check_label_key,
+};
 
 use std::collections::BTreeMap;
 

@@ -49,7 +49,7 @@ pub(super) fn port_name(text: &str) -> Result<(), String> {
 }
 
 /// The key of a label or annotation: a name of at most 63 characters, with an optional DNS name and `/` before.
-pub(super) fn qualified_name(text: &str) -> Result<(), String> {
+pub(crate) fn qualified_name(text: &str) -> Result<(), String> {
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
@@ -67,7 +67,7 @@ pub(super) fn qualified_name(text: &str) -> Result<(), String> {
 }
 
 /// The value of a label.
-pub(super) fn label_value(text: &str) -> Result<(), String> {
+pub(crate) fn label_value(text: &str) -> Result<(), String> {
     if text.is_empty() || (text.len() <= 63 && is_name(text)) {
         return Ok(());
     }
