@@ -91,7 +91,7 @@ test-unit: deps
 test-root: deps-test
 	$(ROOT_RUNNER) $(TEST) --test '*' -- --test-threads=2
 
-# Two guests at a time.
+# Two guests at a time, of one processor each.
 test-vm: deps-vm
 	$(ROOT_RUNNER) $(CARGO) test -p podling-vm-tests --features vm -- --test-threads=2 --nocapture
 

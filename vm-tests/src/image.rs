@@ -22,6 +22,12 @@ const CONTROL_SCRIPT: &str = include_str!("../guest/control.sh");
 /// Starts it.
 const CONTROL_UNIT: &str = include_str!("../guest/control.service");
 
+/// Makes the initial RAM disk in the guest's root.
+const MAKE_INITRD: &str = include_str!("../guest/make-initrd.sh");
+
+/// Its only program.
+const INIT: &str = include_str!("../guest/init");
+
 /// Units that packages bring and no test wants, of the machine and of its users: each costs an emulated boot seconds.
 /// Tests load the profiles of AppArmor and start the registry that they want, and podman needs no service.
 const MASKED: [&str; 15] = [
@@ -80,6 +86,7 @@ impl Image {
         let root = tempfile::tempdir_in(&dir)?;
         install(root.path())?;
         configure(root.path())?;
+        make_initrd(root.path())?;
         copy(&root.path().join("vmlinuz"), &image.kernel)?;
         copy(&root.path().join("initrd.img"), &image.initrd)?;
         let unfinished = dir.join(format!("disk.{}.tmp", std::process::id()));
@@ -92,7 +99,7 @@ impl Image {
 /// `target/vm/<hash of all inputs>`
 fn cache_dir() -> PathBuf {
     let mut hasher = DefaultHasher::new();
-    (SUITE, PACKAGES, CONTROL_SCRIPT, CONTROL_UNIT, DISK_SIZE).hash(&mut hasher);
+    (CONTROL_SCRIPT, CONTROL_UNIT, MAKE_INITRD, INIT).hash(&mut hasher);
     include_str!("image.rs").hash(&mut hasher);
     let hash = hasher.finish();
     workspace().join("target/vm").join(format!("{hash:016x}"))
@@ -103,6 +110,8 @@ fn install(root: &Path) -> io::Result<()> {
     // It makes the directory's files as root of the guest, which it will be.
     run_command(
         Command::new("mmdebstrap")
+            // For the kernel's package: the initial RAM disk is not Debian's.
+            .env("INITRD", "No")
             .args(["--mode=root", "--variant=minbase", "--format=directory"])
             // What is half made when the machine fails is made again.
             .arg("--dpkgopt=force-unsafe-io")
@@ -145,6 +154,18 @@ fn configure(root: &Path) -> io::Result<()> {
         symlink("/dev/null", of_users.join(unit))?;
     }
     symlink("../vm-control.service", wants.join("vm-control.service"))
+}
+
+/// Makes `initrd.img` with the tools of the guest.
+fn make_initrd(root: &Path) -> io::Result<()> {
+    let dir = root.join("initrd");
+    fs::create_dir(&dir).map_err(attempt("create", &dir))?;
+    write(&dir.join("init"), INIT, 0o755)?;
+    run_command(
+        Command::new("chroot")
+            .arg(root)
+            .args(["sh", "-c", MAKE_INITRD]),
+    )
 }
 
 /// An empty disk of an ext4 file system with a journal, which a power cut leaves consistent.

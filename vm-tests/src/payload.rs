@@ -41,14 +41,15 @@ impl Payload {
             .map_err(attempt("copy", file))
     }
 
-    /// Adds a program as `/payload/<name>`, without its debug information: that is most of it, and the guest is slow.
+    /// Adds a program as `/payload/<name>`, without its symbols: they are most of it, and the guest is slow, which
+    /// makes an image of one of them, too.
     ///
     /// # Errors
     /// When it cannot be copied.
     pub fn add_program(&self, program: &Path, name: &str) -> io::Result<()> {
         run_command(
             Command::new("strip")
-                .arg("--strip-debug")
+                .arg("--strip-all")
                 .arg("-o")
                 .arg(self.files().join(name))
                 .arg(program),

@@ -3,6 +3,7 @@
 #![cfg(feature = "vm")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod installation;
 mod other_kernels;
 mod platform;
 mod power;

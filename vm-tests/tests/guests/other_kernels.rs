@@ -8,12 +8,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use podling_vm_tests::artifact;
 use podling_vm_tests::image::Image;
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
+use podling_vm_tests::say;
 use podling_vm_tests::suite::Suite;
-use podling_vm_tests::{say, workspace};
+
+use crate::installation;
 
 const PARAMETERS: &str = "security=selinux enforcing=0 systemd.unified_cgroup_hierarchy=0";
 
@@ -32,19 +33,6 @@ cat policy > /sys/fs/selinux/load
 echo 1 > /sys/fs/selinux/enforce
 cat /proc/self/attr/current";
 
-/// The product, with one pod.
-const INSTALL: &str = "set -e
-install -D -m 755 /payload/podling /usr/bin/podling
-install -D -m 755 /payload/podling-pod /usr/libexec/podling/podling-pod
-install -m 644 /payload/units/*.service /payload/units/*.slice /etc/systemd/system
-install -D -m 644 /payload/units/podling.tmpfiles /usr/lib/tmpfiles.d/podling.conf
-install -D -m 644 /payload/units/podling.sysusers /usr/lib/sysusers.d/podling.conf
-systemctl daemon-reload
-systemd-sysusers
-systemd-tmpfiles --create podling.conf
-install -m 644 /payload/examples/hello.yaml /etc/podling/manifests
-systemctl enable --now podling.service";
-
 /// What pods are doing, for the message of a failed test.
 const REPORT: &str = "podling get pods -A -o wide; podling why hello; journalctl -u podling --no-pager -o cat | tail -40
 tail -n 20 /run/podling/pods/*/supervisor.log; systemd-cgls --no-pager; dmesg | tail -15";
@@ -55,15 +43,7 @@ fn the_product_works_with_selinux_and_with_the_hybrid_layout() {
         Suite::build(|it| it.directory == "runtime" && TESTS.contains(&it.name.as_str())).unwrap();
     let payload = Payload::new().unwrap();
     suite.add_to(&payload).unwrap();
-    for (name, program) in artifact::programs().unwrap() {
-        payload.add_program(&program, &name).unwrap();
-    }
-    for directory in ["systemd/units", "examples"] {
-        let name = directory.rsplit('/').next().unwrap_or(directory);
-        payload
-            .add_directory(&workspace().join(directory), name)
-            .unwrap();
-    }
+    installation::add_to(&payload);
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/policy.cil");
     payload.add_file(&policy, "policy.cil").unwrap();
     let image = Image::build().unwrap();
@@ -140,11 +120,12 @@ test -z \"$(find /sys/fs/cgroup -type d -name 'podling-pod*.scope')\"";
 
 /// Pods have their limits with either driver, go on without the agent, and leave nothing.
 fn check_pods(machine: &mut Machine) {
+    let install = installation::script(&["hello"]);
     let is_ready = "podling get pods -o json 2>/dev/null | grep -q '\"ready\": *true'";
     let stop = "systemctl stop podling.service && pgrep -x podling-pod";
     let end = "systemctl stop podling-pods.service";
     for (what, script) in [
-        ("the installation", INSTALL),
+        ("the installation", install.as_str()),
         ("the pod is ready", is_ready),
         ("its directories and limits", DIRECTORIES),
         ("it goes on without the agent", stop),

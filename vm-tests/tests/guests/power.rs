@@ -9,11 +9,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use podling_vm_tests::artifact;
 use podling_vm_tests::image::{self, Image};
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
 use podling_vm_tests::say;
+
+use crate::installation;
 
 /// How often the file system goes away while an archive is loaded, and while an image is pulled.
 const CUTS: u32 = 10;
@@ -124,9 +125,7 @@ fn a_power_cut_leaves_a_sound_store() {
     let disk = directory.path().join("data.ext4");
     image::make_journaled_disk(&disk, "1G").unwrap();
     let payload = Payload::new().unwrap();
-    for (name, program) in artifact::programs().unwrap() {
-        payload.add_program(&program, &name).unwrap();
-    }
+    installation::add_programs_to(&payload);
     let image = Image::build().unwrap();
     let mut node = Node::boot(&image, payload, &disk);
     for command in [LOAD, PULL] {

@@ -3,29 +3,16 @@
 
 use std::time::Duration;
 
-use podling_vm_tests::artifact;
 use podling_vm_tests::image::Image;
 use podling_vm_tests::machine::Machine;
 use podling_vm_tests::payload::Payload;
-use podling_vm_tests::{say, workspace};
+use podling_vm_tests::say;
 use serde_json::Value;
+
+use crate::installation;
 
 /// For what takes seconds on real hardware; the guest is emulated, and its host is busy.
 const SOON: Duration = Duration::from_secs(240);
-
-/// The installation, as a package would do it, and the manifests.
-const INSTALL: &str = "set -e
-install -D -m 755 /payload/podling /usr/bin/podling
-install -D -m 755 /payload/podling-pod /usr/libexec/podling/podling-pod
-install -D -m 755 /payload/podling-runtime /usr/bin/podling-runtime
-install -m 644 /payload/units/*.service /payload/units/*.slice /etc/systemd/system
-install -D -m 644 /payload/units/podling.tmpfiles /usr/lib/tmpfiles.d/podling.conf
-install -D -m 644 /payload/units/podling.sysusers /usr/lib/sysusers.d/podling.conf
-systemctl daemon-reload
-systemd-sysusers
-systemd-tmpfiles --create podling.conf
-install -m 644 /payload/examples/hello.yaml /payload/examples/sidecar.yaml /etc/podling/manifests
-systemctl enable --now podling.service";
 
 /// A guest with Podling in it.
 struct Node {
@@ -119,18 +106,10 @@ impl Node {
 
 fn boot() -> Node {
     let payload = Payload::new().unwrap();
-    for (name, program) in artifact::programs().unwrap() {
-        payload.add_program(&program, &name).unwrap();
-    }
-    payload
-        .add_directory(&workspace().join("systemd/units"), "units")
-        .unwrap();
-    payload
-        .add_directory(&workspace().join("examples"), "examples")
-        .unwrap();
+    installation::add_to(&payload);
     let machine = Machine::boot(&Image::build().unwrap(), payload).unwrap();
     let mut node = Node { machine };
-    node.check(INSTALL);
+    node.check(&installation::script(&["hello", "sidecar"]));
     node
 }
 
@@ -192,15 +171,19 @@ fn scopes_and_limits(node: &mut Node, hello: &Seen) {
     assert_eq!(agent, node.agent_pid());
 }
 
-/// One container with the default profile, and one whose profile nobody loaded.
+/// One container with the default profile, one whose profile an annotation names as before Kubernetes 1.30, and one whose
+/// profile nobody loaded.
 const CONFINED: &str = "set -e
 install -D -m 644 /payload/units/podling-default.apparmor /etc/apparmor.d/podling-default
 apparmor_parser --replace /etc/apparmor.d/podling-default
+echo 'profile podling-other { file, network, capability, signal, }' | apparmor_parser --replace
 cat >/etc/podling/manifests/confined.yaml <<END
 apiVersion: v1
 kind: Pod
 metadata:
   name: confined
+  annotations:
+    container.apparmor.security.beta.kubernetes.io/annotated: localhost/podling-other
 spec:
   terminationGracePeriodSeconds: 1
   securityContext:
@@ -209,6 +192,9 @@ spec:
   - name: web
     image: podling.local/demo:latest
     args: [serve, --port, '8080']
+  - name: annotated
+    image: podling.local/demo:latest
+    args: [serve, --port, '8082']
   - name: refused
     image: podling.local/demo:latest
     args: [serve, --port, '8081']
@@ -216,14 +202,15 @@ spec:
       appArmorProfile: {type: Localhost, localhostProfile: podling-absent}
 END";
 
-/// A pod without the field is not confined; one with it is, or does not start and says why.
+/// A pod without the field is not confined; one with it, or with the annotation, is, or does not start and says why.
 fn app_armor(node: &mut Node) {
     node.check(CONFINED);
     node.wait_for(
-        "a confined container beside one that is not",
+        "confined containers beside one that is not",
         "set -e
-labels=$(for pid in $(cat /sys/fs/cgroup/podling.slice/*/pod/web/cgroup.procs); do cat /proc/$pid/attr/current; done)
+labels=$(for pid in $(cat /sys/fs/cgroup/podling.slice/*/pod/*/cgroup.procs); do cat /proc/$pid/attr/current; done)
 echo \"$labels\" | grep -qx 'podling-default (enforce)'
+echo \"$labels\" | grep -qx 'podling-other (enforce)'
 echo \"$labels\" | grep -qx unconfined",
     );
     node.wait_for(
