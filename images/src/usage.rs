@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
-use crate::image::Image;
 use crate::reference::Reference;
-use crate::store::{ImageStore, StoreError, disk};
+use crate::store::{Held, ImageStore, Record, StoreError, disk};
 
 /// What the store takes on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,7 +34,7 @@ pub struct Usage {
 /// What an image takes on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageUsage {
-    /// Its names, sorted, as in [`Image::references`].
+    /// Its names, sorted, as in [`Image::references`](crate::Image::references).
     pub names: Vec<Reference>,
     /// The digest of its manifest.
     pub digest: Digest,
@@ -53,10 +52,12 @@ impl ImageStore {
     pub fn disk_usage(&self) -> Result<DiskUsage, StoreError> {
         let sizes = self.part_sizes()?;
         let images = self.list()?;
+        let records = self.records()?;
         let mut users: BTreeMap<PathBuf, usize> = BTreeMap::new();
         let mut parts_of = Vec::new();
         for image in &images {
-            let parts = self.parts(image);
+            let of_image = records.iter().filter(|r| r.manifest == image.digest);
+            let parts: BTreeSet<_> = of_image.flat_map(|record| self.parts(record)).collect();
             for part in &parts {
                 *users.entry(part.clone()).or_default() += 1;
             }
@@ -120,23 +121,13 @@ impl ImageStore {
         Ok(sizes)
     }
 
-    /// The paths of all that the image consists of.
-    fn parts(&self, image: &Image) -> BTreeSet<PathBuf> {
-        let documents = [
-            Some(&image.digest),
-            Some(&image.config_digest),
-            image.index.as_ref(),
-        ];
-        let blobs = image.parts.iter().filter_map(|layer| layer.blob.as_ref());
-        let blobs = blobs.map(|blob| &blob.digest);
-        let digests = documents.into_iter().flatten().chain(blobs);
-        let mut parts: BTreeSet<_> = digests
-            .map(|digest| disk::blob_path(self.dir(), digest))
-            .collect();
-        for layer in &image.parts {
-            parts.insert(disk::layer_path(self.dir(), &layer.diff_id));
-        }
-        parts
+    /// The paths of all that a name needs: what [`ImageStore::gc`] leaves for it.
+    fn parts(&self, record: &Record) -> impl Iterator<Item = PathBuf> {
+        let held = record.held(self.keeps_blobs()).into_iter();
+        held.map(|held| match held {
+            Held::Blob(digest) => disk::blob_path(self.dir(), &digest),
+            Held::Layer(diff_id) => disk::layer_path(self.dir(), &diff_id),
+        })
     }
 }
 

@@ -117,27 +117,32 @@ fn p04_a_registry_without_tls_is_named_as_such() {
     pull(&format!("{name}:v1")).ok();
 }
 
-#[test]
-fn p04_credentials_from_the_docker_configuration() {
-    let mut node = Node::new();
-    let registry = Registry::start(
-        &node,
-        5000,
-        Options {
-            tls: false,
-            password: true,
-        },
-    );
-    registry.push_busybox(&node, "team/app:v1");
+/// A registry that asks for a password and has `team/app:v1`; the node's commands and agent know how to reach it, and have
+/// a home without credentials.
+fn private_registry(node: &mut Node) -> Registry {
+    let options = Options {
+        tls: false,
+        password: true,
+    };
+    let registry = Registry::start(node, 5000, options);
+    registry.push_busybox(node, "team/app:v1");
     let config = configure(
-        &node,
+        node,
         "registries: [{host: '127.0.0.1:5000', plainHttp: true}]\n",
     );
     let home = node.path("home");
     fs::create_dir_all(home.join(".docker")).unwrap();
-    node.env.push(("HOME".into(), home.display().to_string()));
-    node.env
-        .push(("PODLING_CONFIG".into(), config.display().to_string()));
+    node.agent_args = vec!["--config".into(), config.display().to_string()];
+    for (name, value) in [("HOME", home), ("PODLING_CONFIG", config)] {
+        node.env.push((name.into(), value.display().to_string()));
+    }
+    registry
+}
+
+#[test]
+fn p04_credentials_from_the_docker_configuration() {
+    let mut node = Node::new();
+    let _registry = private_registry(&mut node);
     let pull = ["images", "pull", "127.0.0.1:5000/team/app:v1"];
     let said = refused(node.podling(&pull));
     assert!(
@@ -146,7 +151,7 @@ fn p04_credentials_from_the_docker_configuration() {
     );
     // A path prefix, as podman and Kubernetes write it.
     let auths = |key: &str, auth: &str| json!({"auths": {key: {"auth": auth}}}).to_string();
-    let file = home.join(".docker/config.json");
+    let file = node.path("home/.docker/config.json");
     fs::write(&file, auths("127.0.0.1:5000/other", AUTH)).unwrap();
     assert!(refused(node.podling(&pull)).contains("without credentials"));
     fs::write(&file, auths("127.0.0.1:5000", "bWU6d3Jvbmc=")).unwrap();
@@ -163,23 +168,8 @@ fn p04_credentials_from_the_docker_configuration() {
 #[test]
 fn p04_image_pull_secrets_of_the_pod_are_used() {
     let mut node = Node::new();
-    let registry = Registry::start(
-        &node,
-        5000,
-        Options {
-            tls: false,
-            password: true,
-        },
-    );
-    registry.push_busybox(&node, "team/app:v1");
+    let registry = private_registry(&mut node);
     // With the default back-off: a new Secret is not waited for.
-    let config = configure(
-        &node,
-        "registries: [{host: '127.0.0.1:5000', plainHttp: true}]\n",
-    );
-    let home = node.path("home");
-    node.env.push(("HOME".into(), home.display().to_string()));
-    node.agent_args = vec!["--config".into(), config.display().to_string()];
     node.start_agent();
     let secrets = "  imagePullSecrets: [{name: gone}, {name: registry}]\n";
     let image = "127.0.0.1:5000/team/app:v1";

@@ -123,6 +123,25 @@ fn write_policy(node: &Node, key: &Path, accept_unnamed: bool) {
     fs::write(node.path("policy.json"), policy.to_string()).unwrap();
 }
 
+/// Starts an agent that asks the policy, and soon tries again what it refused; gives its configuration.
+fn start_agent_with_policy(node: &mut Node) -> PathBuf {
+    let policy = node.path("policy.json");
+    let text = format!(
+        "registries: [{{host: '127.0.0.1:5000', plainHttp: true}}]\nimages: {{signaturePolicy: {}}}\nbackOff: {{imageInitialMs: 100, imageMaxMs: 1000}}\n",
+        policy.display()
+    );
+    let config = configure(node, &text);
+    node.agent_args = vec!["--config".into(), config.display().to_string()];
+    node.start_agent();
+    config
+}
+
+/// Waits until the policy has refused the pod's image; gives why.
+fn wait_refused(node: &Node, name: &str) -> String {
+    node.wait_pod(name, "is refused", is_refused);
+    node.podling(&["why", name]).stdout
+}
+
 fn pod(name: &str, image: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: '{image}', imagePullPolicy: IfNotPresent, command: [sleep, infinity]}}\n"
@@ -146,21 +165,12 @@ fn p04_only_signed_images_come_and_run() {
     sign(&node, "demo/signed", "ours");
     sign(&node, "demo/other", "ours");
     policy(&node, &ours);
-    let config = configure(
-        &node,
-        &format!(
-            "registries: [{{host: '127.0.0.1:5000', plainHttp: true}}]\nimages: {{signaturePolicy: {}}}\nbackOff: {{imageInitialMs: 100, imageMaxMs: 1000}}\n",
-            node.path("policy.json").display()
-        ),
-    );
+    let config = start_agent_with_policy(&mut node);
     let config = config.to_str().unwrap();
-    node.agent_args = vec!["--config".into(), config.to_owned()];
-    node.start_agent();
     node.apply("good.yaml", &pod("good", NAME));
     node.apply("bad.yaml", &pod("bad", "127.0.0.1:5000/demo/unsigned:v1"));
     node.wait_ready("good");
-    node.wait_pod("bad", "is refused", is_refused);
-    let why = node.podling(&["why", "bad"]).stdout;
+    let why = wait_refused(&node, "bad");
     assert!(
         why.contains("no signature was found") && why.contains("policy.json"),
         "{why}"
@@ -180,8 +190,8 @@ fn p04_only_signed_images_come_and_run() {
     drop(registry);
     policy(&node, &theirs);
     node.apply("again.yaml", &pod("again", NAME));
-    node.wait_pod("again", "is refused though the image is here", is_refused);
-    let why = node.podling(&["why", "again"]).stdout;
+    // Though the image is here.
+    let why = wait_refused(&node, "again");
     assert!(why.contains("not made with the key"), "{why}");
     assert!(node.podling(&["why", "good"]).ok().contains("good"));
     // It stays so, however often it is tried again.
@@ -230,19 +240,9 @@ fn p04_an_image_signed_by_cosign_3_runs_where_the_policy_says_so() {
     let ours = key(&node, "ours");
     sign_by(&node, SIGN_BUNDLE, "demo/signed", "ours");
     policy(&node, &ours);
-    let config = configure(
-        &node,
-        &format!(
-            "registries: [{{host: '127.0.0.1:5000', plainHttp: true}}]\nimages: {{signaturePolicy: {}}}\nbackOff: {{imageInitialMs: 100, imageMaxMs: 1000}}\n",
-            node.path("policy.json").display()
-        ),
-    );
-    let config = config.to_str().unwrap();
-    node.agent_args = vec!["--config".into(), config.to_owned()];
-    node.start_agent();
+    start_agent_with_policy(&mut node);
     node.apply("app.yaml", &pod("app", NAME));
-    node.wait_pod("app", "is refused", is_refused);
-    let why = node.podling(&["why", "app"]).stdout;
+    let why = wait_refused(&node, "app");
     assert!(
         why.contains("it names no image") && why.contains("acceptUnnamed"),
         "{why}"

@@ -258,6 +258,11 @@ impl ImageStore {
         self.resolve(name)
     }
 
+    /// All names with what they need.
+    pub(crate) fn records(&self) -> Result<Vec<Record>, StoreError> {
+        record::read_all(&self.dir)
+    }
+
     pub(crate) fn find_record(&self, reference: &Reference) -> Result<Option<Record>, StoreError> {
         if let Some(record) = record::read(&self.dir, reference)? {
             return Ok(Some(record));

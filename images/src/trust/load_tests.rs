@@ -393,3 +393,20 @@ fn a_bundle_that_cosign_saved_without_an_entry_in_the_index_counts() {
         assert!(matches!(verdict, Verdict::Signed { .. }), "{verdict:?}");
     }
 }
+
+#[test]
+fn signatures_are_of_the_image_that_they_came_with() {
+    let stick = Stick::new();
+    stick.write(Some((&stick.signed("ours"), stick.by_tag())));
+    stick.load("app.tar", &stick.with_key()).unwrap();
+    let (old, new) = (NAME.parse().unwrap(), "h.example/app:2".parse().unwrap());
+    stick.store.tag(&old, &new).unwrap();
+    let usage = stick.store.disk_usage().unwrap();
+    // Manifest, configuration, one layer, and three blobs of the signature.
+    assert_eq!((usage.blobs.count, usage.layers.count), (6, 1));
+    assert_eq!(usage.unneeded, crate::Usage::default());
+    let whole = usage.blobs.bytes + usage.layers.bytes;
+    assert_eq!(usage.images[0].unique_bytes, whole);
+    let freed = stick.store.gc(&std::collections::HashSet::new()).unwrap();
+    assert_eq!((freed.blobs, freed.layers), (0, 0));
+}

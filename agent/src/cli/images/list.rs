@@ -21,7 +21,8 @@ Examples:
 
 JSON is an array with, for each image: names, digest, index, configDigest, platform, created,
 size (of its files, in bytes), downloadSize, layers, the lowest first, with diffId, digest,
-mediaType, size, downloadSize and kept, and trust: where it came from and why it was allowed."
+mediaType, size, downloadSize and kept, and trust: where it came from and why it was allowed under
+the first of its names; `podling images inspect` tells it of each."
 )]
 pub struct ListArgs {
     /// How to print them

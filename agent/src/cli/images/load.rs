@@ -1,9 +1,10 @@
 //! `podling images load`.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use podling_images::{Image, ImageStore, LoadError, LoadOptions, Platform};
+use podling_images::{BundleError, Image, ImageStore, LoadError, LoadOptions, Platform};
 
 use super::super::{CommandError, Exit};
 use super::view::ImageView;
@@ -109,6 +110,9 @@ fn explain(path: &Path, error: &LoadError) -> CommandError {
         LoadError::UnknownFormat { .. } => failed.hint(
             "make one with `podling images save`, `docker save`, `podman save`, or `skopeo copy … oci-archive:FILE`",
         ),
+        LoadError::Bundle(BundleError::Io { source, .. }) if source.kind() == ErrorKind::Unsupported => {
+            failed.hint("decompress it on the way: `xz -dc FILE | podling images load -`")
+        }
         LoadError::Layer { source, .. } => match super::unpack_hint(source) {
             Some(hint) => failed.hint(hint),
             None => failed,

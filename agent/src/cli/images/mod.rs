@@ -127,7 +127,7 @@ pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, C
         ImagesCommand::Inspect(args) => inspect::inspect(&store, &args),
         ImagesCommand::History(args) => history::history(&store, &args),
         ImagesCommand::Diff(args) => diff::diff(&store, &args),
-        ImagesCommand::Du(args) => du::du(&store, &args),
+        ImagesCommand::Du(args) => du::du(&keeping(store)?, &args),
         ImagesCommand::Verify(args) => verify::verify(&store, &args, config),
         ImagesCommand::Rm(args) => remove::remove(&keeping(store)?, &args, directories),
         ImagesCommand::Prune(args) => remove::prune(&keeping(store)?, &args, directories, config),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use podling_images::{Collected, Image, ImageStore, Reference};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::{CommandError, Directories, Exit, agent, offline};
 use super::OutputArg;
@@ -20,12 +20,14 @@ Examples:
   podling images list -o name | xargs podling images rm      all of them
 
 Running pods keep the layers that they use; a pod whose container is made anew pulls its image
-again."
+again. JSON has removed (names), layers, blobs and freed (bytes)."
 )]
 pub struct RmArgs {
     /// Their names
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
+    #[command(flatten)]
+    pub output: OutputArg,
 }
 
 /// Free the space of what no image needs
@@ -56,7 +58,7 @@ pub(super) fn remove(
     directories: &Directories,
 ) -> Result<Exit, CommandError> {
     let references = super::parse_all(&args.images)?;
-    let mut exit = Exit::Done;
+    let (mut exit, mut gone) = (Exit::Done, Vec::new());
     for reference in &references {
         let removed = remove_one(store, reference)?;
         if removed.is_empty() {
@@ -64,11 +66,18 @@ pub(super) fn remove(
             super::missing(reference).report();
             exit = Exit::Negative;
         }
-        for reference in removed {
-            println!("removed {reference}");
+        if !args.output.is_json() {
+            for reference in &removed {
+                println!("removed {reference}");
+            }
         }
+        gone.extend(removed);
     }
     let freed = collect(store, &offline::layers_in_use(directories))?;
+    if args.output.is_json() {
+        super::print_json(&view(&gone, &freed))?;
+        return Ok(exit);
+    }
     println!(
         "freed {} in {} layers",
         super::size(freed.freed_bytes),
@@ -116,12 +125,7 @@ pub(super) fn prune(
     }
     let freed = collect(store, &in_use)?;
     if args.output.is_json() {
-        return super::print_json(&json!({
-            "removed": removed,
-            "layers": freed.layers,
-            "blobs": freed.blobs,
-            "freed": freed.freed_bytes,
-        }));
+        return super::print_json(&view(&removed, &freed));
     }
     for reference in removed {
         println!("removed {reference}");
@@ -133,6 +137,15 @@ pub(super) fn prune(
         freed.blobs
     );
     Ok(Exit::Done)
+}
+
+fn view(removed: &[Reference], freed: &Collected) -> Value {
+    json!({
+        "removed": removed,
+        "layers": freed.layers,
+        "blobs": freed.blobs,
+        "freed": freed.freed_bytes,
+    })
 }
 
 /// A pod runs it, or one that has all its layers.
