@@ -444,6 +444,10 @@ fn verify_mends_a_layer_from_its_blob_and_tells_what_it_cannot_mend() {
     assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
     assert_eq!(problems[0]["images"], json!([NAME]));
     assert_eq!(problems[0]["healed"], Value::Null);
+    let told = fixture.run(&["verify", "--check"]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    let remedy = format!("    needed by {NAME}: `podling images verify` mends it");
+    assert!(told.contains(&remedy), "{told}");
     let healed = fixture.json(&["verify", "--offline", "-o", "json"]);
     assert_eq!(healed[0]["healed"], "unpacked");
     assert_eq!(fs::read(&file).unwrap(), b"application");

@@ -41,7 +41,7 @@ fn problem(store: &ImageStore) -> Problem {
 
 #[test]
 fn every_kind_of_damage_to_a_layer_is_found_and_mended_from_its_blob() {
-    let breakages: [Breakage; 9] = [
+    let breakages: [Breakage; 10] = [
         (
             "content",
             |fs| write(&fs.join("etc/secret"), b"sEcret"),
@@ -95,6 +95,11 @@ fn every_kind_of_damage_to_a_layer_is_found_and_mended_from_its_blob() {
             |fs| write(&fs.parent().unwrap().join("files.zst"), b"("),
             "files.zst",
         ),
+        (
+            "description",
+            |fs| write(&fs.parent().unwrap().join("layer.json"), b"("),
+            "layer.json: expected value",
+        ),
     ];
     let fixture = Fixture::new();
     let loaded = fixture.load_layout(&layer(), "app:1");
@@ -104,6 +109,7 @@ fn every_kind_of_damage_to_a_layer_is_found_and_mended_from_its_blob() {
         damage(&loaded.layers[0]);
         let found = problem(&fixture.store);
         assert!(found.what.contains(says), "{name}: {found:?}");
+        assert!(!found.what.contains("pull"), "{name}: {found:?}");
         assert_eq!(found.images, [reference("app:1")]);
         let healed = fixture.store.heal(&found, None).unwrap();
         assert!(matches!(healed, Healed::Unpacked), "{name}: {healed:?}");

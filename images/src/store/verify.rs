@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::collect::file_bytes;
@@ -103,10 +103,18 @@ impl ImageStore {
                 self.check_layer(diff_id, pace),
             ),
         };
-        let error = found.err()?;
-        let what = match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
+        let what = match found.err()? {
+            // Without the path, which stands beside it, and the remedy, which may not be needed.
+            StoreError::Damaged { path: file, what } => match file.strip_prefix(&path) {
+                Ok(inside) if inside != Path::new("") && inside != Path::new("fs") => {
+                    format!("{}: {what}", inside.display())
+                }
+                Ok(_) | Err(_) => what,
+            },
+            error => match std::error::Error::source(&error) {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            },
         };
         Some(Problem {
             part: part.clone(),

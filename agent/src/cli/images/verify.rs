@@ -144,10 +144,12 @@ fn text(problem: &Problem, outcome: &Outcome) -> String {
             if let Some(why) = why {
                 text.push_str(&format!("    cannot be mended: {why}\n"));
             }
+            let remedy = match why {
+                Some(_) => "load or pull it again",
+                None => "`podling images verify` mends it, or tells why it cannot",
+            };
             for reference in &problem.images {
-                text.push_str(&format!(
-                    "    needed by {reference}: load or pull it again\n"
-                ));
+                text.push_str(&format!("    needed by {reference}: {remedy}\n"));
             }
         }
     }
