@@ -23,11 +23,13 @@ UNPRIVILEGED := cli_client cli_files cli_images source_directory crash conforman
 # Privileged test programs are started through sudo when this is not root.
 ROOT_RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E")
 
-BUILD_PACKAGES := build-essential libseccomp-dev
+BUILD_PACKAGES := build-essential
+# What a seccomp filter is held to.
+UNIT_PACKAGES  := libseccomp-dev
 TEST_PACKAGES  := busybox-static strace iproute2 etcd-server docker-registry apache2-utils skopeo umoci jq curl openssl \
-                  podman buildah containerd catatonit uidmap mmdebstrap libcap2-bin
+                  podman netavark buildah containerd catatonit uidmap mmdebstrap libcap2-bin
 VM_PACKAGES    := qemu-system-x86 mmdebstrap e2fsprogs
-BENCH_PACKAGES := busybox-static crun runc podman strace
+BENCH_PACKAGES := busybox-static crun runc podman netavark strace
 
 # Installs what is missing and asks for root only then.
 define ensure
@@ -52,17 +54,20 @@ target/tools/cosign:
 	  $$apt update && $$apt download cosign && dpkg-deb -x cosign_*.deb .
 	mv target/tools/apt/usr/bin/cosign $@ && rm -rf target/tools/apt
 
-.PHONY: all build run test test-lint test-unit test-root test-vm bench bench-images layout install deps deps-test deps-vm deps-bench
+.PHONY: all build run test test-lint test-unit test-root test-vm bench bench-images layout install deps deps-unit deps-test deps-vm \
+        deps-bench
 
 all: build
 
 deps:
 	$(call ensure,$(BUILD_PACKAGES))
-deps-test: deps $(if $(shell command -v cosign),,target/tools/cosign)
+deps-unit: deps
+	$(call ensure,$(UNIT_PACKAGES))
+deps-test: deps-unit $(if $(shell command -v cosign),,target/tools/cosign)
 	$(call ensure,$(TEST_PACKAGES))
-deps-vm: deps
+deps-vm: deps-unit
 	$(call ensure,$(VM_PACKAGES))
-deps-bench: deps
+deps-bench: deps-unit
 	$(call ensure,$(BENCH_PACKAGES))
 
 # What `podling-runtime --version` tells.
@@ -75,7 +80,7 @@ run: build
 
 test: test-lint test-unit test-root test-vm
 
-test-lint: deps
+test-lint: deps-unit
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) check --quiet --manifest-path fuzz/Cargo.toml --target-dir target
@@ -84,7 +89,7 @@ test-lint: deps
 
 # The same packages and features for unit and privileged tests, and for what vm-tests builds: all is compiled once.
 # `cargo test --workspace` runs these and no more.
-test-unit: deps
+test-unit: deps-unit
 	$(TEST) --lib --bin podling $(addprefix --test ,$(UNPRIVILEGED))
 	$(TEST) --doc
 

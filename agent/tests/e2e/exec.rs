@@ -34,7 +34,12 @@ struct Client {
 
 impl Client {
     fn start(node: &Node, script: &str) -> Self {
-        let mut command = node.podling_command(&["exec", "pod", "--", "sh", "-c", script]);
+        let podling = node.podling_command(&["exec", "pod", "--", "sh", "-c", script]);
+        // Whoever started the tests may have had ctrl-C ignored, as shells do for what runs in the background.
+        let mut command = node.command("env");
+        command.arg("--default-signal=INT,QUIT");
+        command.arg(podling.get_program()).args(podling.get_args());
+        command.envs(podling.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let mut client = Self { process, output };

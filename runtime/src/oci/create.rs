@@ -78,7 +78,7 @@ pub(super) fn make(
 ) -> Result<Made> {
     let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
     check_console(&bundle.spec, options.console_socket.as_deref(), gated)?;
-    let filter = compile_filter(store, &bundle.spec)?;
+    let filter = compile_filter(&bundle.spec)?;
     let entry = store.reserve(&options.id)?;
     let made = make_in(&entry, options, globals, bundle, filter, gated);
     if made.is_err()
@@ -272,17 +272,17 @@ pub(super) fn undo_on_error<T>(result: Result<T>, entry: &Entry, record: &Record
     })
 }
 
-/// The filter of `linux.seccomp`, from the cache if it was compiled before.
+/// The filter of `linux.seccomp`.
 ///
 /// # Errors
 /// [`Error::Seccomp`]
-pub(super) fn compile_filter(store: &Store, spec: &Spec) -> Result<Option<Filter>> {
+pub(super) fn compile_filter(spec: &Spec) -> Result<Option<Filter>> {
     let profile = spec
         .linux()
         .as_ref()
         .and_then(|linux| linux.seccomp().as_ref());
     profile
-        .map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache())))
+        .map(seccomp::compile)
         .transpose()
         .map_err(Error::Seccomp)
 }

@@ -1,6 +1,5 @@
 //! `features`: what this runtime supports, for engines that ask before they use it.
 
-use libseccomp::ScmpVersion;
 use serde_json::{Value, json};
 
 use super::error::Result;
@@ -91,14 +90,7 @@ fn seccomp() -> Value {
 
 /// What engines look for that the specification has no field for. The names are runc's.
 fn annotations() -> Value {
-    let mut annotations = json!({
-        "org.opencontainers.runc.checkpoint.enabled": "true",
-    });
-    if let Ok(version) = ScmpVersion::current() {
-        let version = format!("{}.{}.{}", version.major, version.minor, version.micro);
-        annotations["io.github.seccomp.libseccomp.version"] = json!(version);
-    }
-    annotations
+    json!({ "org.opencontainers.runc.checkpoint.enabled": "true" })
 }
 
 #[cfg(test)]

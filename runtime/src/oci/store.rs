@@ -135,11 +135,6 @@ impl Store {
         Self { root }
     }
 
-    /// Where compiled filters are kept.
-    pub fn seccomp_cache(&self) -> PathBuf {
-        self.root.join(".seccomp")
-    }
-
     /// Makes the directory of a new container.
     ///
     /// # Errors

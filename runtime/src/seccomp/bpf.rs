@@ -1,11 +1,11 @@
-//! Instructions of classic BPF, as far as the parts of a filter that are not libseccomp's need them.
+//! Instructions of classic BPF, as far as filters need them.
 //!
 //! Source: Documentation/networking/filter.rst of Linux and seccomp(2).
 
-use libseccomp::ScmpAction;
+use super::action::Action;
 
 /// One instruction (`struct sock_filter`).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instruction {
     code: u16,
     if_true: u8,
@@ -47,20 +47,8 @@ impl Instruction {
         }
     }
 
-    pub(super) fn give(action: ScmpAction) -> Self {
-        let value = match action {
-            ScmpAction::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
-            ScmpAction::KillThread => libc::SECCOMP_RET_KILL_THREAD,
-            ScmpAction::Trap => libc::SECCOMP_RET_TRAP,
-            ScmpAction::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & 0xffff),
-            ScmpAction::Trace(message) => libc::SECCOMP_RET_TRACE | u32::from(message),
-            ScmpAction::Log => libc::SECCOMP_RET_LOG,
-            ScmpAction::Notify => libc::SECCOMP_RET_USER_NOTIF,
-            ScmpAction::Allow => libc::SECCOMP_RET_ALLOW,
-            // Refused before; a filter never gives more than was asked for.
-            _ => libc::SECCOMP_RET_KILL_PROCESS,
-        };
-        Self::plain(Self::RETURN, value)
+    pub(super) fn give(action: Action) -> Self {
+        Self::plain(Self::RETURN, action.0)
     }
 
     fn plain(code: u16, value: u32) -> Self {
@@ -84,16 +72,11 @@ impl Instruction {
 
 /// A part that runs when what was loaded is a value, and is skipped else.
 pub(super) fn only_for(value: u32, part: Vec<Instruction>) -> Vec<Instruction> {
-    only_if(Instruction::JUMP_EQUAL, value, part)
-}
-
-/// A part that runs when a comparison of what was loaded with a value holds, and is skipped else.
-pub(super) fn only_if(comparison: u16, value: u32, part: Vec<Instruction>) -> Vec<Instruction> {
     // A comparison skips no more than a byte can say.
     let mut code = match u8::try_from(part.len()) {
-        Ok(skip) => vec![Instruction::jump(comparison, value, 0, skip)],
+        Ok(skip) => vec![Instruction::jump(Instruction::JUMP_EQUAL, value, 0, skip)],
         Err(_) => vec![
-            Instruction::jump(comparison, value, 1, 0),
+            Instruction::jump(Instruction::JUMP_EQUAL, value, 1, 0),
             Instruction::plain(Instruction::JUMP_ALWAYS, part.len() as u32),
         ],
     };
@@ -101,20 +84,26 @@ pub(super) fn only_if(comparison: u16, value: u32, part: Vec<Instruction>) -> Ve
     code
 }
 
+/// One part for what is less than a value, the other for the rest. The first must not run on into the second.
+pub(super) fn split(
+    value: u32,
+    less: Vec<Instruction>,
+    not_less: Vec<Instruction>,
+) -> Vec<Instruction> {
+    let comparison = Instruction::JUMP_NOT_LESS;
+    let mut code = match u8::try_from(less.len()) {
+        Ok(skip) => vec![Instruction::jump(comparison, value, skip, 0)],
+        Err(_) => vec![
+            Instruction::jump(comparison, value, 0, 1),
+            Instruction::plain(Instruction::JUMP_ALWAYS, less.len() as u32),
+        ],
+    };
+    code.extend(less);
+    code.extend(not_less);
+    code
+}
+
 /// What the kernel takes.
 pub(super) fn assemble(code: &[Instruction]) -> Vec<u8> {
     code.iter().flat_map(Instruction::bytes).collect()
-}
-
-/// The kernel's `AUDIT_ARCH_*` (linux/audit.h).
-pub(super) fn audit_architecture(architecture: &libseccomp::ScmpArch) -> Option<u32> {
-    use libseccomp::ScmpArch;
-    match architecture {
-        ScmpArch::X8664 | ScmpArch::X32 => Some(0xc000_003e),
-        ScmpArch::X86 => Some(0x4000_0003),
-        ScmpArch::Aarch64 => Some(0xc000_00b7),
-        ScmpArch::Arm => Some(0x4000_0028),
-        ScmpArch::Riscv64 => Some(0xc000_00f3),
-        _ => None,
-    }
 }

@@ -1,7 +1,5 @@
 //! What can go wrong with a filter.
 
-use std::io;
-
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -25,18 +23,6 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// libseccomp refused a part of the profile.
-    #[error("cannot compile the seccomp profile: {attempt}")]
-    Compile {
-        /// What was attempted.
-        attempt: String,
-        /// Why.
-        #[source]
-        source: libseccomp::error::SeccompError,
-    },
-    /// The compiled filter could not be taken from libseccomp.
-    #[error("cannot export the compiled seccomp filter")]
-    Export(#[source] io::Error),
     /// The compiled filter is larger than the kernel takes.
     #[error(
         "the compiled seccomp filter has {instructions} instructions, the kernel takes at most 4096"

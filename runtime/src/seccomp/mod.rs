@@ -1,12 +1,16 @@
-//! System call filters: OCI profiles compiled to BPF, kept on disk, and put on the container's process.
+//! System call filters: OCI profiles compiled to BPF, and put on the container's process.
 //!
 //! ```text
 //! default_profile(capabilities) ─┐
 //! OCI linux.seccomp ─────────────┴─► compile() ──► Filter ──► load() in the child, just before exec
-//!                                      │   ▲
-//!                  conditions, newer   ▼   │ cache (by the profile's hash)
-//!          (what libseccomp gets wrong; ENOSYS for what it does not know yet)
+//!                                      │
+//!                      rules by name ──┴─► numbers by architecture ─► program: a search by number, then conditions
 //! ```
+//!
+//! The compiler is Podling's own. libseccomp, which the other runtimes have, takes 10 ms and a megabyte for a profile like
+//! Docker's where this takes a fraction of a millisecond, makes filters that allow too much of some rules (2.5.4 allows
+//! `socket(_, 0, 7)` where only `arg1 & 1 == 0 && arg2 < 1` and `arg1 > 0` are allowed), and never comes back from others.
+//! Where it can be trusted, tests hold this compiler to what it says.
 //!
 //! A filter with `SCMP_ACT_NOTIFY` gives a listener when it is loaded, which goes to the profile's [`Agent`]
 //! ([`crate::container`] brings it there). A profile that cannot be applied as it is written is an error, and the
@@ -14,17 +18,18 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
+mod action;
+mod architecture;
 mod bpf;
-mod cache;
 mod compile;
 mod conditions;
 mod default;
 mod error;
-mod newer;
+mod program;
 mod sys;
 mod verdict;
 
@@ -71,33 +76,20 @@ fn notifies(profile: &LinuxSeccomp) -> bool {
         .any(|action| action == LinuxSeccompAction::ScmpActNotify)
 }
 
-/// Compiles a profile. With `cache_dir`, a filter compiled before is read from there, and a new one is kept there.
+/// Compiles a profile.
 ///
 /// # Errors
 /// When the profile asks for what is not supported; then the container must not start.
-pub fn compile(profile: &LinuxSeccomp, cache_dir: Option<&Path>) -> Result<Filter> {
-    let path = cache_dir.and_then(|dir| cache::path(dir, profile));
-    if let Some(compiled) = path.as_deref().and_then(cache::read) {
-        return Ok(Filter::new(compiled, profile));
-    }
+pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     let compiled = compile::compile(profile)?;
-    if let Some(path) = path
-        && let Err(error) = cache::write(&path, &compiled)
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot keep the compiled seccomp filter");
-    }
-    Ok(Filter::new(compiled, profile))
+    Ok(Filter {
+        flags: compiled.flags,
+        program: compiled.program,
+        agent: Agent::of(profile),
+    })
 }
 
 impl Filter {
-    fn new(compiled: compile::Compiled, profile: &LinuxSeccomp) -> Self {
-        Self {
-            flags: compiled.flags,
-            program: compiled.program,
-            agent: Agent::of(profile),
-        }
-    }
-
     /// Who gets the listener, for a filter that gives one.
     pub fn agent(&self) -> Option<&Agent> {
         self.agent.as_ref()

@@ -301,7 +301,7 @@ fn cgroups(_: &Path) -> Result<String, String> {
 
 fn seccomp_filter(_: &Path) -> Result<String, String> {
     let profile = seccomp::default_profile(&std::collections::HashSet::new());
-    let filter = seccomp::compile(&profile, None).map_err(text)?;
+    let filter = seccomp::compile(&profile).map_err(text)?;
     filter.load().map_err(text)?;
     Ok(format!(
         "the default profile, {} instructions",

@@ -104,7 +104,7 @@ pub(super) fn exec(store: &Store, options: &Options) -> Result<u8> {
         return Err(wrong_status(options, Status::Paused));
     }
     let spec = entry.spec()?;
-    let (process, seccomp) = process::plan(store, &spec, options)?;
+    let (process, seccomp) = process::plan(&spec, options)?;
     let signals = Signals::catch()?;
     let mut running = container::exec(Exec {
         target: target.as_fd(),

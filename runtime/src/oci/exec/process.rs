@@ -7,17 +7,12 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 
 use super::super::create::compile_filter;
 use super::super::error::{Error, Result, file};
-use super::super::store::Store;
 use super::Options;
 use crate::container::config;
 use crate::seccomp;
 
 /// The process to run and its filter: the file's, or the container's own with changes.
-pub(super) fn plan(
-    store: &Store,
-    spec: &Spec,
-    options: &Options,
-) -> Result<(Process, Option<seccomp::Filter>)> {
+pub(super) fn plan(spec: &Spec, options: &Options) -> Result<(Process, Option<seccomp::Filter>)> {
     let mut process = match &options.process {
         Some(path) => {
             let text = std::fs::read(path).map_err(file("read", path))?;
@@ -55,7 +50,7 @@ pub(super) fn plan(
             "a detached process with a terminal needs one",
         ));
     }
-    Ok((process, compile_filter(store, spec)?))
+    Ok((process, compile_filter(spec)?))
 }
 
 /// A process of a file that names no profile or label has the container's: one that is confined stays so.

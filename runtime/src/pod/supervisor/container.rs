@@ -159,7 +159,7 @@ pub(super) fn make(
         make_message_file(&message.host_file).map_err(file_error(&message.host_file))?;
     }
     let launch = Launch::new(id, spec, seccomp)?;
-    let filter = filter(seccomp, &launch.process, pod.dir)?;
+    let filter = filter(seccomp, &launch.process)?;
     launch.save(pod.dir, &plan.name)?;
     let spec = complete(spec, plan, pod.sandbox)?;
     let log = LogWriter::open(&plan.log, restart_count);
@@ -297,7 +297,7 @@ pub(super) fn adopt(
         (Output::default(), None)
     });
     // Commands of probes and clients are held to the same filter.
-    let filter = filter(&launch.seccomp, &launch.process, pod_dir)?;
+    let filter = filter(&launch.seccomp, &launch.process)?;
     Ok(Run {
         id: remembered.id.clone(),
         process,

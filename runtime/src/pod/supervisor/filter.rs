@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
 
 use oci_spec::runtime::{LinuxSeccomp, Process};
 
@@ -10,15 +9,11 @@ use super::container::{StartError, file_error};
 use crate::pod::plan::SeccompPlan;
 use crate::seccomp::{self, Filter};
 
-/// None for a container without one. `dir` is the pod's.
+/// None for a container without one.
 ///
 /// # Errors
 /// When the profile cannot be read or used.
-pub(super) fn filter(
-    plan: &SeccompPlan,
-    process: &Process,
-    dir: &Path,
-) -> Result<Option<Filter>, StartError> {
+pub(super) fn filter(plan: &SeccompPlan, process: &Process) -> Result<Option<Filter>, StartError> {
     let profile: LinuxSeccomp = match plan {
         SeccompPlan::Unconfined => return Ok(None),
         SeccompPlan::RuntimeDefault => {
@@ -37,12 +32,6 @@ pub(super) fn filter(
             })?
         }
     };
-    // All pods of a node share compiled filters: <run-dir>/seccomp beside <run-dir>/pods.
-    let cache = dir
-        .parent()
-        .filter(|pods| pods.file_name().is_some_and(|n| n == "pods"))
-        .and_then(Path::parent)
-        .map(|run_dir| run_dir.join("seccomp"));
-    let filter = seccomp::compile(&profile, cache.as_deref()).map_err(StartError::Seccomp)?;
+    let filter = seccomp::compile(&profile).map_err(StartError::Seccomp)?;
     Ok(Some(filter))
 }
