@@ -39,7 +39,11 @@ impl Client {
         let mut command = node.command("env");
         command.arg("--default-signal=INT,QUIT");
         command.arg(podling.get_program()).args(podling.get_args());
-        command.envs(podling.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.envs(
+            podling
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let mut client = Self { process, output };
