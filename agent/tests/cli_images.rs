@@ -567,3 +567,50 @@ fn two_commands_work_on_one_store_at_once() {
     let layout = fixture.path("data/images");
     assert!(tree(&layout).contains_key(&layout.join("index.json")));
 }
+
+#[test]
+fn the_configuration_file_says_where_the_store_is() {
+    let fixture = Fixture::new();
+    let file = fixture.path("own.yaml");
+    let (data, run) = (fixture.path("of-file"), fixture.path("run"));
+    fs::write(&file, format!("{{dataDir: {data:?}, runDir: {run:?}}}")).unwrap();
+    let archive = fixture.archive("load.tar", NAME, &[&[("app", "application")]]);
+    let podling = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podling"));
+        for name in ["PODLING_RUN_DIR", "PODLING_DATA_DIR", "PODLING_LOG_DIR"] {
+            command.env_remove(name);
+        }
+        command.env("PODLING_CONFIG", &file).args(arguments);
+        command
+    };
+    let loaded = podling(&["images", "load", &archive]).output().unwrap();
+    assert!(loaded.status.success(), "{loaded:?}");
+    assert!(data.join("images/index.json").exists());
+    // The environment wins over the file, and an option over both.
+    let (of_env, of_option) = (fixture.path("of-env"), fixture.path("of-option"));
+    let mut list = podling(&["images", "list"]);
+    list.env("PODLING_DATA_DIR", &of_env);
+    assert!(list.status().unwrap().success());
+    assert!(of_env.join("images").exists());
+    list.arg("--data-dir").arg(&of_option);
+    assert!(list.status().unwrap().success());
+    assert!(of_option.join("images").exists());
+
+    // What cannot be used is no default, for any command.
+    for text in [
+        None,
+        Some("dataDirectory: /x"),
+        Some("images: {gc: {highThresholdPercent: 101}}"),
+    ] {
+        match text {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        for command in [&["images", "list"][..], &["get", "pods"], &["status"]] {
+            let output = podling(command).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("cannot use the configuration"), "{said}");
+            assert_eq!(output.status.code(), Some(1));
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `podling agent`: the node, until it is told to stop.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::dirs::DirectoryArgs;
 use super::{CommandError, Exit, log};
 use crate::api::{NodeInfo, Server};
 use crate::network::Error as NetworkError;
-use crate::node::config::{DEFAULT_CONFIG, DEFAULT_MANIFEST_DIR, EtcdConfig};
+use crate::node::config::{DEFAULT_MANIFEST_DIR, EtcdConfig};
 use crate::node::{Config, Node, NodeError, NodeHandle, Options, Shutdown};
 use crate::store::{DiskError, Kind, StoreError};
 
@@ -27,14 +27,6 @@ Examples:
 Options here win over the configuration file. SIGTERM and ctrl-C end the agent and leave the pods running; the next \
 agent takes them over. `podling run` is the one that stops what it started.")]
 pub struct AgentArgs {
-    /// The configuration file [default: /etc/podling/config.yaml, if there is one]
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "PODLING_CONFIG",
-        hide_env_values = true
-    )]
-    pub config: Option<PathBuf>,
     /// A directory of manifests: every *.yaml, *.yml and *.json in it [default: /etc/podling/manifests]
     #[arg(long, value_name = "DIR")]
     pub manifests: Vec<PathBuf>,
@@ -100,9 +92,7 @@ pub struct EtcdArgs {
 }
 
 pub(super) fn run(args: AgentArgs, directories: &DirectoryArgs) -> Result<Exit, CommandError> {
-    let config = configure(args.config.clone(), |config| {
-        args.lay_over(config, directories)
-    })?;
+    let config = directories.configuration_with(|config| args.lay_over(config))?;
     log::to_journal_or_stderr(args.log.as_deref().unwrap_or("info"))?;
     runtime()?.block_on(keep(config))
 }
@@ -116,39 +106,10 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
         .map_err(|e| CommandError::new("cannot start threads").because(e))
 }
 
-/// What the configuration file says; the default one may be missing.
-pub(super) fn load(file: Option<&Path>) -> Result<Config, CommandError> {
-    let path = file.unwrap_or(Path::new(DEFAULT_CONFIG));
-    if file.is_none() && !path.exists() {
-        return Ok(Config::default());
-    }
-    Config::load(path).map_err(|e| CommandError::new("cannot use the configuration").because(e))
-}
-
-/// The configuration file, and what the command line says otherwise.
-fn configure(
-    file: Option<PathBuf>,
-    lay_over: impl FnOnce(&mut Config),
-) -> Result<Config, CommandError> {
-    let mut config = load(file.as_deref())?;
-    lay_over(&mut config);
-    config
-        .resolve()
-        .map_err(|e| CommandError::new("cannot use the configuration").because(e))
-}
-
 impl AgentArgs {
-    fn lay_over(&self, config: &mut Config, directories: &DirectoryArgs) {
-        let set = |field: &mut PathBuf, value: &Option<PathBuf>| {
-            if let Some(value) = value {
-                field.clone_from(value);
-            }
-        };
-        set(&mut config.run_dir, &directories.run_dir);
-        set(&mut config.data_dir, &directories.data_dir);
-        set(&mut config.cgroup_parent, &self.cgroup_parent);
-        if directories.log_dir.is_some() {
-            config.log_dir.clone_from(&directories.log_dir);
+    fn lay_over(&self, config: &mut Config) {
+        if let Some(parent) = &self.cgroup_parent {
+            config.cgroup_parent.clone_from(parent);
         }
         if self.node_name.is_some() {
             config.node_name.clone_from(&self.node_name);
@@ -347,7 +308,7 @@ mod tests {
             panic!("not the agent");
         };
         let mut config = Config::default();
-        args.lay_over(&mut config, &cli.directories);
+        args.lay_over(&mut config);
         config
     }
 
@@ -360,13 +321,13 @@ mod tests {
         let config = configured(&[
             "--etcd",
             "http://e:2379",
-            "--run-dir",
+            "--cgroup-parent",
             "/r",
             "--pod-cidr",
             "10.9.0.0/24",
         ]);
         assert!(config.manifests.is_empty());
-        assert_eq!(config.run_dir, PathBuf::from("/r"));
+        assert_eq!(config.cgroup_parent, PathBuf::from("/r"));
         assert_eq!(config.network.pod_cidr.as_deref(), Some("10.9.0.0/24"));
         assert_eq!(config.etcd.map(|e| e.prefix), Some("/podling/".to_owned()));
     }

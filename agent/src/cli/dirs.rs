@@ -1,4 +1,8 @@
-//! Where a node lives on this machine: the three directories that tell one node from another.
+//! Where a node lives on this machine: its configuration file, and the three directories that tell one node from another.
+//!
+//! ```text
+//! option ─► environment ─► configuration file ─► default        the first that says something wins, for all commands
+//! ```
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -6,12 +10,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-/// The node's run directory when none is given.
-pub(super) const DEFAULT_RUN_DIR: &str = "/run/podling";
-/// The node's data directory when none is given.
-pub(super) const DEFAULT_DATA_DIR: &str = "/var/lib/podling";
-/// Where container logs go when neither a log directory nor a data directory is given: where Kubernetes has them.
-pub(super) const DEFAULT_LOG_DIR: &str = "/var/log/pods";
+use super::CommandError;
+use crate::node::Config;
+use crate::node::config::{DEFAULT_CONFIG, DEFAULT_DATA_DIR, DEFAULT_RUN_DIR};
 
 /// Below the data directory: one directory for each `podling run`, named by its process.
 pub(super) const RUNS_DIR: &str = "runs";
@@ -24,7 +25,16 @@ pub(super) const RUN_LOGS: &str = "logs";
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Which node")]
 pub struct DirectoryArgs {
-    /// Sockets and state of the running node [default: /run/podling]
+    /// The configuration file, of which the options here win [default: /etc/podling/config.yaml, if there is one]
+    #[arg(
+        long,
+        global = true,
+        env = "PODLING_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
+    /// Sockets and state of the running node [default: runDir of the configuration, /run/podling]
     #[arg(
         long,
         global = true,
@@ -33,7 +43,7 @@ pub struct DirectoryArgs {
         hide_env_values = true
     )]
     pub run_dir: Option<PathBuf>,
-    /// Images, volumes and what the node remembers [default: /var/lib/podling]
+    /// Images, volumes and what the node remembers [default: dataDir of the configuration, /var/lib/podling]
     #[arg(
         long,
         global = true,
@@ -42,7 +52,8 @@ pub struct DirectoryArgs {
         hide_env_values = true
     )]
     pub data_dir: Option<PathBuf>,
-    /// Container logs [default: /var/log/pods, or <data-dir>/logs/pods if --data-dir is given]
+    /// Container logs [default: logDir of the configuration, /var/log/pods, or <data-dir>/logs/pods with another data
+    /// directory]
     #[arg(
         long,
         global = true,
@@ -54,44 +65,74 @@ pub struct DirectoryArgs {
 }
 
 impl DirectoryArgs {
-    /// The data directory.
-    #[must_use]
-    pub fn resolve_data(&self) -> PathBuf {
-        let data = self.data_dir.clone();
-        data.unwrap_or_else(|| DEFAULT_DATA_DIR.into())
+    /// What the configuration file says, and what the options say otherwise: checked, its paths absolute.
+    ///
+    /// # Errors
+    /// When a file that was named is not there, or when one cannot be used.
+    pub fn configuration(&self) -> Result<Config, CommandError> {
+        self.configuration_with(|_| {})
     }
 
-    /// Fills in the defaults.
+    /// The same, with more options of a command laid over it before it is checked.
+    pub(super) fn configuration_with(
+        &self,
+        lay_over: impl FnOnce(&mut Config),
+    ) -> Result<Config, CommandError> {
+        let cannot_use = |e| CommandError::new("cannot use the configuration").because(e);
+        let path = self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
+        let mut config = match self.config.is_none() && !path.exists() {
+            true => Config::default(),
+            false => Config::load(path).map_err(cannot_use)?,
+        };
+        self.lay_over(&mut config);
+        lay_over(&mut config);
+        config.resolve().map_err(cannot_use)
+    }
+
+    fn lay_over(&self, config: &mut Config) {
+        let set = |field: &mut PathBuf, value: &Option<PathBuf>| {
+            if let Some(value) = value {
+                field.clone_from(value);
+            }
+        };
+        set(&mut config.run_dir, &self.run_dir);
+        set(&mut config.data_dir, &self.data_dir);
+        if self.log_dir.is_some() {
+            config.log_dir.clone_from(&self.log_dir);
+        }
+    }
+
+    /// Where the node is that a command is about.
+    ///
+    /// # Errors
+    /// As [`Self::configuration`].
+    pub fn resolve(&self) -> Result<Directories, CommandError> {
+        Ok(self.locate(&self.configuration()?))
+    }
+
+    /// The same, with a configuration that was read already.
     #[must_use]
-    pub fn resolve(&self) -> Directories {
-        let data = self.resolve_data();
+    pub fn locate(&self, config: &Config) -> Directories {
         if self.run_dir.is_none()
-            && let Some(run) = only_run(&data)
+            && let Some(run) = only_run(config)
         {
             return run;
         }
-        let log = self
-            .log_dir
-            .clone()
-            .unwrap_or_else(|| default_log_dir(&data));
         Directories {
-            run: self
-                .run_dir
-                .clone()
-                .unwrap_or_else(|| DEFAULT_RUN_DIR.into()),
-            data,
-            log,
+            run: config.run_dir.clone(),
+            data: config.data_dir.clone(),
+            log: config.log_dir(),
         }
     }
 }
 
-/// The one `podling run` of this data directory, when no node has the default run directory: what a person with two
-/// terminals means.
-fn only_run(data: &Path) -> Option<Directories> {
-    if Path::new(DEFAULT_RUN_DIR).join("agent.sock").exists() {
+/// The one `podling run` of the data directory, when no node has the run directory that was not chosen by an option: what
+/// a person with two terminals means.
+fn only_run(config: &Config) -> Option<Directories> {
+    if config.socket_path().exists() {
         return None;
     }
-    let runs = fs::read_dir(data.join(RUNS_DIR)).ok()?;
+    let runs = fs::read_dir(config.data_dir.join(RUNS_DIR)).ok()?;
     let mut live: Vec<Directories> = runs
         .flatten()
         .map(|entry| entry.path())
@@ -114,14 +155,6 @@ fn only_run(data: &Path) -> Option<Directories> {
         return None;
     }
     live.pop()
-}
-
-fn default_log_dir(data: &Path) -> PathBuf {
-    if data == Path::new(DEFAULT_DATA_DIR) {
-        DEFAULT_LOG_DIR.into()
-    } else {
-        data.join("logs/pods")
-    }
 }
 
 /// Where a node lives.
@@ -166,17 +199,35 @@ impl Directories {
 mod tests {
     use super::*;
 
+    fn located(args: &DirectoryArgs, file: &str) -> Directories {
+        let mut config = Config::parse(file).expect("valid");
+        args.lay_over(&mut config);
+        args.locate(&config)
+    }
+
     #[test]
-    fn logs_follow_a_data_directory_of_ones_own() {
-        assert_eq!(
-            DirectoryArgs::default().resolve().log,
-            Path::new("/var/log/pods")
-        );
+    fn options_win_over_the_file_and_logs_follow_a_data_directory_of_ones_own() {
+        let none = DirectoryArgs::default();
         let own = DirectoryArgs {
             data_dir: Some("/d".into()),
             ..DirectoryArgs::default()
         };
-        assert_eq!(own.resolve().log, Path::new("/d/logs/pods"));
-        assert_eq!(own.resolve().flags(), " --data-dir /d");
+        assert_eq!(located(&none, "").log, Path::new("/var/log/pods"));
+        assert_eq!(located(&own, "").log, Path::new("/d/logs/pods"));
+        assert_eq!(located(&own, "").flags(), " --data-dir /d");
+        let file = "{dataDir: /f/data, runDir: /f/run}";
+        let expected = Directories {
+            run: "/f/run".into(),
+            data: "/f/data".into(),
+            log: "/f/data/logs/pods".into(),
+        };
+        assert_eq!(located(&none, file), expected);
+        let expected = Directories {
+            run: "/f/run".into(),
+            data: "/d".into(),
+            log: "/f/logs".into(),
+        };
+        let file = "{dataDir: /f/data, runDir: /f/run, logDir: /f/logs}";
+        assert_eq!(located(&own, file), expected);
     }
 }

@@ -71,7 +71,7 @@ A node:
   podling exec -it hello -- /bin/sh       a shell in it
 
 Two nodes on one machine differ in --run-dir and --data-dir, for the agent and for each command that asks it; their \
-agents in --cgroup-parent too.
+agents in --cgroup-parent too. Each may have its own file with --config.
 
 Exit status: 0 done, 1 failed, 2 the command line was wrong; exec gives the code of the command it ran.";
 
@@ -165,16 +165,16 @@ fn dispatch(cli: Cli) -> Result<Exit, CommandError> {
     let directories = &cli.directories;
     match cli.command {
         Command::Run(args) => run::run(args, directories),
-        Command::Get(args) => get::run(&args, &directories.resolve()),
-        Command::Describe(args) => describe::run(&args, &directories.resolve()),
-        Command::Logs(args) => logs::run(&args, &directories.resolve()),
-        Command::Exec(args) => exec::run(&args, &directories.resolve()),
-        Command::Why(args) => why::run(&args, &directories.resolve()),
-        Command::Delete(args) => delete::run(&args, &directories.resolve()),
-        Command::Images(args) => images::run(args, &directories.resolve()),
-        Command::Status(args) => status::run(&args, &directories.resolve()),
-        Command::Check(args) => check::run(&args, &directories.resolve()),
-        Command::StopPods(args) => stop_pods::run(&args, &directories.resolve()),
+        Command::Get(args) => get::run(&args, &directories.resolve()?),
+        Command::Describe(args) => describe::run(&args, &directories.resolve()?),
+        Command::Logs(args) => logs::run(&args, &directories.resolve()?),
+        Command::Exec(args) => exec::run(&args, &directories.resolve()?),
+        Command::Why(args) => why::run(&args, &directories.resolve()?),
+        Command::Delete(args) => delete::run(&args, &directories.resolve()?),
+        Command::Images(args) => images::run(args, directories),
+        Command::Status(args) => status::run(&args, &directories.resolve()?),
+        Command::Check(args) => check::run(&args, &directories.resolve()?),
+        Command::StopPods(args) => stop_pods::run(&args, &directories.resolve()?),
         Command::Agent(args) => agent::run(*args, directories),
         Command::Completion(args) => manual::completion(&args),
         Command::Man(args) => manual::man(&args),

@@ -318,7 +318,6 @@ impl Config {
     /// # Errors
     /// When a value cannot be used.
     pub fn resolve(mut self) -> Result<Self, ConfigError> {
-        let here = std::env::current_dir().map_err(ConfigError::WorkingDirectory)?;
         for path in [&mut self.data_dir, &mut self.run_dir]
             .into_iter()
             .chain(&mut self.manifests)
@@ -327,7 +326,10 @@ impl Config {
             .chain(&mut self.images.hosts_directory)
             .chain(&mut self.supervisor)
         {
-            *path = here.join(&path);
+            if path.is_relative() {
+                let here = std::env::current_dir().map_err(ConfigError::WorkingDirectory)?;
+                *path = here.join(&path);
+            }
         }
         if !self.cgroup_parent.is_absolute() || self.cgroup_parent.parent().is_none() {
             return Err(ConfigError::Value {

@@ -9,6 +9,7 @@ use podling_images::{BundleError, Image, ImageStore, LoadError, LoadOptions, Pla
 use super::super::{CommandError, Exit};
 use super::view::ImageView;
 use super::{Output, OutputArg, trust};
+use crate::node::Config;
 
 /// Add images from files: OCI layouts, OCI archives, docker-archives
 #[derive(Debug, Args)]
@@ -50,7 +51,7 @@ pub struct LoadArgs {
 pub(super) fn load(
     store: &ImageStore,
     args: &LoadArgs,
-    config: Option<&Path>,
+    config: &Config,
 ) -> Result<Exit, CommandError> {
     if args.name.is_some() && args.paths.len() > 1 {
         return Err(

@@ -25,12 +25,12 @@ mod view;
 
 use std::error::Error;
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use podling_images::{Image, ImageStore, Reference, UnpackError};
 use serde::Serialize;
 
+use super::dirs::DirectoryArgs;
 use super::error::written;
 use super::{CommandError, Directories, Exit, get};
 
@@ -54,15 +54,6 @@ oci:/var/lib/podling/images:docker.io/library/nginx:1.27
 Exit status: 0 done, 1 failed or the answer is no, 2 the command line was wrong, 130 interrupted."
 )]
 pub struct ImagesArgs {
-    /// The configuration file [default: /etc/podling/config.yaml, if there is one]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "PODLING_CONFIG",
-        hide_env_values = true
-    )]
-    pub config: Option<PathBuf>,
     /// What to do with them.
     #[command(subcommand)]
     pub command: ImagesCommand,
@@ -110,27 +101,25 @@ impl OutputArg {
     }
 }
 
-pub(super) fn run(args: ImagesArgs, directories: &Directories) -> Result<Exit, CommandError> {
+pub(super) fn run(args: ImagesArgs, options: &DirectoryArgs) -> Result<Exit, CommandError> {
+    let config = &options.configuration()?;
+    let directories = &options.locate(config);
     let store = open(directories)?;
-    let config = args.config.as_deref();
-    let keeping = |store: ImageStore| -> Result<ImageStore, CommandError> {
-        let keep = super::agent::load(config)?.images.keep_blobs;
-        Ok(store.with_kept_blobs(keep))
-    };
+    let keeping = |store: ImageStore| store.with_kept_blobs(config.images.keep_blobs);
     match args.command {
         ImagesCommand::List(args) => list::list(&store, &args),
-        ImagesCommand::Pull(args) => pull::pull(&keeping(store)?, &args, config),
+        ImagesCommand::Pull(args) => pull::pull(&keeping(store), &args, config),
         ImagesCommand::Push(args) => push::push(&store, &args, config),
-        ImagesCommand::Load(args) => load::load(&keeping(store)?, &args, config),
+        ImagesCommand::Load(args) => load::load(&keeping(store), &args, config),
         ImagesCommand::Save(args) => save::save(&store, &args, config),
         ImagesCommand::Tag(args) => tag::tag(&store, &args),
         ImagesCommand::Inspect(args) => inspect::inspect(&store, &args),
         ImagesCommand::History(args) => history::history(&store, &args),
         ImagesCommand::Diff(args) => diff::diff(&store, &args),
-        ImagesCommand::Du(args) => du::du(&keeping(store)?, &args),
+        ImagesCommand::Du(args) => du::du(&keeping(store), &args),
         ImagesCommand::Verify(args) => verify::verify(&store, &args, config),
-        ImagesCommand::Rm(args) => remove::remove(&keeping(store)?, &args, directories),
-        ImagesCommand::Prune(args) => remove::prune(&keeping(store)?, &args, directories, config),
+        ImagesCommand::Rm(args) => remove::remove(&keeping(store), &args, directories),
+        ImagesCommand::Prune(args) => remove::prune(&keeping(store), &args, directories, config),
     }
 }
 

@@ -5,7 +5,7 @@
 //! there.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -18,7 +18,7 @@ use super::super::{CommandError, Exit, agent};
 use super::load::parse_platform;
 use super::progress::{self, Shown, Step};
 use super::view::ImageView;
-use crate::node::registries;
+use crate::node::{Config, registries};
 
 /// Each fetches several layers at once; more images would only share the same line.
 const PARALLEL_IMAGES: usize = 3;
@@ -72,7 +72,7 @@ pub struct PullArgs {
 pub(super) fn pull(
     store: &ImageStore,
     args: &PullArgs,
-    config: Option<&Path>,
+    config: &Config,
 ) -> Result<Exit, CommandError> {
     let mut references = super::parse_all(&args.images)?;
     let mut seen = HashSet::new();
@@ -136,7 +136,7 @@ async fn pull_all(
         .await
 }
 
-fn options(args: &PullArgs, config: Option<&Path>) -> Result<PullOptions, CommandError> {
+fn options(args: &PullArgs, config: &Config) -> Result<PullOptions, CommandError> {
     let platform = args.platform.as_deref().map(parse_platform).transpose()?;
     if let Some(file) = &args.auth_file
         && let Err(error) = std::fs::metadata(file)
@@ -144,12 +144,11 @@ fn options(args: &PullArgs, config: Option<&Path>) -> Result<PullOptions, Comman
         let text = format!("cannot read the credentials in {}", file.display());
         return Err(CommandError::new(text).because(error));
     }
-    let config = agent::load(config)?;
     Ok(PullOptions {
-        policy: super::trust::policy(&config)?,
+        policy: super::trust::policy(config)?,
         signatures: args.signatures,
         docker_config: args.auth_file.clone(),
-        registries: registries::settings(&config),
+        registries: registries::settings(config),
         platform: platform.or(config.platform()),
         ..PullOptions::default()
     })

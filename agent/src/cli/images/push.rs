@@ -1,6 +1,6 @@
 //! `podling images push`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::super::{CommandError, Exit, agent};
 use super::progress::{self, Shown, Step};
-use crate::node::registries;
+use crate::node::{Config, registries};
 
 /// Send images to their registries
 #[derive(Debug, Args)]
@@ -62,7 +62,7 @@ pub struct PushArgs {
 pub(super) fn push(
     store: &ImageStore,
     args: &PushArgs,
-    config: Option<&Path>,
+    config: &Config,
 ) -> Result<Exit, CommandError> {
     let sources = super::parse_all(&args.images)?;
     let target = args.to.as_deref().map(super::parse).transpose()?;
@@ -124,17 +124,16 @@ fn tell(pushed: &Pushed) {
     }
 }
 
-fn options(args: &PushArgs, config: Option<&Path>) -> Result<PushOptions, CommandError> {
+fn options(args: &PushArgs, config: &Config) -> Result<PushOptions, CommandError> {
     if let Some(file) = &args.auth_file
         && let Err(error) = std::fs::metadata(file)
     {
         let text = format!("cannot read the credentials in {}", file.display());
         return Err(CommandError::new(text).because(error));
     }
-    let config = agent::load(config)?;
     Ok(PushOptions {
         docker_config: args.auth_file.clone(),
-        registries: registries::settings(&config),
+        registries: registries::settings(config),
         remove_signatures: args.remove_signatures,
         ..PushOptions::default()
     })

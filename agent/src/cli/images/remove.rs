@@ -1,14 +1,15 @@
 //! `podling images rm` and `podling images prune`.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use podling_images::{Collected, Image, ImageStore, Reference};
 use serde_json::{Value, json};
 
-use super::super::{CommandError, Directories, Exit, agent, offline};
+use super::super::{CommandError, Directories, Exit, offline};
 use super::OutputArg;
+use crate::node::Config;
 
 /// Remove images; what no other image and no pod uses is freed
 #[derive(Debug, Args)]
@@ -103,13 +104,13 @@ pub(super) fn prune(
     store: &ImageStore,
     args: &PruneArgs,
     directories: &Directories,
-    config: Option<&Path>,
+    config: &Config,
 ) -> Result<Exit, CommandError> {
     let in_use = offline::layers_in_use(directories);
     let mut idle = Vec::new();
     if args.all {
         let images = super::all(store)?;
-        let pinned = super::parse_all(&agent::load(config)?.images.pinned)?;
+        let pinned = super::parse_all(&config.images.pinned)?;
         let is_pinned = |image: &Image| pinned.iter().any(|pin| image.references.contains(pin));
         let images = images
             .into_iter()

@@ -12,7 +12,7 @@ use podling_images::{
 
 use super::super::{CommandError, Exit, agent};
 use super::progress;
-use crate::node::registries;
+use crate::node::{Config, registries};
 
 /// Write images to a file, for other machines and tools
 #[derive(Debug, Args)]
@@ -73,7 +73,7 @@ pub enum SaveFormat {
 pub(super) fn save(
     store: &ImageStore,
     args: &SaveArgs,
-    config: Option<&Path>,
+    config: &Config,
 ) -> Result<Exit, CommandError> {
     let references = super::parse_all(&args.images)?;
     let output = args
@@ -134,7 +134,7 @@ fn complete(
     store: &ImageStore,
     references: &[Reference],
     args: &SaveArgs,
-    config: Option<&Path>,
+    config: &Config,
 ) -> Result<Vec<FetchedBlobs>, CommandError> {
     let missing = store
         .missing_blobs(references)
@@ -142,9 +142,8 @@ fn complete(
     if missing.is_empty() && !args.all_platforms {
         return Ok(Vec::new());
     }
-    let config = agent::load(config)?;
     let options = PullOptions {
-        registries: registries::settings(&config),
+        registries: registries::settings(config),
         ..PullOptions::default()
     };
     let tell = |text: &str| {

@@ -1,6 +1,6 @@
 //! What `podling images` has to do with signatures: the policy that it is held to, and how a verdict is shown.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -8,7 +8,7 @@ use podling_images::trust::{Trust, Verdict};
 use podling_images::{Image, LoadError, LoadOptions, Policy, PublicKey};
 use serde_json::{Value, json};
 
-use super::super::{CommandError, agent};
+use super::super::CommandError;
 use crate::node::{Config, trust};
 
 /// What files are held to.
@@ -28,15 +28,14 @@ pub struct SignatureArgs {
 
 impl SignatureArgs {
     /// Options that hold what is loaded to all this.
-    pub(super) fn options(&self, config: Option<&Path>) -> Result<LoadOptions, CommandError> {
-        let config = agent::load(config)?;
+    pub(super) fn options(&self, config: &Config) -> Result<LoadOptions, CommandError> {
         let keys = self.key.iter().map(|path| {
             let cannot = || CommandError::new(format!("cannot use the key {}", path.display()));
             PublicKey::read(path).map_err(|error| cannot().because(error))
         });
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         Ok(LoadOptions {
-            policy: policy(&config)?,
+            policy: policy(config)?,
             require_signature: self.require_signature.then_some(keys),
             accept_unnamed: self.accept_unnamed,
             ..LoadOptions::default()

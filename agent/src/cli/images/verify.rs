@@ -1,14 +1,12 @@
 //! `podling images verify`: finds what is damaged, and mends it with as little as possible.
 
-use std::path::Path;
-
 use clap::Args;
 use podling_images::{Healed, ImageStore, Problem, PullOptions};
 use serde_json::{Value, json};
 
 use super::super::{CommandError, Exit, agent};
 use super::{OutputArg, trust};
-use crate::node::registries;
+use crate::node::{Config, registries};
 
 /// Check that all images are whole, and mend what is not
 #[derive(Debug, Args)]
@@ -47,7 +45,7 @@ enum Outcome {
 pub(super) fn verify(
     store: &ImageStore,
     args: &VerifyArgs,
-    config: Option<&Path>,
+    config: &Config,
 ) -> Result<Exit, CommandError> {
     let problems = store
         .verify()
@@ -79,7 +77,7 @@ pub(super) fn verify(
 fn mend(
     store: &ImageStore,
     args: &VerifyArgs,
-    config: Option<&Path>,
+    config: &Config,
     problems: &[Problem],
 ) -> Result<Vec<Outcome>, CommandError> {
     if args.check || problems.is_empty() {
@@ -95,10 +93,9 @@ fn mend(
         };
         return problems.iter().map(heal).collect();
     }
-    let config = agent::load(config)?;
     let options = PullOptions {
-        policy: trust::policy(&config)?,
-        registries: registries::settings(&config),
+        policy: trust::policy(config)?,
+        registries: registries::settings(config),
         platform: config.platform(),
         ..PullOptions::default()
     };

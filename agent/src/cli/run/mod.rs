@@ -37,7 +37,7 @@ Examples:
 
 The files are watched: save a change and the pods follow. ctrl-C stops the pods and removes everything that was made \
 for them; a second ctrl-C does not wait. Needs root, but no agent; several runs may go side by side. Images \
-are taken from and kept in --data-dir.
+are taken from and kept in --data-dir. Of the configuration file only `registries`, `images` and `dataDir` count.
 
 Ends by itself when every pod has completed, with status 1 if one failed.")]
 pub struct RunArgs {
@@ -59,14 +59,6 @@ pub struct RunArgs {
     /// Where the pods' addresses are taken from [default: a free 10.x.y.0/24]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
-    /// Take `registries` from this configuration file [default: /etc/podling/config.yaml, if there is one]
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "PODLING_CONFIG",
-        hide_env_values = true
-    )]
-    pub config: Option<PathBuf>,
     /// What to log on standard error: error, warn, info, debug, trace [default: warn]
     #[arg(
         long,
@@ -86,6 +78,7 @@ pub(super) fn run(args: RunArgs, directories: &DirectoryArgs) -> Result<Exit, Co
                 .hint("give manifest files, or directories of them"));
         }
     }
+    let given = directories.configuration()?;
     let live = !args.quiet && !args.plain && io::stdout().is_terminal();
     let tail = Tail::default();
     if live {
@@ -97,8 +90,9 @@ pub(super) fn run(args: RunArgs, directories: &DirectoryArgs) -> Result<Exit, Co
     runtime.block_on(async {
         // Before anything is made: a ctrl-C that comes early is not lost.
         let mut stop = Stop::listen()?;
-        let place = Place::take(directories, &mut stop).await?;
-        let ended = in_place(&args, directories, &place, live.then_some(&tail), &mut stop).await;
+        let place = Place::take(directories, &given.data_dir, &mut stop).await?;
+        let live = live.then_some(&tail);
+        let ended = in_place(&args, directories, given, &place, live, &mut stop).await;
         let removed = place.remove();
         let exit = ended?;
         removed?;
@@ -140,14 +134,14 @@ impl Stop {
 async fn in_place(
     args: &RunArgs,
     directories: &DirectoryArgs,
+    given: Config,
     place: &Place,
     live: Option<&Tail>,
     stop: &mut Stop,
 ) -> Result<Exit, CommandError> {
-    let given = agent::load(args.config.as_deref())?;
     let mut config = Config {
         manifests: args.paths.clone(),
-        // Of the machine's configuration only this: neither how its registries are spoken to nor which images may run is a
+        // Of the machine's configuration only this and where its images are: neither how its registries are spoken to nor which images may run is a
         // choice of a run.
         registries: given.registries,
         images: given.images,

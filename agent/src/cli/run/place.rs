@@ -54,9 +54,10 @@ impl Place {
     /// is just starting for a dead one.
     pub(super) async fn take(
         directories: &DirectoryArgs,
+        shared: &Path,
         stop: &mut Stop,
     ) -> Result<Self, CommandError> {
-        let runs = directories.resolve_data().join(RUNS_DIR);
+        let runs = shared.join(RUNS_DIR);
         fs::create_dir_all(&runs).map_err(failed("make", &runs))?;
         let turn = tokio::task::spawn_blocking(move || {
             let turn = File::open(&runs).map_err(failed("open", &runs))?;
@@ -65,15 +66,14 @@ impl Place {
         let turn = turn
             .await
             .map_err(|e| CommandError::new("cannot wait for other runs").because(e))??;
-        reclaim(directories, stop).await?;
-        let place = Self::make(directories);
+        reclaim(shared, stop).await?;
+        let place = Self::make(directories, shared);
         drop(turn);
         place
     }
 
-    /// Makes the directories.
-    fn make(directories: &DirectoryArgs) -> Result<Self, CommandError> {
-        let shared = directories.resolve_data();
+    /// Makes the directories, this run's own data below the shared data.
+    fn make(directories: &DirectoryArgs, shared: &Path) -> Result<Self, CommandError> {
         let id = std::process::id().to_string();
         let data = shared.join(RUNS_DIR).join(&id);
         let images = shared.join("images");
@@ -157,8 +157,8 @@ const RECLAIM_GRACE: Duration = Duration::from_secs(5);
 
 /// Ends what runs left that were killed: their pods go on, as pods do. A node is started in each one's place, without
 /// manifests, which takes its pods over and terminates them. A signal kills them at once.
-async fn reclaim(directories: &DirectoryArgs, stop: &mut Stop) -> Result<(), CommandError> {
-    let runs = directories.resolve_data().join(RUNS_DIR);
+async fn reclaim(shared: &Path, stop: &mut Stop) -> Result<(), CommandError> {
+    let runs = shared.join(RUNS_DIR);
     for entry in fs::read_dir(&runs).into_iter().flatten().flatten() {
         let data = entry.path();
         let Some(id) = entry.file_name().to_str().map(str::to_owned) else {
