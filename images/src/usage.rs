@@ -18,7 +18,8 @@ pub struct DiskUsage {
     pub blobs: Usage,
     /// Downloads that have not come to their end.
     pub partial: Usage,
-    /// Those of the layers, blobs and downloads that no name needs: what [`ImageStore::gc`] could free.
+    /// Those of the layers, blobs and downloads that no name needs: what [`ImageStore::gc`] could free. Downloads only, while a record
+    /// cannot be read.
     pub unneeded: Usage,
 }
 
@@ -53,6 +54,7 @@ impl ImageStore {
         let sizes = self.part_sizes()?;
         let images = self.list()?;
         let records = self.records()?;
+        let all_known = self.records_are_whole()?;
         let mut users: BTreeMap<PathBuf, usize> = BTreeMap::new();
         let mut parts_of = Vec::new();
         for image in &images {
@@ -87,7 +89,7 @@ impl ImageStore {
                 Some("blobs") => usage.blobs.add(*bytes),
                 _ => usage.partial.add(*bytes),
             }
-            if is_partial || !users.contains_key(path) {
+            if is_partial || all_known && !users.contains_key(path) {
                 usage.unneeded.add(*bytes);
             }
         }

@@ -26,6 +26,9 @@ impl ImageStore {
     /// Frees what no name needs, except the layer directories in `in_use` (from [`Image::layers`](crate::Image)), by
     /// whatever path they are named. Frees compressed layers, too, if they are not kept, and downloads that nobody went
     /// on with for a week.
+    ///
+    /// # Errors
+    /// When a record cannot be read: nothing is freed as long as it is not known what it names.
     pub fn gc(&self, in_use: &HashSet<PathBuf>) -> Result<Collected, StoreError> {
         let session = Session::begin(self)?;
         let in_use = identities(in_use)?;
@@ -34,9 +37,15 @@ impl ImageStore {
         {
             let _lock = self.lock_exclusive()?;
             let mut needed: BTreeSet<Held> = self.living_leases()?;
-            let records = record::read_all(self.dir())?;
+            let records = record::scan(self.dir())?;
+            if let Some(record) = records.unreadable.first() {
+                return Err(StoreError::UnreadableRecord {
+                    path: record.path(self.dir()),
+                    what: record.what.clone(),
+                });
+            }
             let held = |record: &Record| record.held(self.keeps_blobs());
-            needed.extend(records.iter().flat_map(held));
+            needed.extend(records.whole.iter().flat_map(held));
             let is_used = |diff_id: &Digest| {
                 let fs = disk::layer_path(self.dir(), diff_id).join("fs");
                 Ok(identity(&fs)?.is_some_and(|id| in_use.contains(&id)))

@@ -1,5 +1,5 @@
 //! Makes whole what [`ImageStore::verify`] found damaged, with as little as possible: a layer is unpacked again from its
-//! kept blob; a blob or document is fetched again; what then is still damaged is reported. Nothing else is touched.
+//! kept blob; a blob or document is fetched again; a record is made again from `index.json` and the manifest, or moved aside; what then is still damaged is reported. Nothing else is touched.
 //!
 //! A damaged layer is replaced beside the running containers that use it: see replaced.rs. They go on with what they
 //! have; their next start has the whole layer.
@@ -50,6 +50,8 @@ pub type Fetch<'a> =
 pub enum Healed {
     /// The layer was unpacked again from its kept blob; nothing was fetched.
     Unpacked,
+    /// The record was made again from what is here. The signatures that it named are not known any more.
+    Rebuilt,
     /// It was fetched again.
     Fetched,
     /// The compressed layer cannot be fetched and is dropped. The image is whole without it; to save or push it needs
@@ -75,6 +77,7 @@ impl ImageStore {
             fetch,
         };
         match &problem.part {
+            Part::Record(name) => heal.record(name),
             Part::Document(digest) => heal.document(digest),
             Part::Layer(diff_id) => heal.layer(diff_id, problem),
             Part::Blob(digest) => heal.blob(digest),
@@ -89,6 +92,34 @@ struct Heal<'a> {
 }
 
 impl Heal<'_> {
+    fn record(&self, name: &Digest) -> Result<Healed, StoreError> {
+        let store = self.session.store();
+        let dir = store.dir();
+        let _lock = store.lock_exclusive()?;
+        let Some(unreadable) = record::unreadable(dir, name)? else {
+            return Ok(Healed::Whole);
+        };
+        if unreadable.is_newer {
+            let reason =
+                "a later version of podling wrote it: use that, or pull or load the image again";
+            return Ok(Healed::Broken(reason.into()));
+        }
+        let found = layout::find(dir, name);
+        if let Some(record) = found.and_then(|(name, image)| record::rebuild(dir, &name, &image)) {
+            record.write(dir, &self.session.temporary())?;
+            layout::update(dir)?;
+            return Ok(Healed::Rebuilt);
+        }
+        let aside = unreadable.path(dir).with_extension("damaged");
+        disk::rename(&unreadable.path(dir), &aside)?;
+        layout::update(dir)?;
+        let reason = format!(
+            "it is moved to {}; its image has to be pulled or loaded again",
+            aside.display()
+        );
+        Ok(Healed::Broken(reason.into()))
+    }
+
     fn document(&self, digest: &Digest) -> Result<Healed, StoreError> {
         let needs = |record: &&Record| record.documents().any(|d| d == digest);
         let Some(record) = self.records.iter().find(needs) else {

@@ -2,7 +2,8 @@
 //! place: `skopeo inspect oci:<dir>:<name>`.
 //!
 //! `index.json` is derived from the records, which are the truth: it is written after them, and repaired when the store
-//! is opened. Each name is an entry, with the name in the annotation that skopeo and umoci look for, and in containerd's.
+//! is opened. What it says of a record that cannot be read is left as it is: the record is made again from that, if it
+//! can be (heal.rs). Each name is an entry, with the name in the annotation that skopeo and umoci look for, and in containerd's.
 //! Layers that are not kept are missing blobs, which the specification allows.
 
 use std::path::Path;
@@ -12,7 +13,9 @@ use serde_json::{Value, json};
 use super::disk;
 use super::record::Record;
 use super::{StoreError, record};
+use crate::digest::Digest;
 use crate::manifest::OCI_MANIFEST;
+use crate::reference::Reference;
 
 /// Docker's name of the annotation; the value is all of the name.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -36,10 +39,18 @@ pub(super) fn repair(dir: &Path) -> Result<(), StoreError> {
 /// Writes `index.json` if the records say something else. `lock` must be held exclusively.
 pub(super) fn update(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join(INDEX);
-    let entries: Vec<Value> = record::read_all(dir)?
+    let records = record::scan(dir)?;
+    let mut entries: Vec<Value> = records
+        .whole
         .iter()
         .filter_map(|record| entry(dir, record))
         .collect();
+    if !records.unreadable.is_empty() {
+        let is_kept = |name: &Digest| records.unreadable.iter().any(|record| record.name == *name);
+        entries.extend(old_entries(dir).into_iter().filter(|old| {
+            named(old).is_some_and(|(reference, _)| is_kept(&record::name_digest(&reference)))
+        }));
+    }
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
@@ -50,6 +61,28 @@ pub(super) fn update(dir: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     disk::write_atomically(&path, &dir.join(NEW), &content)
+}
+
+/// The image that `index.json` says the record had, by the digest of its name.
+pub(super) fn find(dir: &Path, name: &Digest) -> Option<(Reference, Digest)> {
+    let entries = old_entries(dir);
+    let mut named = entries.iter().filter_map(named);
+    named.find(|(reference, _)| record::name_digest(reference) == *name)
+}
+
+/// What `index.json` holds; nothing if it is damaged.
+fn old_entries(dir: &Path) -> Vec<Value> {
+    let index: Option<Value> = disk::read_json(&dir.join(INDEX)).ok();
+    let entries = index
+        .as_ref()
+        .and_then(|index| index["manifests"].as_array());
+    entries.cloned().unwrap_or_default()
+}
+
+/// The name and the manifest of an entry.
+fn named(entry: &Value) -> Option<(Reference, Digest)> {
+    let reference = entry["annotations"][IMAGE_NAME].as_str()?.parse().ok()?;
+    Some((reference, entry["digest"].as_str()?.parse().ok()?))
 }
 
 /// None if the manifest is damaged, which [`verify`](super::ImageStore::verify) reports.

@@ -17,7 +17,12 @@
 //!   lock                                flock: see below
 //!   tmp/<session>/                      what is not finished; `lease` lists what the session relies on
 //! ```
-//! The records are the truth; `index.json` is derived from them. Compressed layers may be dropped once they are
+//! The records are the truth; `index.json` is derived from them. A record that cannot be read costs its image only: it is
+//! left out by all who read, [`ImageStore::verify`] reports it, and [`ImageStore::heal`] makes it again from `index.json`
+//! and the blobs, or moves it out of the way. Until then [`ImageStore::gc`] frees nothing, since it may name any layer,
+//! and `index.json` goes on saying of it what it said. Files in `references` without a record's name are passed over.
+//!
+//! Compressed layers may be dropped once they are
 //! unpacked ([`ImageStore::with_kept_blobs`]): then their digests stay in the record, and whoever needs such a layer
 //! again (to heal, save or push) needs its registry. Stores of before, which kept none and whose records have only diff
 //! IDs, go on working.
@@ -123,6 +128,16 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A record is damaged: which layers it names is not known.
+    #[error(
+        "nothing is freed while {path} cannot be read ({what}): `podling images verify` mends it"
+    )]
+    UnreadableRecord {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A digest in a file of the store is none.
     #[error(transparent)]
     Digest(#[from] DigestError),
@@ -222,7 +237,7 @@ impl ImageStore {
     }
 
     /// Removes a name; a name that is not there is no error. A digest removes all names of that image in the
-    /// repository.
+    /// repository. A record that cannot be read goes by its name.
     pub fn remove(&self, reference: &Reference) -> Result<Removed, StoreError> {
         let _lock = self.lock_exclusive()?;
         let records = record::read_all(&self.dir)?;
@@ -232,13 +247,25 @@ impl ImageStore {
         for record in &gone {
             record::remove(&self.dir, &record.reference)?;
         }
+        let name = record::name_digest(reference);
+        let unreadable = match reference.digest() {
+            None => record::unreadable(&self.dir, &name)?,
+            Some(_) => None,
+        };
+        if unreadable.is_some() {
+            record::remove(&self.dir, reference)?;
+        }
         layout::update(&self.dir)?;
         let unreferenced = gone
             .first()
             .map(|record| record.manifest.clone())
             .filter(|manifest| kept.iter().all(|record| record.manifest != *manifest));
         Ok(Removed {
-            references: gone.into_iter().map(|record| record.reference).collect(),
+            references: gone
+                .into_iter()
+                .map(|record| record.reference)
+                .chain(unreadable.map(|_| reference.canonical()))
+                .collect(),
             unreferenced,
         })
     }
@@ -261,6 +288,11 @@ impl ImageStore {
     /// All names with what they need.
     pub(crate) fn records(&self) -> Result<Vec<Record>, StoreError> {
         record::read_all(&self.dir)
+    }
+
+    /// False when some record cannot be read, and what it needs is not known.
+    pub(crate) fn records_are_whole(&self) -> Result<bool, StoreError> {
+        Ok(record::scan(&self.dir)?.unreadable.is_empty())
     }
 
     pub(crate) fn find_record(&self, reference: &Reference) -> Result<Option<Record>, StoreError> {

@@ -102,6 +102,27 @@ impl RecordLayer {
     }
 }
 
+/// The record that an image had, made from its manifest and configuration; none if these are not here whole. Where the
+/// image came from, its signatures and its index are not known any more.
+pub(super) fn rebuild(dir: &Path, reference: &Reference, manifest: &Digest) -> Option<Record> {
+    let Ok(Document::Manifest(parsed)) =
+        manifest::parse_document(&disk::read_blob(dir, manifest).ok()?)
+    else {
+        return None;
+    };
+    let config = disk::read_blob(dir, &parsed.config.digest).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
+    let diff_ids = config.pointer("/rootfs/diff_ids")?.as_array()?;
+    let diff_ids = diff_ids.iter().map(|id| id.as_str()?.parse().ok());
+    let diff_ids: Vec<Digest> = diff_ids.collect::<Option<_>>()?;
+    let is_here = |(layer, diff_id): (&manifest::Descriptor, &Digest)| {
+        disk::read_layer(dir, diff_id).is_ok() || disk::blob_path(dir, &layer.digest).exists()
+    };
+    let is_whole =
+        parsed.layers.len() == diff_ids.len() && parsed.layers.iter().zip(&diff_ids).all(is_here);
+    is_whole.then(|| Record::new(reference, (manifest.clone(), &parsed), None, diff_ids))
+}
+
 /// Pairs the layers of a manifest with the diff IDs of its configuration.
 fn layers(manifest: &Manifest, diff_ids: Vec<Digest>) -> Vec<RecordLayer> {
     let pairs = manifest.layers.iter().zip(diff_ids);
@@ -191,8 +212,7 @@ impl Record {
     }
 
     pub(super) fn path(dir: &Path, reference: &Reference) -> PathBuf {
-        let name = Digest::sha256(reference.canonical().to_string().as_bytes());
-        dir.join("references").join(format!("{}.json", name.hex()))
+        path_of(dir, &name_digest(reference))
     }
 
     pub(super) fn write(&self, dir: &Path, temporary: &Path) -> Result<(), StoreError> {
@@ -203,20 +223,73 @@ impl Record {
     }
 }
 
-pub(super) fn read(dir: &Path, reference: &Reference) -> Result<Option<Record>, StoreError> {
-    read_file(dir, &Record::path(dir, reference))
+/// A record that is damaged, or of a version that is not known here. Which image it names cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    /// The digest of the image's name, which names the file.
+    pub(super) name: Digest,
+    /// What is wrong with it.
+    pub(super) what: String,
+    /// It was written by a later version, and is whole for that.
+    pub(super) is_newer: bool,
 }
 
-/// All records, sorted by name.
-pub(super) fn read_all(dir: &Path) -> Result<Vec<Record>, StoreError> {
-    let references = dir.join("references");
-    let mut records = Vec::new();
-    for name in disk::names(&references)? {
-        // One that was removed since is gone, not damaged.
-        records.extend(read_file(dir, &references.join(name))?);
+impl Unreadable {
+    pub(super) fn path(&self, dir: &Path) -> PathBuf {
+        path_of(dir, &self.name)
     }
-    records.sort_by(|a, b| a.reference.cmp(&b.reference));
+}
+
+/// What the store has of names.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    /// Sorted by name.
+    pub(super) whole: Vec<Record>,
+    pub(super) unreadable: Vec<Unreadable>,
+}
+
+/// The record of a name; none, too, if it cannot be read.
+pub(super) fn read(dir: &Path, reference: &Reference) -> Result<Option<Record>, StoreError> {
+    let name = name_digest(reference);
+    Ok(read_file(dir, &name)?.and_then(Result::ok))
+}
+
+/// All records that can be read, sorted by name.
+pub(super) fn read_all(dir: &Path) -> Result<Vec<Record>, StoreError> {
+    Ok(scan(dir)?.whole)
+}
+
+/// All records. What has no record's name is passed over: it is not of the store.
+pub(super) fn scan(dir: &Path) -> Result<Records, StoreError> {
+    let mut records = Records::default();
+    for file in disk::names(&dir.join("references"))? {
+        let hex = file.strip_suffix(".json");
+        let Some(name) = hex.and_then(|hex| format!("sha256:{hex}").parse().ok()) else {
+            continue;
+        };
+        match read_file(dir, &name)? {
+            Some(Ok(record)) => records.whole.push(record),
+            Some(Err(unreadable)) => records.unreadable.push(unreadable),
+            // One that was removed since is gone, not damaged.
+            None => {}
+        }
+    }
+    records.whole.sort_by(|a, b| a.reference.cmp(&b.reference));
     Ok(records)
+}
+
+/// The record that cannot be read, if it is one.
+pub(super) fn unreadable(dir: &Path, name: &Digest) -> Result<Option<Unreadable>, StoreError> {
+    Ok(read_file(dir, name)?.and_then(Result::err))
+}
+
+/// What the name of a record is made of.
+pub(super) fn name_digest(reference: &Reference) -> Digest {
+    Digest::sha256(reference.canonical().to_string().as_bytes())
+}
+
+pub(super) fn path_of(dir: &Path, name: &Digest) -> PathBuf {
+    dir.join("references").join(format!("{}.json", name.hex()))
 }
 
 pub(super) fn remove(dir: &Path, reference: &Reference) -> Result<(), StoreError> {
@@ -225,29 +298,47 @@ pub(super) fn remove(dir: &Path, reference: &Reference) -> Result<(), StoreError
     disk::sync_parent(&path)
 }
 
-fn read_file(dir: &Path, path: &Path) -> Result<Option<Record>, StoreError> {
-    let json: serde_json::Value = match disk::read_json(path) {
+/// None if it is not there.
+fn read_file(dir: &Path, name: &Digest) -> Result<Option<Result<Record, Unreadable>>, StoreError> {
+    let path = path_of(dir, name);
+    let unreadable = |what: String, is_newer| {
+        Ok(Some(Err(Unreadable {
+            name: name.clone(),
+            what,
+            is_newer,
+        })))
+    };
+    let json: serde_json::Value = match disk::read_json(&path) {
         Ok(json) => json,
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Ok(None);
         }
+        Err(StoreError::Damaged { what, .. }) => return unreadable(what, false),
+        // No file at all, or a bad block of the disk.
+        Err(StoreError::Io { source, .. }) if is_lasting(&source) => {
+            return unreadable(source.to_string(), false);
+        }
         Err(e) => return Err(e),
     };
-    let damaged = |what: String| StoreError::Damaged {
-        path: path.to_owned(),
-        what,
-    };
-    let malformed = |e: serde_json::Error| damaged(e.to_string());
     let version = json.get("version").and_then(serde_json::Value::as_u64);
-    if version == Some(u64::from(RECORD_VERSION_DIFF_IDS)) {
-        let old: OldRecord = serde_json::from_value(json).map_err(malformed)?;
-        return Ok(Some(old.upgrade(dir)));
+    let old = u64::from(RECORD_VERSION_DIFF_IDS);
+    let parsed = match version {
+        Some(version) if version == old => {
+            serde_json::from_value(json).map(|old: OldRecord| old.upgrade(dir))
+        }
+        Some(version) if version != u64::from(RECORD_VERSION) => {
+            let what = format!("version {version} is not supported");
+            return unreadable(what, version > u64::from(RECORD_VERSION));
+        }
+        _ => serde_json::from_value(json),
+    };
+    match parsed {
+        Ok(record) => Ok(Some(Ok(record))),
+        Err(e) => unreadable(e.to_string(), false),
     }
-    if version.is_some_and(|version| version != u64::from(RECORD_VERSION)) {
-        return Err(damaged(format!(
-            "version {} is not supported",
-            version.unwrap_or_default()
-        )));
-    }
-    serde_json::from_value(json).map_err(malformed).map(Some)
+}
+
+fn is_lasting(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::IsADirectory
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 
 use super::disk::{self, LayerInfo, failed};
 use super::inherit;
-use super::{ImageStore, Record, StoreError, layout, replaced};
+use super::{ImageStore, Record, StoreError, layout, record, replaced};
 use crate::digest::Digest;
 use crate::unpack::{Target, Unpacked};
 
@@ -266,7 +266,17 @@ impl ImageStore {
     pub(super) fn repair(&self) -> Result<(), StoreError> {
         let _lock = self.lock_exclusive()?;
         self.living_leases()?;
-        layout::repair(self.dir())
+        layout::repair(self.dir())?;
+        for record in record::scan(self.dir())?.unreadable {
+            let (path, what) = (record.path(self.dir()), record.what);
+            tracing::warn!(
+                path = %path.display(),
+                what,
+                "the record of an image cannot be read: the image is left out, and nothing is freed; \
+                 `podling images verify` mends it"
+            );
+        }
+        Ok(())
     }
 
     /// What living sessions hold. Removes dead ones on the way; `lock` must be held exclusively.

@@ -320,8 +320,74 @@ fn records_with_only_diff_ids_are_read() {
         old.to_string().replace("\"version\":1", "\"version\":9"),
     )
     .unwrap();
-    let error = store.resolve(&reference("app:1")).unwrap_err();
-    assert!(error.to_string().contains("version 9"), "{error}");
+    assert!(store.resolve(&reference("app:1")).unwrap().is_none());
+    let problems = store.verify().unwrap();
+    assert!(problems[0].what.contains("version 9"), "{problems:?}");
+    // Of a later version: nothing is done to it.
+    let healed = store.heal(&problems[0], None).unwrap();
+    assert!(matches!(healed, Healed::Broken(_)), "{healed:?}");
+    assert!(path.exists());
+}
+
+#[test]
+fn a_damaged_record_costs_its_image_only_and_is_made_again() {
+    let fixture = Fixture::new();
+    let loaded = fixture.load_layout(&image(b"x"), "app:1");
+    fixture.load_layout(&image(b"y"), "other:1");
+    let path = Record::path(fixture.store.dir(), &reference("app:1"));
+    for stray in ["x.json.swp", "x.json", ".hidden"] {
+        std::fs::write(path.with_file_name(stray), "").unwrap();
+    }
+    assert_eq!(fixture.store.verify().unwrap(), []);
+    let whole = std::fs::read_to_string(&path).unwrap();
+    for content in ["", &whole[..whole.len() / 2], "{}"] {
+        std::fs::write(&path, content).unwrap();
+        let store = ImageStore::open(fixture.store.dir()).unwrap();
+        assert_eq!(store.list().unwrap().len(), 1);
+        assert!(store.resolve(&reference("app:1")).unwrap().is_none());
+        let error = store.gc(&HashSet::new()).unwrap_err().to_string();
+        assert!(error.contains("nothing is freed"), "{error}");
+        assert!(loaded.layers[1].exists());
+        assert_eq!(store.disk_usage().unwrap().unneeded.count, 0);
+        let problems = store.verify().unwrap();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].path, path);
+        assert_eq!(problems[0].images, [reference("app:1")]);
+        let healed = store.heal(&problems[0], None).unwrap();
+        assert!(matches!(healed, Healed::Rebuilt), "{healed:?}");
+        assert_eq!(store.verify().unwrap(), []);
+        let found = store.resolve(&reference("app:1")).unwrap().unwrap();
+        assert_eq!(
+            (&found.digest, &found.parts),
+            (&loaded.digest, &loaded.parts)
+        );
+        assert_eq!(store.gc(&HashSet::new()).unwrap(), Collected::default());
+    }
+}
+
+#[test]
+fn a_damaged_record_that_cannot_be_made_again_is_moved_aside() {
+    let fixture = Fixture::new();
+    let loaded = fixture.load_layout(&image(b"x"), "app:1");
+    let store = &fixture.store;
+    let path = Record::path(store.dir(), &reference("app:1"));
+    std::fs::write(&path, "{").unwrap();
+    store.remove_blob(&loaded.config_digest).unwrap();
+    let problems = store.verify().unwrap();
+    let healed = store.heal(&problems[0], None).unwrap();
+    let Healed::Broken(reason) = healed else {
+        panic!("{healed:?}");
+    };
+    assert!(reason.to_string().contains(".damaged"), "{reason}");
+    assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), b"{");
+    assert_eq!(store.verify().unwrap(), []);
+    assert_eq!(index(&fixture)["manifests"], json!([]));
+    fixture.load_layout(&image(b"x"), "app:1");
+    // What is not wanted any more goes by its name.
+    std::fs::write(&path, "{").unwrap();
+    let removed = store.remove(&reference("app:1")).unwrap();
+    assert_eq!(removed.references, [reference("app:1")]);
+    assert_eq!(store.gc(&HashSet::new()).unwrap().layers, 2);
 }
 
 #[test]

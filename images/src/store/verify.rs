@@ -8,7 +8,7 @@ use std::str::FromStr;
 use super::collect::file_bytes;
 use super::disk::{self, failed};
 use super::record::{self, Record};
-use super::{ImageStore, StoreError};
+use super::{ImageStore, StoreError, layout};
 use crate::digest::{Digest, DigestError};
 use crate::reference::Reference;
 use crate::unpack::compare;
@@ -16,6 +16,8 @@ use crate::unpack::compare;
 /// A part of one or more images. The order is that in which they are checked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// The record of a name, by the name's digest.
+    Record(Digest),
     /// A manifest, index, configuration or signature.
     Document(Digest),
     /// An unpacked layer, by diff ID.
@@ -27,6 +29,7 @@ pub enum Part {
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Record(name) => write!(f, "record {name}"),
             Self::Document(digest) => write!(f, "document {digest}"),
             Self::Layer(digest) => write!(f, "layer {digest}"),
             Self::Blob(digest) => write!(f, "blob {digest}"),
@@ -41,6 +44,7 @@ impl FromStr for Part {
         let (kind, digest) = text.split_once(' ').unwrap_or(("", text));
         let digest = digest.parse()?;
         Ok(match kind {
+            "record" => Self::Record(digest),
             "layer" => Self::Layer(digest),
             "blob" => Self::Blob(digest),
             _ => Self::Document(digest),
@@ -62,7 +66,7 @@ pub struct Problem {
 }
 
 impl ImageStore {
-    /// Checks that all that the records name is here, that blobs have their digests, and that the files of each layer
+    /// Checks that all records can be read and all that they name is here, that blobs have their digests, and that the files of each layer
     /// are what was unpacked: names, kinds, modes, owners, sizes and contents. (Of layers that were unpacked before
     /// there were lists of files, only the sum of sizes is known.) A compressed layer that is not kept is no problem.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
@@ -76,7 +80,19 @@ impl ImageStore {
     /// All parts that are to be checked, in order, with the images that need them.
     pub fn parts_to_verify(&self) -> Result<Vec<(Part, Vec<Reference>)>, StoreError> {
         let mut parts: BTreeMap<Part, Vec<Reference>> = BTreeMap::new();
-        for record in record::read_all(self.dir())? {
+        let records = record::scan(self.dir())?;
+        let mut checked = records.whole;
+        for record in records.unreadable {
+            let found = layout::find(self.dir(), &record.name);
+            let images = found.iter().map(|(reference, _)| reference.clone());
+            parts.insert(Part::Record(record.name), images.collect());
+            // What is made again is checked, too.
+            let again = found.and_then(|(reference, manifest)| {
+                record::rebuild(self.dir(), &reference, &manifest)
+            });
+            checked.extend(again);
+        }
+        for record in checked {
             for part in self.parts_of(&record) {
                 let images = parts.entry(part).or_default();
                 images.push(record.reference.clone());
@@ -94,6 +110,10 @@ impl ImageStore {
     ) -> Option<Problem> {
         let dir = self.dir();
         let (path, found) = match part {
+            Part::Record(name) => {
+                let path = record::path_of(dir, name);
+                (path.clone(), check_record(dir, name, path))
+            }
             Part::Document(digest) | Part::Blob(digest) => (
                 disk::blob_path(dir, digest),
                 disk::check_blob(dir, digest, pace).map(drop),
@@ -160,5 +180,15 @@ impl ImageStore {
         Err(damaged(format!(
             "its files hold {found} bytes instead of {expected}"
         )))
+    }
+}
+
+fn check_record(dir: &Path, name: &Digest, path: PathBuf) -> Result<(), StoreError> {
+    match record::unreadable(dir, name)? {
+        Some(record) => Err(StoreError::Damaged {
+            path,
+            what: format!("the record of an image cannot be read: {}", record.what),
+        }),
+        None => Ok(()),
     }
 }

@@ -20,8 +20,8 @@ Blobs are compared with their digests, unpacked files with the list that was wri
 damaged layer is unpacked again from its blob; a damaged blob is fetched again from its registry. A
 running container keeps what it has; its next start has the whole layer.
 
-JSON is an array with, for each problem: path, problem, images, and healed: unpacked, fetched,
-dropped, whole, or null where it could not be mended, with the reason in error. An empty array means
+JSON is an array with, for each problem: path, problem, images, and healed: unpacked, rebuilt,
+fetched, dropped, whole, or null where it could not be mended, with the reason in error. An empty array means
 that all was well.
 
 Exit status: 0 all images are whole now, 1 some are not.")]
@@ -113,6 +113,7 @@ fn mend(
 fn outcome(healed: Healed) -> Outcome {
     match healed {
         Healed::Unpacked => Outcome::Mended("unpacked"),
+        Healed::Rebuilt => Outcome::Mended("rebuilt"),
         Healed::Fetched => Outcome::Mended("fetched"),
         Healed::Dropped => Outcome::Mended("dropped"),
         Healed::Whole => Outcome::Mended("whole"),
@@ -133,6 +134,7 @@ fn text(problem: &Problem, outcome: &Outcome) -> String {
     match outcome {
         Outcome::Mended(how) => text.push_str(match *how {
             "unpacked" => "    mended: unpacked again from its blob\n",
+            "rebuilt" => "    mended: made again from index.json and the blobs; its signatures have to be pulled again\n",
             "fetched" => "    mended: fetched again\n",
             "dropped" => "    the compressed layer is dropped; its files are whole\n",
             _ => "    mended by somebody else, or needed no more\n",
