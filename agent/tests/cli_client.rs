@@ -38,6 +38,7 @@ impl Fixture {
             run_dir: dir.path().into(),
             data_dir: dir.path().into(),
             log_dir: dir.path().join("logs"),
+            pinned_images: vec!["localhost/pinned:1".into()],
         };
         let fixture = Self {
             dir,
@@ -343,6 +344,7 @@ fn a_very_long_run_directory_is_no_obstacle() {
         run_dir: long.clone(),
         data_dir: long.clone(),
         log_dir: long.clone(),
+        pinned_images: vec!["localhost/pinned:1".into()],
     };
     let server = Server::bind(
         &long,

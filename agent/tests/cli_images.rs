@@ -614,3 +614,68 @@ fn the_configuration_file_says_where_the_store_is() {
         }
     }
 }
+
+#[test]
+fn rm_of_a_name_that_means_nothing_frees_nothing() {
+    let fixture = Fixture::new();
+    fixture.load(NAME, &[&[("app", "one")]]);
+    // The first has no name any more.
+    fixture.load(NAME, &[&[("app", "two")]]);
+    let layers = || tree(&fixture.path("data").join("images/layers"));
+    let before = layers();
+    let output = fixture.run(&["rm", "localhost/nosuch"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "{output:?}");
+    assert_eq!(layers(), before);
+}
+
+#[test]
+fn a_pull_that_is_terminated_says_so() {
+    // Connections are taken by the kernel, and never answered.
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = registry.local_addr().unwrap();
+    let fixture = Fixture::new();
+    let config = format!("registries: [{{host: '{address}', plainHttp: true}}]");
+    fs::write(fixture.path("config.yaml"), config).unwrap();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut pull = fixture.command(&["pull", &format!("{address}/app:1")]);
+        let pull = pull.stderr(Stdio::piped()).spawn().unwrap();
+        // It has begun when it asks the registry.
+        let _connection = registry.accept().unwrap();
+        let pid = pull.id().to_string();
+        Command::new("kill").args([signal, &pid]).status().unwrap();
+        let output = pull.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("the pull was interrupted"), "{said}");
+        assert_eq!(output.status.code(), Some(code));
+    }
+}
+
+#[test]
+fn prune_keeps_what_the_running_agent_has_pinned() {
+    use podling_agent::{api, store::Store};
+    let fixture = Fixture::new();
+    fixture.load(NAME, &[&[("app", "pinned")]]);
+    fixture.load("localhost/idle:1", &[&[("app", "idle")]]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let run = fixture.path("run");
+    fs::create_dir_all(&run).unwrap();
+    let info = api::NodeInfo {
+        node: "n".into(),
+        version: "0".into(),
+        started_at: jiff::Timestamp::now(),
+        pid: 1,
+        sources: Vec::new(),
+        run_dir: run.clone(),
+        data_dir: fixture.path("data"),
+        log_dir: fixture.path("logs"),
+        pinned_images: vec![NAME.into()],
+    };
+    let waits = Box::new(|_: &str, _: &str| Vec::new());
+    let server = api::Server::bind(&run, Store::in_memory("n"), info, waits).unwrap();
+    runtime.spawn(server.serve(std::future::pending()));
+    let pruned = fixture.json(&["prune", "--all", "-o", "json"]);
+    assert_eq!(pruned["removed"], json!(["localhost/idle:1"]));
+    assert_eq!(fixture.ok(&["list", "-o", "name"]), format!("{NAME}\n"));
+}

@@ -28,6 +28,9 @@ pub struct NodeInfo {
     pub data_dir: PathBuf,
     /// Container logs.
     pub log_dir: PathBuf,
+    /// Images that nobody is to remove unasked.
+    #[serde(default)]
+    pub pinned_images: Vec<String>,
 }
 
 /// The node at a glance.

@@ -272,6 +272,7 @@ impl LocalApi {
             run_dir: config.run_dir.clone(),
             data_dir: config.data_dir.clone(),
             log_dir: config.log_dir(),
+            pinned_images: config.images.pinned.clone(),
         };
         let waits = {
             let node = node.clone();

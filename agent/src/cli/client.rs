@@ -68,6 +68,10 @@ impl AgentError {
         matches!(self, Self::Away { .. })
     }
 
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Forbidden { .. })
+    }
+
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { code: 404, .. })
     }

@@ -124,6 +124,7 @@ mod tests {
                 run_dir: "/run/podling".into(),
                 data_dir: "/var/lib/podling".into(),
                 log_dir: "/var/log/pods".into(),
+                pinned_images: Vec::new(),
             },
             pods: PodCounts {
                 total: 3,

@@ -51,7 +51,8 @@ The store belongs to --data-dir; these commands work with and without a running 
 OCI image layout that other tools read in place: skopeo inspect
 oci:/var/lib/podling/images:docker.io/library/nginx:1.27
 
-Exit status: 0 done, 1 failed or the answer is no, 2 the command line was wrong, 130 interrupted."
+Exit status: 0 done, 1 failed or the answer is no, 2 the command line was wrong, 130 interrupted, 143
+terminated."
 )]
 pub struct ImagesArgs {
     /// What to do with them.

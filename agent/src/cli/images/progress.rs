@@ -11,8 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::super::{CommandError, Exit};
 
-/// As shells report a program that ctrl-C ended: 128 and the number of SIGINT.
-pub(super) const INTERRUPTED: u8 = 130;
+/// As shells report a program that a signal ended: 128 and its number.
+const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
 
 /// Something that happened to an image on its way.
 pub(super) enum Step {
@@ -159,16 +160,22 @@ pub(super) fn short(digest: &Digest) -> String {
     digest.hex().chars().take(12).collect()
 }
 
-/// What the future gives; none if ctrl-C comes first.
+/// What the future gives; the error says that `what` did not come to its end if ctrl-C or SIGTERM comes first.
 pub(super) async fn unless_interrupted<T>(
+    what: &str,
     future: impl Future<Output = T>,
-) -> Result<Option<T>, CommandError> {
-    let mut interrupt = signal(SignalKind::interrupt())
-        .map_err(|e| CommandError::new("cannot listen to signals").because(e))?;
-    Ok(tokio::select! {
-        result = future => Some(result),
-        _ = interrupt.recv() => None,
-    })
+) -> Result<T, CommandError> {
+    let listen =
+        |kind| signal(kind).map_err(|e| CommandError::new("cannot listen to signals").because(e));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    // The future is not gone on with; both signals are cancel-safe.
+    let code = tokio::select! {
+        result = future => return Ok(result),
+        _ = interrupt.recv() => INTERRUPTED,
+        _ = terminate.recv() => TERMINATED,
+    };
+    Err(CommandError::new(format!("the {what} was interrupted")).code(code))
 }
 
 pub(super) fn tell_apart<T>(results: Vec<Result<T, CommandError>>) -> (Vec<T>, Vec<CommandError>) {

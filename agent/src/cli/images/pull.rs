@@ -1,7 +1,7 @@
 //! `podling images pull`: with a bar for each layer on a terminal, else a line for each layer.
 //!
 //! Several images come at once. One that fails does not stop the others; all that failed are told at the end.
-//! ctrl-C ends the pull: no image is made, and what has come of the layers stays, so that the next pull goes on from
+//! ctrl-C and SIGTERM end the pull: no image is made, and what has come of the layers stays, so that the next pull goes on from
 //! there.
 
 use std::collections::HashSet;
@@ -46,7 +46,7 @@ with `podling images tag` before a second is pulled.
 Credentials are those that `docker login` or `podman login` wrote. Layers that are here are not
 fetched again, and a download that broke goes on where it stopped.
 
-Exit status: 0 all are here, 1 some are not, 130 interrupted.")]
+Exit status: 0 all are here, 1 some are not, 130 interrupted, 143 terminated.")]
 pub struct PullArgs {
     /// Such as nginx, nginx:1.27, registry.example/app@sha256:…
     #[arg(value_name = "IMAGE", required = true)]
@@ -81,11 +81,8 @@ pub(super) fn pull(
     let shown = Shown::new(args.quiet);
     let pulled = agent::runtime()?.block_on(async {
         let pulled = pull_all(store, &references, &options, &shown, args);
-        progress::unless_interrupted(pulled).await?.ok_or_else(|| {
-            CommandError::new("the pull was interrupted")
-                .code(progress::INTERRUPTED)
-                .hint("what has come stays here: pulled again, it goes on from there")
-        })
+        let pulled = progress::unless_interrupted("pull", pulled).await;
+        pulled.map_err(|e| e.hint("what has come stays here: pulled again, it goes on from there"))
     });
     shown.end();
     let (images, errors) = progress::tell_apart(pulled?);

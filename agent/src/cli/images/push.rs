@@ -82,10 +82,9 @@ pub(super) fn push(
             all_platforms: args.all_platforms,
         };
         let pushed = push.run(&sources, target.as_ref());
-        progress::unless_interrupted(pushed).await?.ok_or_else(|| {
-            CommandError::new("the push was interrupted")
-                .code(progress::INTERRUPTED)
-                .hint("what has arrived stays there: pushed again, it goes on from there")
+        let pushed = progress::unless_interrupted("push", pushed).await;
+        pushed.map_err(|e| {
+            e.hint("what has arrived stays there: pushed again, it goes on from there")
         })
     });
     shown.end();

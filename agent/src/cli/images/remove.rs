@@ -1,14 +1,16 @@
 //! `podling images rm` and `podling images prune`.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use podling_images::{Collected, Image, ImageStore, Reference};
 use serde_json::{Value, json};
 
+use super::super::client::AgentClient;
 use super::super::{CommandError, Directories, Exit, offline};
 use super::OutputArg;
+use crate::api::NodeStatus;
 use crate::node::Config;
 
 /// Remove images; what no other image and no pod uses is freed
@@ -39,7 +41,8 @@ Examples:
   podling images prune                  what is of no image, and downloads that were given up
   podling images prune --all            also the images that no pod of this machine runs
 
-Pinned images (`images.pinned`) stay. With --all, images that manifests name but that no pod runs
+Pinned images stay: those of `images.pinned` in the configuration file, and those of the agent that
+answers in --run-dir. With --all, images that manifests name but that no pod runs
 now are removed, too: they are pulled again when they are needed, which takes a registry. JSON has
 removed (names), layers, blobs and freed (bytes).")]
 pub struct PruneArgs {
@@ -74,16 +77,21 @@ pub(super) fn remove(
         }
         gone.extend(removed);
     }
-    let freed = collect(store, &offline::layers_in_use(directories))?;
+    let freed = match gone.is_empty() {
+        true => Collected::default(),
+        false => collect(store, &offline::layers_in_use(directories))?,
+    };
     if args.output.is_json() {
         super::print_json(&view(&gone, &freed))?;
         return Ok(exit);
     }
-    println!(
-        "freed {} in {} layers",
-        super::size(freed.freed_bytes),
-        freed.layers
-    );
+    if !gone.is_empty() {
+        println!(
+            "freed {} in {} layers",
+            super::size(freed.freed_bytes),
+            freed.layers
+        );
+    }
     Ok(exit)
 }
 
@@ -110,7 +118,8 @@ pub(super) fn prune(
     let mut idle = Vec::new();
     if args.all {
         let images = super::all(store)?;
-        let pinned = super::parse_all(&config.images.pinned)?;
+        let mut pinned = super::parse_all(&config.images.pinned)?;
+        pinned.extend(pinned_by_agent(directories)?);
         let is_pinned = |image: &Image| pinned.iter().any(|pin| image.references.contains(pin));
         let images = images
             .into_iter()
@@ -138,6 +147,28 @@ pub(super) fn prune(
         freed.blobs
     );
     Ok(Exit::Done)
+}
+
+/// What the agent of this store has pinned, which may have been given another configuration file. One that listens and
+/// cannot be asked is an error: none of its images is to go by mistake.
+fn pinned_by_agent(directories: &Directories) -> Result<Vec<Reference>, CommandError> {
+    let status: NodeStatus = match AgentClient::new(directories).get("/podling/v1/status") {
+        Ok(status) => status,
+        // Whoever may not speak to an agent may not write to its store either: this is another one.
+        Err(e) if e.is_away() || e.is_forbidden() => return Ok(Vec::new()),
+        Err(e) => {
+            let what = "cannot learn which images the agent has pinned".to_owned();
+            return Err(e.into_command_error(what));
+        }
+    };
+    let is_same = same_dir(&status.info.data_dir, &directories.data);
+    let pinned = is_same.then_some(status.info.pinned_images);
+    super::parse_all(&pinned.unwrap_or_default())
+}
+
+fn same_dir(one: &Path, other: &Path) -> bool {
+    let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    canonical(one) == canonical(other)
 }
 
 fn view(removed: &[Reference], freed: &Collected) -> Value {

@@ -181,10 +181,7 @@ fn fetched(
     what: &str,
     fetching: impl Future<Output = Result<FetchedBlobs, PullError>>,
 ) -> Result<FetchedBlobs, CommandError> {
-    let fetched = agent::runtime()?.block_on(progress::unless_interrupted(fetching))?;
-    let Some(fetched) = fetched else {
-        return Err(CommandError::new("the save was interrupted").code(progress::INTERRUPTED));
-    };
+    let fetched = agent::runtime()?.block_on(progress::unless_interrupted("save", fetching))?;
     fetched.map_err(|error| {
         let remedy = registries::remedy(&error);
         let failed = CommandError::new(format!("cannot fetch {what}")).because(error);
