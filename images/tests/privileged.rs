@@ -285,6 +285,7 @@ fn directories_without_an_entry_are_as_in_the_layers_below() {
         .entry("home", EntryType::Directory, 0o700, "", b"")
         .entry("opaque", EntryType::Directory, 0o700, "", b"")
         .entry("removed", EntryType::Directory, 0o700, "", b"")
+        .entry("replaced", EntryType::Directory, 0o700, "", b"")
         .entry("described", EntryType::Directory, 0o700, "", b"");
     let middle = Tar::new().owned_by(0, 0).file("middle/file", b"");
     let high = Tar::new()
@@ -296,6 +297,8 @@ fn directories_without_an_entry_are_as_in_the_layers_below() {
         .file("opaque/.wh..wh..opq", b"")
         .file(".wh.removed", b"")
         .file("removed/file", b"")
+        .file("replaced/file", b"")
+        .file(".wh.replaced", b"")
         .file("described/file", b"")
         .entry("described", EntryType::Directory, 0o711, "", b"");
     let tars = [low, middle, high].map(Tar::finish);
@@ -307,8 +310,9 @@ fn directories_without_an_entry_are_as_in_the_layers_below() {
         ("tmp", 0o1777, 0, 1_000_000_000),
         ("home", 0o700, 65532, 1_000_000_000),
         ("new", 0o755, 0, 0),
-        ("opaque", 0o755, 0, 0),
+        ("opaque", 0o700, 65532, 1_000_000_000),
         ("removed", 0o755, 0, 0),
+        ("replaced", 0o755, 0, 0),
         ("described", 0o711, 0, 1_000_000_000),
     ] {
         let found = (

@@ -4,7 +4,9 @@
 //! tool that unpacks one layer over the other leaves `usr` as the layers below have it. Here each layer is a directory of
 //! its own, whose `usr` would hide owner, mode, time and attributes of the one below. So unpacking lists what was
 //! implied in the file `implied` beside the layer, and the first image that is committed with the layer gives these
-//! directories what the highest of its lower layers says; then the list is removed.
+//! directories what the highest of its lower layers says; then the list is removed. A directory that hides what is in those
+//! below (`.wh..wh..opq`) is still the same directory, and takes this from them, too; one that was removed (`.wh.usr`) and
+//! made again is another one, and takes nothing.
 //!
 //! Where a lower layer has a symbolic link in that place, the directory hides the link, and what the layer has below it
 //! does not come where the link leads. So it is with Docker's overlay2 and podman's overlay storage, which unpack layer
@@ -73,9 +75,12 @@ impl ImageStore {
             for lower in layers[lowest..i].iter().rev() {
                 below.push(open_root(&lower.join("fs"))?);
             }
-            if !is_opaque_at_root(self.dir(), record, i) {
-                for name in names.split_inclusive(|b| *b == 0) {
-                    inherit_one(&own, &below, &name[..name.len() - 1]).map_err(|e| {
+            let hides = is_opaque_at_root(self.dir(), record, i);
+            for name in names.split_inclusive(|b| *b == 0) {
+                let name = &name[..name.len() - 1];
+                // Below a root that hides, nothing of the layers below is there.
+                if !hides || name.is_empty() {
+                    inherit_one(&own, &below, name).map_err(|e| {
                         failed("set owner, mode and time of directories in", layer)(e.into())
                     })?;
                 }
@@ -107,8 +112,8 @@ fn directory_flags() -> OFlags {
 
 /// What a layer has at a path.
 enum Found {
-    /// A directory, which hides those of the layers below or not.
-    Directory { fd: OwnedFd, hides: bool },
+    /// A directory, in one that hides those of the layers below or not.
+    Directory { fd: OwnedFd, in_hiding: bool },
     /// Nothing, but what is above hides the layers below; or no directory.
     Hidden,
     /// The layers below show.
@@ -116,7 +121,11 @@ enum Found {
 }
 
 fn inherit_one(own: &OwnedFd, below: &[OwnedFd], path: &[u8]) -> Result<(), Errno> {
-    let Found::Directory { fd, hides: false } = find(own, path)? else {
+    let Found::Directory {
+        fd,
+        in_hiding: false,
+    } = find(own, path)?
+    else {
         return Ok(());
     };
     for layer in below {
@@ -131,7 +140,7 @@ fn inherit_one(own: &OwnedFd, below: &[OwnedFd], path: &[u8]) -> Result<(), Errn
 
 fn find(root: &OwnedFd, path: &[u8]) -> Result<Found, Errno> {
     let mut fd = rustix::fs::openat(root, ".", directory_flags(), Mode::empty())?;
-    let mut hides = false;
+    let (mut hides, mut in_hiding) = (false, false);
     for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
         fd = match rustix::fs::openat(&fd, name, directory_flags(), Mode::empty()) {
             Ok(fd) => fd,
@@ -141,9 +150,10 @@ fn find(root: &OwnedFd, path: &[u8]) -> Result<Found, Errno> {
             Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Found::Hidden),
             Err(e) => return Err(e),
         };
+        in_hiding = hides;
         hides |= is_opaque(&fd);
     }
-    Ok(Found::Directory { fd, hides })
+    Ok(Found::Directory { fd, in_hiding })
 }
 
 fn copy_metadata(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {

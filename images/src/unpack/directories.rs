@@ -200,6 +200,16 @@ impl Directories {
         self.is_stale = true;
     }
 
+    /// The directory `name` in the current one is not what the layers below have there: they are hidden.
+    pub(super) fn takes_nothing_from_below(&mut self, name: &[u8]) {
+        let mut path = self.current_path();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        self.implied.remove(&path);
+    }
+
     fn current_path(&self) -> Vec<u8> {
         let names: Vec<&[u8]> = self.below.iter().map(|d| d.name.as_slice()).collect();
         names.join(&b'/')
@@ -336,7 +346,10 @@ impl Directories {
                 IMPLIED_MAX_BYTES as u64,
             ));
         }
-        self.implied.insert(path);
+        // What is below is removed, and this is another directory.
+        if !over_whiteout {
+            self.implied.insert(path);
+        }
         Ok(())
     }
 }

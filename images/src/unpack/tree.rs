@@ -235,7 +235,9 @@ impl Tree {
                 }
                 let fd = open_directory(parent_fd, name)
                     .map_err(failed_at(path, "open the directory"))?;
-                self.set_opaque(fd.as_fd(), path)
+                self.set_opaque(fd.as_fd(), path)?;
+                self.directories.takes_nothing_from_below(name);
+                Ok(())
             }
             Err(e) => Err(failed_at(path, "make the whiteout")(e)),
         }
