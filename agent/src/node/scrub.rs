@@ -7,26 +7,33 @@
 //! ```
 //! One thread of the lowest priority (nice 19, I/O class idle) reads at a bounded rate. Which part was checked last is
 //! noted in `scrub.json`, so that a node that is often off gets through all of it in time. What is damaged is unpacked
-//! again from its blob or fetched again ([`ImageStore::heal_from_registry`]); what cannot be mended is in the log, and
-//! found again next time.
+//! again from its blob or fetched again ([`ImageStore::heal_from_registry`]); what cannot be mended is in the log and a
+//! problem of the node, noted in `scrub.json` too. It is one no more when the
+//! part is needed no more, or is whole when it is looked at again, each hour.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use podling_images::{Healed, ImageStore, Part, Problem, PullOptions};
+use podling_images::{Healed, ImageStore, Part, Problem, PullOptions, Reference};
 use podling_runtime::chain;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::config::ScrubConfig;
+use crate::store::{self, Origin, Store};
 
 /// Where the kernel tells of batteries and mains.
 const POWER_SUPPLIES: &str = "/sys/class/power_supply";
 /// How long it is waited before the time or the battery is looked at again: a clock may be set, a plug pulled.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// What is damaged is read again after so long: people mend it and then ask whether all is well, but it may be large.
+const LOOK_AT_DAMAGE_AGAIN: Duration = Duration::from_secs(3600);
+/// The name of its problems in the store.
+const PROBLEMS: &str = "scrub";
 /// The lowest priority of setpriority(2).
 const NICE: i32 = 19;
 /// `IOPRIO_CLASS_IDLE` of linux/ioprio.h: only when nobody else wants the disk.
@@ -74,11 +81,14 @@ struct Progress {
     last_end: Option<Timestamp>,
     /// The part that was checked last, of a check that has begun.
     position: Option<String>,
+    /// The parts that are damaged and could not be mended.
+    damaged: BTreeMap<String, store::Problem>,
 }
 
 /// Begins to check the images of `store` from time to time; none when the interval is zero.
 pub(super) fn begin(
     store: &ImageStore,
+    problems: &Store,
     config: &ScrubConfig,
     data_dir: &Path,
     pull_options: PullOptions,
@@ -89,6 +99,7 @@ pub(super) fn begin(
     let stop = Arc::new(Stop::default());
     let scrubber = Scrubber {
         store: store.clone(),
+        problems: problems.clone(),
         config: config.clone(),
         file: data_dir.join("scrub.json"),
         power_supplies: PathBuf::from(POWER_SUPPLIES),
@@ -104,6 +115,7 @@ pub(super) fn begin(
 
 struct Scrubber {
     store: ImageStore,
+    problems: Store,
     config: ScrubConfig,
     file: PathBuf,
     power_supplies: PathBuf,
@@ -116,6 +128,8 @@ impl Scrubber {
     fn run(&self) {
         lower_priority();
         let mut progress = self.load();
+        self.tell(&progress);
+        let mut looked = Instant::now();
         loop {
             let now = Timestamp::now();
             let last_end = *progress.last_end.get_or_insert(now);
@@ -125,6 +139,15 @@ impl Scrubber {
                     return;
                 }
             } else {
+                if !progress.damaged.is_empty() {
+                    self.forget_gone(&mut progress);
+                }
+                if looked.elapsed() >= LOOK_AT_DAMAGE_AGAIN {
+                    if self.check_damaged(&mut progress) {
+                        return;
+                    }
+                    looked = Instant::now();
+                }
                 self.save(&progress);
                 // Whole seconds are compared: one more than is left.
                 let interval = self.config.interval.0 + Duration::from_secs(1);
@@ -152,54 +175,104 @@ impl Scrubber {
             if self.wait_for_mains() || self.stop.sleep(Duration::ZERO) {
                 return true;
             }
-            let mut pace = Pace::new(self.config.bytes_per_second, &self.stop);
-            let found = self
-                .store
-                .verify_part(&part, &images, &mut |bytes| pace.take(bytes));
-            if let Some(problem) = found {
-                self.mend(&problem);
-            }
+            self.check(&part, &images, progress);
             progress.position = Some(part.to_string());
             self.save(progress);
         }
-        *progress = Progress {
-            last_end: Some(Timestamp::now()),
-            position: None,
-        };
+        self.forget_gone(progress);
+        progress.last_end = Some(Timestamp::now());
+        progress.position = None;
         self.save(progress);
         false
     }
 
-    fn mend(&self, problem: &Problem) {
+    /// Checks again what was damaged. True when the node ends meanwhile.
+    fn check_damaged(&self, progress: &mut Progress) -> bool {
+        self.forget_gone(progress);
+        if progress.damaged.is_empty() {
+            return false;
+        }
+        for (part, images) in self.store.parts_to_verify().unwrap_or_default() {
+            if !progress.damaged.contains_key(&part.to_string()) {
+                continue;
+            }
+            if self.wait_for_mains() || self.stop.sleep(Duration::ZERO) {
+                return true;
+            }
+            self.check(&part, &images, progress);
+        }
+        false
+    }
+
+    /// Checks one part, and mends it.
+    fn check(&self, part: &Part, images: &[Reference], progress: &mut Progress) {
+        let mut pace = Pace::new(self.config.bytes_per_second, &self.stop);
+        let found = self
+            .store
+            .verify_part(part, images, &mut |bytes| pace.take(bytes));
+        let name = part.to_string();
+        match found.and_then(|problem| self.mend(&problem)) {
+            Some(mut problem) => {
+                let known = progress.damaged.get(&name);
+                problem.since = known.map_or(problem.since, |known| known.since);
+                progress.damaged.insert(name, problem);
+            }
+            None => drop(progress.damaged.remove(&name)),
+        }
+        self.tell(progress);
+    }
+
+    /// Forgets the damage of what is needed no more.
+    fn forget_gone(&self, progress: &mut Progress) {
+        let Ok(parts) = self.store.parts_to_verify() else {
+            return;
+        };
+        let parts: BTreeSet<String> = parts.iter().map(|(part, _)| part.to_string()).collect();
+        progress.damaged.retain(|name, _| parts.contains(name));
+        self.tell(progress);
+    }
+
+    /// Says in `podling status` what is damaged.
+    fn tell(&self, progress: &Progress) {
+        let problems = progress.damaged.values().cloned().collect();
+        self.problems.set_problems(PROBLEMS, problems);
+    }
+
+    /// None when it is whole now, or needed no more.
+    fn mend(&self, problem: &Problem) -> Option<store::Problem> {
         // It may have been removed since.
         let is_needed = self.store.parts_to_verify().is_ok_and(|parts| {
             let mut parts = parts.iter();
             parts.any(|(part, _)| *part == problem.part)
         });
         if !is_needed {
-            return;
+            return None;
         }
         let path = problem.path.display();
         let images: Vec<_> = problem.images.iter().map(ToString::to_string).collect();
         let images = images.join(", ");
         let healing = self.store.heal_from_registry(problem, &self.pull_options);
         match self.runtime.block_on(healing) {
-            Ok(Healed::Broken(reason)) => tracing::error!(
-                %path,
-                images,
-                what = problem.what,
-                reason = chain(&*reason),
-                "an image is damaged; load or pull it again"
-            ),
-            Ok(healed) => tracing::warn!(
-                %path,
-                images,
-                what = problem.what,
-                ?healed,
-                "an image was damaged, and is mended; containers that run see it when they start again"
-            ),
+            Ok(Healed::Broken(reason)) => {
+                let reason = chain(&*reason);
+                let what = &problem.what;
+                tracing::error!(%path, images, what, reason, "an image is damaged; load or pull it again");
+                Some(lasting(problem, &images, &reason))
+            }
+            Ok(healed) => {
+                tracing::warn!(
+                    %path,
+                    images,
+                    what = problem.what,
+                    ?healed,
+                    "an image was damaged, and is mended; containers that run see it when they start again"
+                );
+                None
+            }
             Err(error) => {
-                tracing::error!(%path, images, error = chain(&error), "cannot mend an image");
+                let reason = chain(&error);
+                tracing::error!(%path, images, error = reason, "cannot mend an image");
+                Some(lasting(problem, &images, &reason))
             }
         }
     }
@@ -230,6 +303,15 @@ impl Scrubber {
             tracing::warn!(%error, file = %self.file.display(), "cannot note how far images were checked");
         }
     }
+}
+
+/// What is told of damage until it is mended.
+fn lasting(problem: &Problem, images: &str, reason: &str) -> store::Problem {
+    let message = format!(
+        "an image is damaged ({images}): {}; it cannot be mended: {reason}",
+        problem.what
+    );
+    store::Problem::new(Origin::file(&problem.path), message).remedy("load or pull it again")
 }
 
 fn lower_priority() {
@@ -393,6 +475,7 @@ mod tests {
         supply(&supplies, "BAT0", &discharging);
         let mut scrubber = Scrubber {
             store: store(dir.path()),
+            problems: Store::in_memory("node"),
             config: ScrubConfig::default(),
             file: dir.path().join("scrub.json"),
             power_supplies: supplies.clone(),
@@ -458,5 +541,73 @@ mod tests {
         // A day, if it were waited for.
         pace.take(86_400_000);
         assert!(stop.sleep(Duration::from_secs(86_400)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_mended_is_a_problem_until_it_is_whole_or_gone() {
+        let dir = tempfile::tempdir().expect("directory");
+        let scrubber = Scrubber {
+            store: store(dir.path()),
+            problems: Store::in_memory("node"),
+            config: ScrubConfig {
+                on_battery: true,
+                ..ScrubConfig::default()
+            },
+            file: dir.path().join("scrub.json"),
+            power_supplies: dir.path().join("none"),
+            pull_options: PullOptions::default(),
+            runtime: Handle::current(),
+            stop: Arc::default(),
+        };
+        tokio::task::spawn_blocking(move || {
+            let document = |store: &ImageStore| {
+                let parts = store.parts_to_verify().expect("parts");
+                let part = parts.into_iter().find_map(|(part, _)| match part {
+                    Part::Document(digest) => Some(digest),
+                    Part::Record(_) | Part::Layer(_) | Part::Blob(_) => None,
+                });
+                let digest = part.expect("a document");
+                dir.path().join("images/blobs/sha256").join(digest.hex())
+            };
+            let file = document(&scrubber.store);
+            let whole = fs::read(&file).expect("file");
+            let damage = vec![b' '; whole.len()];
+            let write = |bytes: &[u8]| {
+                let new = dir.path().join("new");
+                fs::write(&new, bytes).expect("file");
+                fs::rename(new, &file).expect("file");
+            };
+            write(&damage);
+            let mut progress = Progress::default();
+            assert!(!scrubber.check_all(&mut progress));
+            let problems = scrubber.problems.problems();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(
+                problems[0].message.contains("localhost/app:1"),
+                "{problems:?}"
+            );
+
+            // An agent that starts anew knows it.
+            scrubber.problems.set_problems(PROBLEMS, Vec::new());
+            assert_eq!(scrubber.load(), progress);
+            scrubber.tell(&scrubber.load());
+            assert_eq!(scrubber.problems.problems().len(), 1);
+
+            write(&whole);
+            assert!(!scrubber.check_damaged(&mut progress));
+            assert!(scrubber.problems.problems().is_empty());
+            assert!(progress.damaged.is_empty());
+
+            write(&damage);
+            assert!(!scrubber.check_all(&mut progress));
+            assert_eq!(scrubber.problems.problems().len(), 1);
+            write(&whole);
+            let name = "localhost/app:1".parse().expect("a name");
+            scrubber.store.remove(&name).expect("removed");
+            assert!(!scrubber.check_damaged(&mut progress));
+            assert!(scrubber.problems.problems().is_empty());
+        })
+        .await
+        .expect("checked");
     }
 }

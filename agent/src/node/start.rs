@@ -144,6 +144,7 @@ fn scrub(context: &Context) -> Result<Option<Scrub>, NodeError> {
     };
     super::scrub::begin(
         &context.images,
+        &context.store,
         &config.images.scrub,
         &config.data_dir,
         options,
