@@ -296,11 +296,12 @@ pub(crate) fn open_if_there(path: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
-/// The names in a directory; none if it is not there.
+/// The names in a directory; none if it is not there, or is no directory.
 pub(crate) fn names(path: &Path) -> Result<Vec<String>, StoreError> {
+    let none = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if none.contains(&e.kind()) => return Ok(Vec::new()),
         Err(e) => return Err(failed("list", path)(e)),
     };
     let mut names = Vec::new();

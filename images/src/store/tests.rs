@@ -100,6 +100,17 @@ fn names_can_be_added_and_removed_and_the_last_frees_the_image() {
 }
 
 #[test]
+fn stray_files_are_no_concern_of_the_collector() {
+    let fixture = Fixture::new();
+    for stray in ["layers/sha256/.swp", "layers/notes", "blobs/sha256/x"] {
+        std::fs::write(fixture.path("images").join(stray), "").unwrap();
+    }
+    let collected = fixture.store.gc(&HashSet::new()).unwrap();
+    assert_eq!(collected, Collected::default());
+    assert!(fixture.path("images/layers/sha256/.swp").exists());
+}
+
+#[test]
 fn layers_in_use_are_not_collected() {
     let fixture = Fixture::new();
     let loaded = fixture.load_layout(&image(b"x"), "app:1");
