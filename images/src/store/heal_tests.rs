@@ -41,7 +41,7 @@ fn problem(store: &ImageStore) -> Problem {
 
 #[test]
 fn every_kind_of_damage_to_a_layer_is_found_and_mended_from_its_blob() {
-    let breakages: [Breakage; 10] = [
+    let breakages: [Breakage; 11] = [
         (
             "content",
             |fs| write(&fs.join("etc/secret"), b"sEcret"),
@@ -94,6 +94,11 @@ fn every_kind_of_damage_to_a_layer_is_found_and_mended_from_its_blob() {
             "list",
             |fs| write(&fs.parent().unwrap().join("files.zst"), b"("),
             "files.zst",
+        ),
+        (
+            "no list",
+            |fs| remove(&fs.parent().unwrap().join("files.zst")),
+            "files.zst: it is missing",
         ),
         (
             "description",

@@ -67,8 +67,8 @@ pub struct Problem {
 
 impl ImageStore {
     /// Checks that all records can be read and all that they name is here, that blobs have their digests, and that the files of each layer
-    /// are what was unpacked: names, kinds, modes, owners, sizes and contents. (Of layers that were unpacked before
-    /// there were lists of files, only the sum of sizes is known.) A compressed layer that is not kept is no problem.
+    /// are what was unpacked: names, kinds, modes, owners, sizes and contents. A layer without its
+    /// list, as stores of before there were lists have, counts as damaged: to unpack it again makes the list. A compressed layer that is not kept is no problem.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
         let mut problems = Vec::new();
         for (part, images) in self.parts_to_verify()? {
@@ -165,12 +165,17 @@ impl ImageStore {
             path: fs.clone(),
             what,
         };
-        if list.exists() {
-            match compare(&list, &fs, pace) {
-                Ok(None) => {}
-                Ok(Some(wrong)) => return Err(damaged(wrong)),
-                Err(e) => return Err(failed("compare the layer with", &list)(e)),
-            }
+        if !list.exists() {
+            return Err(StoreError::Damaged {
+                path: list,
+                what: "it is missing, and without it the layer's files cannot be compared"
+                    .to_owned(),
+            });
+        }
+        match compare(&list, &fs, pace) {
+            Ok(None) => {}
+            Ok(Some(wrong)) => return Err(damaged(wrong)),
+            Err(e) => return Err(failed("compare the layer with", &list)(e)),
         }
         let found = file_bytes(&fs)?;
         if found == info.file_bytes {
