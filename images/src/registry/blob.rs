@@ -11,7 +11,7 @@ use bytes::Bytes;
 use reqwest::Response;
 
 use super::RegistryError;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, seconds};
 use super::repository::{Capability, Repository};
 use crate::manifest::Descriptor;
 
@@ -213,7 +213,8 @@ impl Window {
         Err(RegistryError::TooSlow {
             registry: endpoint.registry().to_owned(),
             what: format!(
-                "it brought {bytes} bytes in {waited:?}, less than {} bytes a second",
+                "it brought {bytes} bytes in {}, less than {} bytes a second",
+                seconds(waited),
                 patience.min_bytes_per_second
             ),
         })

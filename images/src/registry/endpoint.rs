@@ -475,7 +475,11 @@ impl Endpoint {
         what: &str,
     ) -> Result<Option<bytes::Bytes>, RegistryError> {
         match tokio::time::timeout(self.patience.idle, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|e| self.connect(e)),
+            Ok(chunk) => chunk.map_err(|e| RegistryError::BrokenOff {
+                registry: self.host.name.clone(),
+                what: what.to_owned(),
+                source: e.into(),
+            }),
             Err(_) => Err(self.too_slow(what, self.patience.idle)),
         }
     }
@@ -511,7 +515,7 @@ impl Endpoint {
     pub(crate) fn too_slow(&self, what: &str, waited: Duration) -> RegistryError {
         RegistryError::TooSlow {
             registry: self.host.name.clone(),
-            what: format!("nothing of {what} came in {waited:?}"),
+            what: format!("nothing of {what} came in {}", seconds(waited)),
         }
     }
 
@@ -528,6 +532,14 @@ impl Endpoint {
             registry: self.host.name.clone(),
             with_credentials: self.credentials.is_some(),
         }
+    }
+}
+
+/// In whole seconds; what is shorter than one, as it is.
+pub(super) fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{time:?}"),
+        _ => format!("{:.0} s", time.as_secs_f64()),
     }
 }
 

@@ -55,6 +55,17 @@ pub enum RegistryError {
         #[source]
         source: ConnectError,
     },
+    /// The registry was reached, and its answer is not whole: the connection broke, or its length is another than it says.
+    #[error("the answer of {registry} broke off: {what} is not whole")]
+    BrokenOff {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// Why it broke off.
+        #[source]
+        source: ConnectError,
+    },
     /// The registry answers, but not in time.
     #[error("{registry} is too slow: {what}")]
     TooSlow {
@@ -162,7 +173,10 @@ impl RegistryError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self.decisive() {
-            Self::Connect { .. } | Self::TooSlow { .. } | Self::Cancelled => true,
+            Self::Connect { .. }
+            | Self::BrokenOff { .. }
+            | Self::TooSlow { .. }
+            | Self::Cancelled => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500..),
             // A signed address expires; the registry gives another.
             Self::Storage { status, .. } => matches!(status, 401 | 403 | 408 | 429 | 500..),

@@ -134,7 +134,7 @@ async fn a_connection_that_always_breaks_after_a_little_is_given_up() {
     })
     .await;
     let error = refusal(&registry).await;
-    assert!(error.contains("cannot reach"), "{error}");
+    assert!(error.contains("broke off: layer sha256:"), "{error}");
 }
 
 #[tokio::test]

@@ -36,3 +36,9 @@ fn what_a_registry_says_of_an_error_is_found() {
         assert_eq!(error_message(bad), None);
     }
 }
+
+#[test]
+fn long_waits_are_told_in_whole_seconds() {
+    assert_eq!(seconds(Duration::from_micros(60_001_234)), "60 s");
+    assert_eq!(seconds(Duration::from_millis(200)), "200ms");
+}
