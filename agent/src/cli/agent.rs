@@ -1,9 +1,11 @@
 //! `podling agent`: the node, until it is told to stop.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
+use podling_images::StoreError as ImageStoreError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -222,10 +224,10 @@ fn remedy(e: &NodeError) -> Option<&'static str> {
         NodeError::Store(StoreError::Disk(DiskError::InUse(_))) => Some(
             "another agent uses this data directory; give each its own --run-dir and --data-dir",
         ),
-        NodeError::Store(StoreError::Disk(DiskError::Open { .. } | DiskError::Commit { .. }))
-        | NodeError::Images(_) => {
+        NodeError::Store(StoreError::Disk(DiskError::Open { .. } | DiskError::Commit { .. })) => {
             Some("--data-dir must be on a file system with space that can be written to")
         }
+        NodeError::Images(e) => images_remedy(e),
         NodeError::Network(NetworkError::Kernel { .. })
         | NodeError::Scrub(_)
         | NodeError::Cgroups(_)
@@ -238,6 +240,24 @@ fn remedy(e: &NodeError) -> Option<&'static str> {
         | NodeError::Network(_)
         | NodeError::NoSystemd
         | NodeError::Source { .. } => None,
+    }
+}
+
+/// What helps where the image store cannot be opened: its other errors name what to do.
+fn images_remedy(e: &ImageStoreError) -> Option<&'static str> {
+    let ImageStoreError::Io { source, .. } = e else {
+        return None;
+    };
+    match source.kind() {
+        ErrorKind::StorageFull
+        | ErrorKind::QuotaExceeded
+        | ErrorKind::ReadOnlyFilesystem
+        | ErrorKind::PermissionDenied => {
+            Some("--data-dir must be on a file system with space that can be written to")
+        }
+        _ => Some(
+            "the image store is damaged there: check its file system, then move what is named aside and start again",
+        ),
     }
 }
 
@@ -331,6 +351,26 @@ mod tests {
         assert_eq!(config.cgroup_parent, PathBuf::from("/r"));
         assert_eq!(config.network.pod_cidr.as_deref(), Some("10.9.0.0/24"));
         assert_eq!(config.etcd.map(|e| e.prefix), Some("/podling/".to_owned()));
+    }
+
+    #[test]
+    fn the_hint_for_an_image_store_that_cannot_be_opened_fits_the_cause() {
+        let hint = |kind: ErrorKind| {
+            images_remedy(&ImageStoreError::Io {
+                action: "make",
+                path: "/data/images/locks".into(),
+                source: kind.into(),
+            })
+        };
+        let full = hint(ErrorKind::StorageFull).expect("a hint");
+        assert!(full.contains("with space"), "{full}");
+        let damaged = hint(ErrorKind::NotADirectory).expect("a hint");
+        assert!(damaged.contains("damaged"), "{damaged}");
+        let told = ImageStoreError::Damaged {
+            path: "/data/images/index.json".into(),
+            what: "not JSON".to_owned(),
+        };
+        assert_eq!(images_remedy(&told), None);
     }
 
     #[test]
