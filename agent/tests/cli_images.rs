@@ -541,6 +541,29 @@ fn wrong_names_and_files_are_refused_with_a_remedy() {
 }
 
 #[test]
+fn looking_makes_no_store() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.json(&["list", "-o", "json"]), json!([]));
+    for looking in [
+        &["inspect", NAME][..],
+        &["history", NAME],
+        &["diff", NAME, NAME],
+    ] {
+        let output = fixture.run(looking);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains(NAME), "{error}");
+    }
+    fixture.ok(&["du"]);
+    for arguments in [&["verify"][..], &["verify", "--check"]] {
+        let output = fixture.run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("there is no image store in"), "{error}");
+    }
+    assert!(!fixture.path("data").exists());
+}
+
+#[test]
 fn two_commands_work_on_one_store_at_once() {
     let fixture = Fixture::new();
     fs::write(fixture.path("config.yaml"), "{}").unwrap();
@@ -588,12 +611,12 @@ fn the_configuration_file_says_where_the_store_is() {
     assert!(data.join("images/index.json").exists());
     // The environment wins over the file, and an option over both.
     let (of_env, of_option) = (fixture.path("of-env"), fixture.path("of-option"));
-    let mut list = podling(&["images", "list"]);
-    list.env("PODLING_DATA_DIR", &of_env);
-    assert!(list.status().unwrap().success());
+    let mut load = podling(&["images", "load", &archive]);
+    load.env("PODLING_DATA_DIR", &of_env);
+    assert!(load.status().unwrap().success());
     assert!(of_env.join("images").exists());
-    list.arg("--data-dir").arg(&of_option);
-    assert!(list.status().unwrap().success());
+    load.arg("--data-dir").arg(&of_option);
+    assert!(load.status().unwrap().success());
     assert!(of_option.join("images").exists());
 
     // What cannot be used is no default, for any command.

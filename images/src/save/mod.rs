@@ -208,8 +208,8 @@ impl ImageStore {
         if (platforms, format) == (Platforms::All, ArchiveFormat::Docker) {
             return Err(SaveError::SinglePlatform);
         }
-        let session = Session::begin(self)?;
-        let chosen = self.choose_to_save(&session, references, platforms)?;
+        let session = self.begin_to_save()?;
+        let chosen = self.choose_to_save(session.as_ref(), references, platforms)?;
         let mut archive = Archive {
             tar: tar::Builder::new(output),
         };
@@ -234,16 +234,25 @@ impl ImageStore {
         platforms: Platforms,
         dir: &Path,
     ) -> Result<Vec<SavedImage>, SaveError> {
-        let session = Session::begin(self)?;
-        let chosen = self.choose_to_save(&session, references, platforms)?;
+        let session = self.begin_to_save()?;
+        let chosen = self.choose_to_save(session.as_ref(), references, platforms)?;
         layout::write_directory(self, &chosen, dir)?;
         Ok(chosen.iter().map(Chosen::summary).collect())
+    }
+
+    /// A session to hold what is saved; none for a store on a disk that cannot be written to, of which nobody removes
+    /// anything.
+    fn begin_to_save(&self) -> Result<Option<Session>, StoreError> {
+        match Session::begin(self) {
+            Err(e) if e.is_read_only() => Ok(None),
+            session => session.map(Some),
+        }
     }
 
     /// Finds the images, those of several names once, and holds all that they consist of.
     fn choose_to_save(
         &self,
-        session: &Session,
+        session: Option<&Session>,
         references: &[Reference],
         platforms: Platforms,
     ) -> Result<Vec<Chosen>, SaveError> {
@@ -251,7 +260,9 @@ impl ImageStore {
         for reference in references {
             let not_found = || SaveError::NotFound(Box::new(reference.clone()));
             let record = self.find_record(reference)?.ok_or_else(not_found)?;
-            session.hold(&record.held(true))?;
+            if let Some(session) = session {
+                session.hold(&record.held(true))?;
+            }
             // It may have been removed and collected before it was held.
             if self.find_record(reference)?.as_ref() != Some(&record) {
                 return Err(not_found());
@@ -304,7 +315,7 @@ impl ImageStore {
     /// The image's index with all that it names, held; none for an image without an index.
     fn whole_index(
         &self,
-        session: &Session,
+        session: Option<&Session>,
         image: &Chosen,
     ) -> Result<Option<ChosenIndex>, SaveError> {
         let Some(index) = &image.record.index else {
@@ -334,12 +345,14 @@ impl ImageStore {
     /// Holds a blob that an index names, and reads it if it is here.
     fn held_part<T>(
         &self,
-        session: &Session,
+        session: Option<&Session>,
         image: &Chosen,
         part: &Digest,
         read: impl FnOnce(&Self) -> Result<T, StoreError>,
     ) -> Result<T, SaveError> {
-        session.hold(&[Held::Blob(part.clone())])?;
+        if let Some(session) = session {
+            session.hold(&[Held::Blob(part.clone())])?;
+        }
         match self.open_blob(part)? {
             Some(_) => Ok(read(self)?),
             None => Err(SaveError::PlatformNotHere {

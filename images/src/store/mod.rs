@@ -52,7 +52,7 @@
 //!   `locks/blob-<digest>` while a blob is received. They are taken in this order, one of each for a layer, and no other
 //!   lock is taken under them, except `lock` for a moment.
 //!
-//! Readers take no lock: records are replaced atomically. What a reader resolved stays until `gc` is called without it
+//! Readers take no lock, and make nothing ([`ImageStore::open_to_read`]): records are replaced atomically. What a reader resolved stays until `gc` is called without it
 //! in the set of layers in use; who starts containers must keep that set, and hold the image ([`ImageStore::hold`]) until
 //! its layers are in it.
 
@@ -152,6 +152,12 @@ impl StoreError {
         ];
         matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
     }
+
+    /// True when the disk cannot be written to at all.
+    pub fn is_read_only(&self) -> bool {
+        let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
+        matches!(self, Self::Io { source, .. } if source.kind() == read_only)
+    }
 }
 
 impl ImageStore {
@@ -176,6 +182,25 @@ impl ImageStore {
         };
         store.repair()?;
         Ok(store)
+    }
+
+    /// Opens the store in `dir` to look at it: nothing is made or mended, so that it may be on a disk that cannot be written
+    /// to, and what is not there is an empty store. What would write to it fails then.
+    ///
+    /// # Errors
+    /// When there is something else, or it cannot be looked at.
+    pub fn open_to_read(dir: &Path) -> Result<Self, StoreError> {
+        let dir = std::path::absolute(dir).map_err(disk::failed("find", dir))?;
+        match std::fs::read_dir(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(disk::failed("list", &dir)(e));
+            }
+            _ => {}
+        }
+        Ok(Self {
+            dir: Arc::new(dir),
+            keep_blobs: true,
+        })
     }
 
     /// Keeps compressed layers after they are unpacked, or not; they are kept if nothing is said. Without them the

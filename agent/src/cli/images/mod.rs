@@ -105,7 +105,7 @@ impl OutputArg {
 pub(super) fn run(args: ImagesArgs, options: &DirectoryArgs) -> Result<Exit, CommandError> {
     let config = &options.configuration()?;
     let directories = &options.locate(config);
-    let store = open(directories)?;
+    let store = open(directories, &args.command)?;
     let keeping = |store: ImageStore| store.with_kept_blobs(config.images.keep_blobs);
     match args.command {
         ImagesCommand::List(args) => list::list(&store, &args),
@@ -124,11 +124,42 @@ pub(super) fn run(args: ImagesArgs, options: &DirectoryArgs) -> Result<Exit, Com
     }
 }
 
-fn open(directories: &Directories) -> Result<ImageStore, CommandError> {
+impl ImagesCommand {
+    /// True for a command that leaves the store as it is.
+    fn only_looks(&self) -> bool {
+        match self {
+            Self::List(_) | Self::Inspect(_) | Self::History(_) | Self::Diff(_) | Self::Du(_) => {
+                true
+            }
+            Self::Verify(args) => args.check,
+            Self::Pull(_)
+            | Self::Save(_)
+            | Self::Push(_)
+            | Self::Load(_)
+            | Self::Tag(_)
+            | Self::Rm(_)
+            | Self::Prune(_) => false,
+        }
+    }
+}
+
+/// On a disk that cannot be written to, a command gets as far as it does not write.
+fn open(directories: &Directories, command: &ImagesCommand) -> Result<ImageStore, CommandError> {
     let dir = directories.data.join("images");
     // The true path: layers are compared with those that pods use.
     let dir = dir.canonicalize().unwrap_or(dir);
-    ImageStore::open(&dir).map_err(|e| {
+    if matches!(command, ImagesCommand::Verify(_)) && !dir.exists() {
+        let text = format!("there is no image store in {}", dir.display());
+        return Err(CommandError::new(text).hint("say where it is: --data-dir, or --config"));
+    }
+    let opened = match command.only_looks() {
+        true => ImageStore::open_to_read(&dir),
+        false => match ImageStore::open(&dir) {
+            Err(e) if e.is_read_only() => ImageStore::open_to_read(&dir),
+            opened => opened,
+        },
+    };
+    opened.map_err(|e| {
         let error = CommandError::new(format!("cannot open the image store {}", dir.display()));
         let error = error.because(e);
         match rustix::process::geteuid().as_raw() {

@@ -21,8 +21,8 @@ damaged layer is unpacked again from its blob; a damaged blob is fetched again f
 running container keeps what it has; its next start has the whole layer.
 
 JSON is an array with, for each problem: path, problem, images, and healed: unpacked, rebuilt,
-fetched, dropped, whole, or null where it could not be mended, with the reason in error. An empty array means
-that all was well.
+fetched, dropped, whole, or null where it could not be mended, with the reason in error. An empty
+array means that all was well.
 
 Exit status: 0 all images are whole now, 1 some are not.")]
 pub struct VerifyArgs {
