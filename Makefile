@@ -26,8 +26,8 @@ ROOT_RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -
 BUILD_PACKAGES := build-essential
 # What a seccomp filter is held to.
 UNIT_PACKAGES  := libseccomp-dev
-TEST_PACKAGES  := busybox-static strace iproute2 etcd-server etcd-client docker-registry apache2-utils skopeo umoci jq curl openssl \
-                  podman netavark buildah containerd catatonit uidmap mmdebstrap libcap2-bin
+TEST_PACKAGES  := busybox-static strace iproute2 nftables etcd-server etcd-client docker-registry apache2-utils skopeo umoci \
+                  jq curl openssl podman netavark buildah containerd catatonit uidmap mmdebstrap libcap2-bin
 VM_PACKAGES    := qemu-system-x86 mmdebstrap e2fsprogs
 BENCH_PACKAGES := busybox-static crun runc podman netavark strace
 
