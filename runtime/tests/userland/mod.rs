@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 /// Longer than anything should take on a loaded machine.
@@ -28,7 +28,13 @@ pub fn install_busybox(bin: &Path) {
         .into_iter()
         .find(|path| Path::new(path).exists())
         .expect("Debian's package busybox-static");
-    fs::copy(busybox, bin.join("busybox")).expect("a file");
+    // By another process: a child that another thread of this one starts meanwhile would have the copy open for writing
+    // until it executes its program, and what is open for writing cannot be executed (execve(2), ETXTBSY).
+    let copied = Command::new("cp")
+        .arg(busybox)
+        .arg(bin.join("busybox"))
+        .status();
+    assert!(copied.expect("cp").success(), "a file");
     for applet in APPLETS {
         symlink("busybox", bin.join(applet)).expect("a link");
     }
