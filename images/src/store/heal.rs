@@ -1,5 +1,6 @@
-//! Makes whole what [`ImageStore::verify`] found damaged, with as little as possible: a layer is unpacked again from its
-//! kept blob; a blob or document is fetched again; a record is made again from `index.json` and the manifest, or moved aside; what then is still damaged is reported. Nothing else is touched.
+//! Makes whole what [`ImageStore::verify`] found damaged, with as little as possible: a layer is unpacked again from
+//! its kept blob; a blob or document is fetched again; a record is made again from `index.json` and the manifest, or
+//! moved aside; what then is still damaged is reported. Nothing else is touched.
 //!
 //! A damaged layer is replaced beside the running containers that use it: see replaced.rs. They go on with what they
 //! have; their next start has the whole layer.

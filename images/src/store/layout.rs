@@ -1,10 +1,10 @@
 //! What makes the store's directory an OCI image layout (image-spec, image-layout.md), so that other tools read it in
 //! place: `skopeo inspect oci:<dir>:<name>`.
 //!
-//! `index.json` is derived from the records, which are the truth: it is written after them, and repaired when the store
-//! is opened. What it says of a record that cannot be read is left as it is: the record is made again from that, if it
-//! can be (heal.rs). Each name is an entry, with the name in the annotation that skopeo and umoci look for, and in containerd's.
-//! Layers that are not kept are missing blobs, which the specification allows.
+//! `index.json` is derived from the records, which are the truth: it is written after them, and repaired when the
+//! store is opened. What it says of a record that cannot be read is left as it is: the record is made again from
+//! that, if it can be (heal.rs). Each name is an entry, with the name in the annotation that skopeo and umoci look
+//! for, and in containerd's. Layers that are not kept are missing blobs, which the specification allows.
 
 use std::path::Path;
 

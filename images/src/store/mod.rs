@@ -22,10 +22,9 @@
 //! and the blobs, or moves it out of the way. Until then [`ImageStore::gc`] frees nothing, since it may name any layer,
 //! and `index.json` goes on saying of it what it said. Files in `references` without a record's name are passed over.
 //!
-//! Compressed layers may be dropped once they are
-//! unpacked ([`ImageStore::with_kept_blobs`]): then their digests stay in the record, and whoever needs such a layer
-//! again (to heal, save or push) needs its registry. Stores of before, which kept none and whose records have only diff
-//! IDs, go on working.
+//! Compressed layers may be dropped once they are unpacked ([`ImageStore::with_kept_blobs`]): then their digests stay
+//! in the record, and whoever needs such a layer again (to heal, save or push) needs its registry. Stores of before,
+//! which kept none and whose records have only diff IDs, go on working.
 //!
 //! # Commit order
 //! Everything is made under another name and renamed in place when it is whole and on disk:

@@ -66,9 +66,10 @@ pub struct Problem {
 }
 
 impl ImageStore {
-    /// Checks that all records can be read and all that they name is here, that blobs have their digests, and that the files of each layer
-    /// are what was unpacked: names, kinds, modes, owners, sizes and contents. A layer without its
-    /// list, as stores of before there were lists have, counts as damaged: to unpack it again makes the list. A compressed layer that is not kept is no problem.
+    /// Checks that all records can be read and all that they name is here, that blobs have their digests, and
+    /// that the files of each layer are what was unpacked: names, kinds, modes, owners, sizes and contents. A
+    /// layer without its list, as stores of before there were lists have, counts as damaged: to unpack it again
+    /// makes the list. A compressed layer that is not kept is no problem.
     pub fn verify(&self) -> Result<Vec<Problem>, StoreError> {
         let mut problems = Vec::new();
         for (part, images) in self.parts_to_verify()? {

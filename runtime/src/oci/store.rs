@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! <root>/                mode 0700
-//!     .seccomp/          compiled filters
 //!     <id>/
 //!         config.json    the bundle's, as it was at create; with the resctrl class that update gave it
 //!         state.json     a Record; written last, by rename: a directory without it is an unfinished create

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The compiler is Podling's own. libseccomp, which the other runtimes have, takes 10 ms and a megabyte for a profile like
-//! Docker's where this takes a fraction of a millisecond, makes filters that allow too much of some rules (2.5.4 allows
+//! Docker's, which was the most of a node's first pod, makes filters that allow too much of some rules (2.5.4 allows
 //! `socket(_, 0, 7)` where only `arg1 & 1 == 0 && arg2 < 1` and `arg1 > 0` are allowed), and never comes back from others.
 //! Where it can be trusted, tests hold this compiler to what it says.
 //!

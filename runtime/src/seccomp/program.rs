@@ -6,8 +6,8 @@
 //!               ├► the next architecture's numbers …
 //!               └► the thread ends
 //! ```
-//! Neighbours with the same answer are one range: of the 450 numbers of an architecture the default profile leaves some
-//! seventy ranges, seven comparisons deep. That counts, because the kernel tries each number when it takes a filter.
+//! Neighbours with the same answer are one range, so that few comparisons lead to each. That counts, because the kernel
+//! tries each number when it takes a filter.
 //!
 //! Numbers beyond what profiles may be expected to know are refused with ENOSYS where the default action is an error: a C
 //! library that tries a new system call falls back on ENOSYS; on EPERM it fails (as runc found with glibc's

@@ -1,8 +1,8 @@
 //! `podling images pull`: with a bar for each layer on a terminal, else a line for each layer.
 //!
 //! Several images come at once. One that fails does not stop the others; all that failed are told at the end.
-//! ctrl-C and SIGTERM end the pull: no image is made, and what has come of the layers stays, so that the next pull goes on from
-//! there.
+//! ctrl-C and SIGTERM end the pull: no image is made, and what has come of the layers stays, so that the next pull
+//! goes on from there.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

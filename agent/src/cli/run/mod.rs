@@ -141,8 +141,8 @@ async fn in_place(
 ) -> Result<Exit, CommandError> {
     let mut config = Config {
         manifests: args.paths.clone(),
-        // Of the machine's configuration only this and where its images are: neither how its registries are spoken to nor which images may run is a
-        // choice of a run.
+        // Of the machine's configuration only this and where its images are: neither how its registries are spoken to
+        // nor which images may run is a choice of a run.
         registries: given.registries,
         images: given.images,
         ..Config::default()
