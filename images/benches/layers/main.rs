@@ -33,6 +33,14 @@ struct Effort {
     mib: usize,
 }
 
+impl Effort {
+    /// The turns: the first, which also warms the caches, is for memory, the others are for the time.
+    fn looks(self) -> impl Iterator<Item = measure::Look> {
+        let timed = std::iter::repeat_n(measure::Look::Time, self.runs);
+        std::iter::once(measure::Look::Memory).chain(timed)
+    }
+}
+
 fn main() {
     // Measured parts run in processes of their own, for their peak memory.
     if let Some(part) = std::env::var_os(measure::PART) {

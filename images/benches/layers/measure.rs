@@ -1,19 +1,26 @@
-//! Runs a program, and tells how long it took and how much memory it and its children had at once.
+//! Runs a program, and tells how long it took or how much memory it and its children had at once.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Names the part of this program that a child process shall run.
 pub(crate) const PART: &str = "PODLING_BENCH_PART";
 
-/// How often memory is looked at. Looking takes a third of a millisecond of one core, from who uses both above all.
+/// How often memory is looked at.
 const LOOKS: Duration = Duration::from_millis(20);
 
+/// What a turn is looked at for: either or, because looking at memory takes a tenth from who uses all cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Memory,
+    Time,
+}
+
 /// What was measured.
-pub(crate) struct Measured {
-    pub(crate) duration: Duration,
-    pub(crate) peak_mib: f64,
+pub(crate) enum Measured {
+    PeakMib(f64),
+    Took(Duration),
 }
 
 /// The same program again, for one part of it.
@@ -24,27 +31,34 @@ pub(crate) fn part(name: &str, words: &[&str]) -> Command {
 }
 
 /// Runs the commands one after the other. `others` are daemons that work for them.
-pub(crate) fn run(commands: &mut [Command], others: &[u32]) -> Measured {
+pub(crate) fn run(look: Look, commands: &mut [Command], others: &[u32]) -> Measured {
     let before = Instant::now();
     let mut peak_kib = 0;
     for command in commands {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            let roots = others.iter().copied().chain([child.id()]);
-            let all: BTreeSet<u32> = roots.flat_map(with_children).collect();
-            peak_kib = peak_kib.max(all.iter().map(|pid| resident_kib(*pid)).sum());
-            std::thread::sleep(LOOKS);
-        };
+        if look == Look::Memory {
+            peak_kib = peak_kib.max(watch(&mut child, others));
+        }
+        let status = child.wait().unwrap();
         assert!(status.success(), "{command:?}: {status}");
     }
-    Measured {
-        duration: before.elapsed(),
-        peak_mib: peak_kib as f64 / 1024.0,
+    match look {
+        Look::Memory => Measured::PeakMib(peak_kib as f64 / 1024.0),
+        Look::Time => Measured::Took(before.elapsed()),
     }
+}
+
+/// Looks at the memory of the process, its children and the others until the process ends, and tells the most.
+fn watch(child: &mut Child, others: &[u32]) -> u64 {
+    let mut peak_kib = 0;
+    while child.try_wait().unwrap().is_none() {
+        let roots = others.iter().copied().chain([child.id()]);
+        let all: BTreeSet<u32> = roots.flat_map(with_children).collect();
+        peak_kib = peak_kib.max(all.iter().map(|pid| resident_kib(*pid)).sum());
+        std::thread::sleep(LOOKS);
+    }
+    peak_kib
 }
 
 fn with_children(pid: u32) -> Vec<u32> {
@@ -86,8 +100,10 @@ pub(crate) struct Turns {
 
 impl Turns {
     pub(crate) fn push(&mut self, measured: &Measured) {
-        self.samples.push(measured.duration);
-        self.peak_mib = self.peak_mib.max(measured.peak_mib);
+        match *measured {
+            Measured::PeakMib(mib) => self.peak_mib = self.peak_mib.max(mib),
+            Measured::Took(duration) => self.samples.push(duration),
+        }
     }
 
     pub(crate) fn secs(&self) -> f64 {

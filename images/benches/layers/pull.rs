@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use podling_images::{ImageStore, PullOptions, RegistriesConfig};
 
 use crate::disk::Disk;
-use crate::measure::{Measured, Turns, part, run};
+use crate::measure::{Look, Measured, Turns, part, run};
 use crate::support::{self, Registry};
 use crate::table::{Budget, Table};
 use crate::{Effort, generate};
@@ -39,7 +39,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
     );
 }
 
-type Tool = (&'static str, fn(&str, &Path) -> Measured);
+type Tool = (&'static str, fn(Look, &str, &Path) -> Measured);
 
 fn one(effort: Effort, table: &mut Table, what: &str, name: &str) {
     let tools: [Tool; 4] = [
@@ -49,10 +49,10 @@ fn one(effort: Effort, table: &mut Table, what: &str, name: &str) {
         ("ctr", ctr),
     ];
     let mut turns: Vec<Turns> = tools.iter().map(|_| Turns::default()).collect();
-    for _ in 0..effort.runs {
+    for look in effort.looks() {
         for ((_, tool), turns) in tools.iter().zip(&mut turns) {
             let disk = Disk::new();
-            turns.push(&tool(name, Path::new(&disk.directory("tool"))));
+            turns.push(&tool(look, name, Path::new(&disk.directory("tool"))));
         }
     }
     let mut peers: Vec<_> = tools.iter().zip(&turns).skip(1).collect();
@@ -71,8 +71,12 @@ fn one(effort: Effort, table: &mut Table, what: &str, name: &str) {
     table.row(&what, turns[0].peak_mib, "MiB", &memory, Budget::Ratio(1.0));
 }
 
-fn podling(name: &str, dir: &Path) -> Measured {
-    run(&mut [part("pull", &[name, dir.to_str().unwrap()])], &[])
+fn podling(look: Look, name: &str, dir: &Path) -> Measured {
+    run(
+        look,
+        &mut [part("pull", &[name, dir.to_str().unwrap()])],
+        &[],
+    )
 }
 
 /// `pull NAME DIRECTORY`
@@ -94,7 +98,7 @@ pub(crate) fn pull(words: &[String]) {
     runtime.block_on(store.pull(&reference, &options)).unwrap();
 }
 
-fn skopeo_and_umoci(name: &str, dir: &Path) -> Measured {
+fn skopeo_and_umoci(look: Look, name: &str, dir: &Path) -> Measured {
     let layout = format!("{}:latest", dir.join("layout").display());
     let mut skopeo = quiet("skopeo");
     skopeo.args(["--insecure-policy", "copy", "--src-tls-verify=false"]);
@@ -103,11 +107,11 @@ fn skopeo_and_umoci(name: &str, dir: &Path) -> Measured {
     umoci
         .args(["unpack", "--image", &layout])
         .arg(dir.join("bundle"));
-    run(&mut [skopeo, umoci], &[])
+    run(look, &mut [skopeo, umoci], &[])
 }
 
 /// With overlayfs, as usual; in a mount namespace, which also ends what it mounts.
-fn podman(name: &str, dir: &Path) -> Measured {
+fn podman(look: Look, name: &str, dir: &Path) -> Measured {
     let mut podman = quiet("unshare");
     podman.args([
         "--mount",
@@ -126,16 +130,16 @@ fn podman(name: &str, dir: &Path) -> Measured {
         "--tls-verify=false",
         name,
     ]);
-    run(&mut [podman], &[])
+    run(look, &mut [podman], &[])
 }
 
 /// A containerd of its own, started before the time counts.
-fn ctr(name: &str, dir: &Path) -> Measured {
+fn ctr(look: Look, name: &str, dir: &Path) -> Measured {
     let daemon = Containerd::start(dir);
     let mut ctr = quiet("ctr");
     ctr.arg("--address").arg(&daemon.socket);
     ctr.args(["image", "pull", "--plain-http", name]);
-    run(&mut [ctr], &[daemon.child.id()])
+    run(look, &mut [ctr], &[daemon.child.id()])
 }
 
 struct Containerd {
