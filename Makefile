@@ -7,7 +7,7 @@
 #   make test-vm      the tests in virtual machines (qemu, no KVM needed)
 #   make bench        measure against the budgets and the peers
 #   make bench-images measure pulls and layers against the peers
-#   make layout       trace which functions of podling-runtime belong side by side
+#   make layout       trace which functions of podling and podling-runtime belong side by side
 #   make install      programs, units, man pages and completions under $(DESTDIR)$(PREFIX)
 
 SHELL  := /bin/bash
@@ -106,13 +106,14 @@ bench: build deps-bench
 bench-images: deps-test
 	$(ROOT_RUNNER) $(CARGO) bench -p podling-images --bench layers
 
-# Which functions lie side by side in podling-runtime: before a release, and when its memory has grown. Of the whole
-# workspace, as for `build`: alone it has other features of its dependencies, and other functions.
+# Which functions lie side by side in the programs: before a release, and when their memory has grown. Of the whole
+# workspace, as for `build`: alone they have other features of their dependencies, and other functions.
 layout: deps-bench
 	CARGO_PROFILE_RELEASE_STRIP=none $(CARGO) build --release --workspace --bins --target-dir target/layout
-	$(ROOT_RUNNER) $(CARGO) run --quiet -p podling-runtime --example layout -- \
-	  target/layout/$(TARGET)/release/podling-runtime > target/layout/hot.ld
-	cp target/layout/hot.ld runtime/layout/hot.ld
+	for pair in runtime:podling-runtime agent:podling; do \
+	  $(ROOT_RUNNER) $(CARGO) run --quiet -p podling-runtime --example layout -- \
+	    target/layout/$(TARGET)/release/$${pair#*:} $${pair%:*}/layout/hot.ld || exit; \
+	done
 
 install: build
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/podling $(RELEASE)/podling-runtime

@@ -1,16 +1,18 @@
-//! Writes `layout/hot.ld`: which functions `podling-runtime run` executes, for the linker to put them side by side.
+//! Writes `layout/hot.ld` of a program: which of its functions are executed in ordinary use, for the linker to put them
+//! side by side.
 //!
 //! ```text
-//! make layout       builds the program with its symbols, runs this as root, and replaces hot.ld
+//! make layout       builds the programs with their symbols, runs this as root for each, and replaces the files
 //! ```
 //!
-//! It follows `run` and its children one instruction at a time, until these execute another program, and looks up in
-//! the table of symbols (nm(1)) what they came by. There are two bundles, one as `spec` writes it and one as engines do;
-//! all happens in a mount namespace of its own.
+//! It runs the program with a breakpoint at each function ([`trace`]), and looks up in the table of symbols (readelf(1))
+//! which were met. All happens in a mount and a network namespace of its own.
 
 mod bundle;
+mod node;
+mod trace;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -19,16 +21,10 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::ptrace::{self, AddressType, Event, Options};
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
-/// `offsetof(struct user, regs.rip)` on x86-64 (sys/user.h).
-const INSTRUCTION_POINTER: usize = 16 * 8;
-/// What stands at the head of the file.
+/// What stands at the head of the file, after what is executed.
 const HEAD: &str = "\
-/* What `podling-runtime run` executes, side by side in the file: a page of it that is needed is mapped with its
+, side by side in the file: a page of it that is needed is mapped with its
  * neighbours (the kernel takes 16 pages at each fault), and scattered over all of the program that would be most of it.
  *
  * Written by `make layout` from a trace, and what it held before. Names are without their hashes, so that
@@ -36,27 +32,42 @@ const HEAD: &str = "\
  */
 ";
 
-/// What earlier traces found stays: a function that one build has inlined stands by itself in another.
-const BEFORE: &str = include_str!("../../layout/hot.ld");
-
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let program = std::env::args_os().nth(1).ok_or("usage: layout PROGRAM")?;
-    let program = fs::canonicalize(program)?.into_os_string();
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let [program, file] = words.as_slice() else {
+        return Err("usage: layout PROGRAM HOT.LD".into());
+    };
+    let program = fs::canonicalize(program)?;
     let symbols = symbols(&program)?;
-    unshare(CloneFlags::CLONE_NEWNS)?;
+    // What earlier traces found stays: a function that one build has inlined stands by itself in another.
+    let before = fs::read_to_string(file).unwrap_or_default();
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let dir = tempfile::tempdir()?;
-    let mut addresses = HashSet::new();
-    for bundle in [
-        written_bundle(&program, dir.path())?,
-        engines_bundle(dir.path())?,
-    ] {
-        let root = dir.path().join("state");
+    let functions: BTreeSet<u64> = symbols.keys().copied().collect();
+    let is_node = program.file_name() == Some(OsStr::new("podling"));
+    let (what, entered) = if is_node {
+        ("a node", node::entered(&program, dir.path(), &functions)?)
+    } else {
+        (
+            "`podling-runtime run`",
+            run(&program, dir.path(), &functions)?,
+        )
+    };
+    let script = script(what, &before, &symbols, &entered)?;
+    Ok(fs::write(file, script)?)
+}
+
+/// What `podling-runtime run` enters.
+fn run(program: &Path, dir: &Path, functions: &BTreeSet<u64>) -> Result<BTreeSet<u64>> {
+    let mut entered = BTreeSet::new();
+    for bundle in [written_bundle(program, dir)?, engines_bundle(dir)?] {
+        let root = dir.join("state");
         let words: [&OsStr; 7] = [
-            &program,
+            program.as_ref(),
             "--root".as_ref(),
             root.as_ref(),
             "run".as_ref(),
@@ -64,13 +75,13 @@ fn main() -> Result<()> {
             bundle.as_ref(),
             "layout".as_ref(),
         ];
-        addresses.extend(trace(&words)?);
+        entered.extend(trace::entered(&words, functions, |_| {})?);
     }
-    print(&symbols, &addresses)
+    Ok(entered)
 }
 
 /// A bundle as the command `spec` writes it, with a program that ends by itself.
-fn written_bundle(program: &OsStr, dir: &Path) -> Result<PathBuf> {
+fn written_bundle(program: &Path, dir: &Path) -> Result<PathBuf> {
     let bundle = dir.join("written");
     bundle::make(&bundle)?;
     let status = Command::new(program)
@@ -98,59 +109,18 @@ fn engines_bundle(dir: &Path) -> Result<PathBuf> {
     Ok(bundle)
 }
 
-/// The addresses of all instructions that the program and its children execute.
-fn trace(arguments: &[&OsStr]) -> Result<HashSet<u64>> {
-    // A shell stops itself, to be followed from there on.
-    let shell = Command::new("/bin/sh")
-        .args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""])
-        .args(arguments)
-        .spawn()?;
-    let first = Pid::from_raw(shell.id().cast_signed());
-    waitpid(first, Some(WaitPidFlag::WUNTRACED))?;
-    ptrace::attach(first)?;
-    waitpid(first, None)?;
-    ptrace::setoptions(
-        first,
-        Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK,
-    )?;
-    nix::sys::signal::kill(first, Signal::SIGCONT)?;
-    ptrace::step(first, None)?;
-    let mut seen = HashSet::new();
-    loop {
-        let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
-            Err(nix::Error::ECHILD) => return Ok(seen),
-            status => status?,
-        };
-        let (pid, signal) = match status {
-            // The container's program.
-            WaitStatus::PtraceEvent(pid, _, event)
-                if event == Event::PTRACE_EVENT_EXEC as i32 && pid != first =>
-            {
-                ptrace::detach(pid, None)?;
-                continue;
-            }
-            WaitStatus::PtraceEvent(pid, ..)
-            | WaitStatus::Stopped(pid, Signal::SIGTRAP | Signal::SIGSTOP) => (pid, None),
-            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
-            _ => continue,
-        };
-        let at = ptrace::read_user(pid, INSTRUCTION_POINTER as AddressType)?;
-        seen.insert(at.cast_unsigned());
-        ptrace::step(pid, signal)?;
-    }
-}
-
 /// The program's functions, by address. Several names can be of one.
-fn symbols(program: &OsString) -> Result<BTreeMap<u64, Vec<String>>> {
-    let output = Command::new("nm")
-        .arg("--defined-only")
+fn symbols(program: &Path) -> Result<BTreeMap<u64, Vec<String>>> {
+    let output = Command::new("readelf")
+        .args(["--symbols", "--wide"])
         .arg(program)
         .output()?;
     let mut symbols: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for line in String::from_utf8(output.stdout)?.lines() {
-        let mut words = line.split_whitespace();
-        if let (Some(address), Some("t" | "T" | "w" | "W" | "i"), Some(name)) =
-            (words.next(), words.next(), words.next())
+        // `   123: 0000000000401000    42 FUNC    LOCAL  DEFAULT   12 name`
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [_, address, _, "FUNC" | "IFUNC", _, _, section, name] = words[..]
+            && section != "UND"
         {
             let address = u64::from_str_radix(address, 16)?;
             symbols.entry(address).or_default().push(name.to_owned());
@@ -210,29 +180,30 @@ fn find_archive(name: &str) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn print(symbols: &BTreeMap<u64, Vec<String>>, addresses: &HashSet<u64>) -> Result<()> {
+/// The linker's script.
+fn script(
+    what: &str,
+    before: &str,
+    symbols: &BTreeMap<u64, Vec<String>>,
+    entered: &BTreeSet<u64>,
+) -> Result<String> {
     let members = members()?;
-    let kept = BEFORE.lines().filter_map(|line| line.strip_prefix("    "));
+    let kept = before.lines().filter_map(|line| line.strip_prefix("    "));
     let mut inputs: BTreeSet<String> = kept.map(str::to_owned).collect();
-    for address in addresses {
-        let Some((_, names)) = symbols.range(..=address).next_back() else {
-            continue;
-        };
-        for name in names {
-            inputs.insert(match (pattern(name), members.get(name)) {
-                (Some(pattern), _) => format!("*(.text.{pattern} .text.unlikely.{pattern})"),
-                (None, Some(member)) => member.clone(),
-                // Ours, with the name that the C library or the kernel calls.
-                (None, None) => format!("*(.text.{name})"),
-            });
-        }
+    for name in entered.iter().flat_map(|address| &symbols[address]) {
+        inputs.insert(match (pattern(name), members.get(name)) {
+            (Some(pattern), _) => format!("*(.text.{pattern} .text.unlikely.{pattern})"),
+            (None, Some(member)) => member.clone(),
+            // Ours, with the name that the C library or the kernel calls.
+            (None, None) => format!("*(.text.{name})"),
+        });
     }
-    print!("{HEAD}SECTIONS {{\n  .text.hot : {{\n");
+    let mut script = format!("/* What {what} executes{HEAD}SECTIONS {{\n  .text.hot : {{\n");
     for input in inputs {
-        println!("    {input}");
+        script += &format!("    {input}\n");
     }
-    println!("  }}\n}}\nINSERT BEFORE .text;");
-    Ok(())
+    script += "  }\n}\nINSERT BEFORE .text;\n";
+    Ok(script)
 }
 
 /// A Rust function's name without what changes from build to build: the hashes of its crates.
