@@ -38,7 +38,7 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
         DEFAULT_ACTION,
     )?;
     let rules = rules(profile, default)?;
-    let code = program(default, &architectures(profile), &rules);
+    let code = program(default, &architectures(profile), &by_name(profile, &rules));
     if code.len() > MAX_INSTRUCTIONS {
         return Err(Error::TooLarge {
             instructions: code.len(),
@@ -51,27 +51,39 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Compiled> {
     Ok(Compiled { flags, program })
 }
 
-/// The profile's rules by system call; those that cannot be filtered by name are left out where that is safe.
-fn rules(profile: &LinuxSeccomp, default: Action) -> Result<Rules<'_>> {
-    let mut rules = Rules::new();
-    for (index, rule) in profile.syscalls().iter().flatten().enumerate() {
+/// The rules of each of the profile's `syscalls`. One that says only what the default says is none.
+fn rules(profile: &LinuxSeccomp, default: Action) -> Result<Vec<Vec<Rule>>> {
+    let syscalls = profile.syscalls().iter().flatten().enumerate();
+    let rules = syscalls.map(|(index, rule)| {
         let field = format!("syscalls[{index}]");
         if rule.names().is_empty() {
             let names = format!("{field}.names");
             return Err(invalid(&names, "must name a system call"));
         }
         let action = action(rule.action(), rule.errno_ret(), &field)?;
-        let alternatives = alternatives(conditions_of(rule, &field)?);
+        let alternatives = alternatives(conditions_of(rule, &field)?).into_iter();
         for name in rule.names() {
             refuse_lost(default, name, action)?;
-            let each = alternatives.iter().cloned();
-            let each = each.map(|conditions| Rule { conditions, action });
-            let of_name = rules.entry(name).or_default();
-            // One that says only what the default says is none.
-            of_name.extend(each.filter(|it| action != default || !it.conditions.is_empty()));
+        }
+        let rules = alternatives.map(|conditions| Rule { conditions, action });
+        Ok(rules
+            .filter(|it| action != default || !it.conditions.is_empty())
+            .collect())
+    });
+    rules.collect()
+}
+
+/// The rules by system call. Those that cannot be filtered by name are never looked up, where that is safe.
+fn by_name<'a>(profile: &'a LinuxSeccomp, rules: &'a [Vec<Rule>]) -> Rules<'a> {
+    let syscalls = profile.syscalls().iter().flatten();
+    let names = syscalls.clone().map(|rule| rule.names().len()).sum();
+    let mut by_name = Rules::with_capacity(names);
+    for (rule, rules) in syscalls.zip(rules) {
+        for name in rule.names() {
+            by_name.entry(name).or_default().extend(rules);
         }
     }
-    Ok(rules)
+    by_name
 }
 
 /// The conditions of a rule, as sets of which one must hold wholly: a single set, as the specification has it, unless

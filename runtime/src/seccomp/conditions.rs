@@ -9,7 +9,7 @@
 //! When several hold, the strictest action is taken, as the kernel does with several filters (seccomp(2)). A rule
 //! without conditions goes before all that have some, and the first of those before the others, as in libseccomp.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::mem::offset_of;
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Operator};
@@ -32,11 +32,12 @@ pub(super) struct Condition {
     second: u64,
 }
 
-/// All rules for each system call by name, in the profile's order.
-pub(super) type Rules<'a> = BTreeMap<&'a str, Vec<Rule>>;
+/// All rules for each system call by name, in the profile's order; none for one that the profile names only to say of it
+/// what it says of all others.
+pub(super) type Rules<'a> = HashMap<&'a str, Vec<&'a Rule>>;
 
-/// A rule for one system call: conditions that must all hold, and what happens then.
-#[derive(Debug, Clone)]
+/// What a profile says of the system calls that it names in one place: conditions that must all hold, and what happens then.
+#[derive(Debug)]
 pub(super) struct Rule {
     pub(super) conditions: Vec<Condition>,
     pub(super) action: Action,
@@ -176,11 +177,11 @@ fn halves(value: u64) -> [u32; 2] {
 }
 
 /// The rules one after the other, the strictest first; then the default action.
-pub(super) fn decide(default: Action, rules: &[Rule], is_narrow: bool) -> Vec<Instruction> {
+pub(super) fn decide(default: Action, rules: &[&Rule], is_narrow: bool) -> Vec<Instruction> {
     if let Some(rule) = rules.iter().find(|rule| rule.conditions.is_empty()) {
         return vec![Instruction::give(rule.action)];
     }
-    let mut by_strictness: Vec<&Rule> = rules.iter().collect();
+    let mut by_strictness = rules.to_vec();
     by_strictness.sort_by_key(|rule| rule.action.leniency());
     let mut code = Vec::new();
     for rule in by_strictness {

@@ -14,7 +14,7 @@
 //! `faccessat2`). What is allowed by default is allowed when it is new, too, and a profile that kills or traps what it
 //! does not name means that for new system calls as well.
 
-use std::collections::BTreeMap;
+use std::slice;
 
 use super::action::Action;
 use super::architecture::{Architecture, MULTIPLEXED, Multiplexed, X32_BIT};
@@ -91,8 +91,13 @@ impl Ranges {
             true => vec![Instruction::give(Action::UNKNOWN)],
             false => vec![Instruction::give(default)],
         };
+        let within = within_others(default, architecture, rules);
+        let within: Vec<(u32, &Rule)> = within
+            .iter()
+            .map(|(number, rule)| (*number, rule))
+            .collect();
         let mut next = begin;
-        for (number, rules) in by_number(default, architecture, rules) {
+        for (number, rules) in by_number(architecture, rules, &within) {
             if next < number {
                 self.push(next, unnamed(next));
                 if next < new && new < number {
@@ -120,34 +125,52 @@ impl Ranges {
     }
 }
 
-/// The rules for each system call that the profile names, by its numbers.
-fn by_number(
+/// The rules for each system call that the profile names, in the order of its numbers.
+fn by_number<'a>(
+    architecture: Architecture,
+    rules: &'a Rules<'a>,
+    within: &'a [(u32, &'a Rule)],
+) -> Vec<(u32, Vec<&'a Rule>)> {
+    let mut named: Vec<(u32, &[&Rule])> = Vec::new();
+    architecture.each_call(|number, name| {
+        if let Some(rules) = rules.get(name) {
+            named.push((number, rules));
+        }
+    });
+    let within = within.iter();
+    named.extend(within.map(|(number, rule)| (*number, slice::from_ref(rule))));
+    // Not every table is in order, and two names can be of one number.
+    named.sort_by_key(|(number, _)| *number);
+    let same_number = named.chunk_by(|(a, _), (b, _)| a == b);
+    same_number
+        .filter_map(|same| {
+            let (number, _) = same.first()?;
+            let rules = same.iter().flat_map(|(_, rules)| rules.iter().copied());
+            Some((*number, rules.collect()))
+        })
+        .collect()
+}
+
+/// What the rules mean for the calls that have others within them, by these calls' numbers.
+fn within_others(
     default: Action,
     architecture: Architecture,
     rules: &Rules<'_>,
-) -> BTreeMap<u32, Vec<Rule>> {
-    let mut numbers: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
-    architecture.each_call(|number, name| {
-        if let Some(rules) = rules.get(name) {
-            numbers.entry(number).or_default().extend_from_slice(rules);
-        }
-    });
-    if architecture == Architecture::X86 {
-        for call in &MULTIPLEXED {
-            let rules = rules.get(call.name).map_or(&[][..], Vec::as_slice);
-            let within = rules_within(default, call, rules);
-            if let Some(rule) = within {
-                numbers.entry(call.within).or_default().push(rule);
-            }
-        }
+) -> Vec<(u32, Rule)> {
+    if architecture != Architecture::X86 {
+        return Vec::new();
     }
-    numbers
+    let within = MULTIPLEXED.iter().filter_map(|call| {
+        let rules = rules.get(call.name)?;
+        Some((call.within, rules_within(default, call, rules)?))
+    });
+    within.collect()
 }
 
 /// What rules for a call mean for the other one that does the same with arguments in memory. There only those without
 /// conditions can be followed. Of those with conditions the strictest is taken without them if it is stricter than the
 /// default; else it stays at that.
-fn rules_within(default: Action, call: &Multiplexed, rules: &[Rule]) -> Option<Rule> {
+fn rules_within(default: Action, call: &Multiplexed, rules: &[&Rule]) -> Option<Rule> {
     let plain = rules.iter().find(|rule| rule.conditions.is_empty());
     let strictest = rules.iter().min_by_key(|rule| rule.action.leniency());
     let rule = plain.or(strictest.filter(|rule| rule.action.leniency() < default.leniency()))?;
