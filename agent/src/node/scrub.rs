@@ -186,14 +186,11 @@ impl Scrubber {
         false
     }
 
-    /// Checks again what was damaged. True when the node ends meanwhile.
+    /// Checks again what was damaged, and fetches what was dropped. True when the node ends meanwhile.
     fn check_damaged(&self, progress: &mut Progress) -> bool {
         self.forget_gone(progress);
-        if progress.damaged.is_empty() {
-            return false;
-        }
         for (part, images) in self.store.parts_to_verify().unwrap_or_default() {
-            if !progress.damaged.contains_key(&part.to_string()) {
+            if !progress.damaged.contains_key(&part.to_string()) && !self.is_dropped(&part) {
                 continue;
             }
             if self.wait_for_mains() || self.stop.sleep(Duration::ZERO) {
@@ -222,6 +219,10 @@ impl Scrubber {
         self.tell(progress);
     }
 
+    fn is_dropped(&self, part: &Part) -> bool {
+        matches!(part, Part::Blob(digest) if self.store.is_dropped(digest))
+    }
+
     /// Forgets the damage of what is needed no more.
     fn forget_gone(&self, progress: &mut Progress) {
         let Ok(parts) = self.store.parts_to_verify() else {
@@ -248,6 +249,7 @@ impl Scrubber {
         if !is_needed {
             return None;
         }
+        let was_dropped = self.is_dropped(&problem.part);
         let path = problem.path.display();
         let images: Vec<_> = problem.images.iter().map(ToString::to_string).collect();
         let images = images.join(", ");
@@ -259,6 +261,8 @@ impl Scrubber {
                 tracing::error!(%path, images, what, reason, "an image is damaged; load or pull it again");
                 Some(lasting(problem, &images, &reason))
             }
+            // The image runs without it. It is tried each hour: once in the log is enough.
+            Ok(Healed::Dropped) if was_dropped => None,
             Ok(healed) => {
                 tracing::warn!(
                     %path,

@@ -234,7 +234,7 @@ enum Received {
 }
 
 /// A blob that was put together of several parts and is wrong is fetched once more from its beginning.
-async fn fetch_from(
+pub(super) async fn fetch_from(
     session: &Arc<Session>,
     repository: &Arc<Repository>,
     blob: &LayerBlob,

@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::complete::fetch_from;
 use super::download::{Downloaded, download};
 use super::{Progress, Pull, PullError, blocking};
 use crate::digest::Digest;
+use crate::image::LayerBlob;
 use crate::manifest::Descriptor;
 use crate::registry::RegistryError;
 use crate::store::{Ingest, Session, StoreError};
@@ -71,11 +73,26 @@ impl Pull<'_> {
             if !self.unpack_kept(&job, &lock).await? {
                 self.fetch(&job, &lock).await?;
             }
+        } else if self.session.store().is_dropped(&blob.digest) {
+            self.bring_back(blob).await;
         }
         self.report(|| Progress::Done {
             layer: blob.digest.clone(),
         });
         Ok(())
+    }
+
+    /// Fetches the blob of a layer that is here, which was damaged and dropped. The image runs without it, so that this
+    /// failing is no failure of the pull: the blob stays noted.
+    async fn bring_back(&self, blob: &Descriptor) {
+        let layer = LayerBlob {
+            digest: blob.digest.clone(),
+            media_type: blob.media_type.clone(),
+            size_bytes: blob.size,
+        };
+        if let Err(error) = fetch_from(&self.session, &self.repository, &layer).await {
+            tracing::warn!(layer = %layer.digest, %error, "a dropped layer cannot be fetched again yet");
+        }
     }
 
     /// Unpacks the layer from its blob in the store. False if it is not there, or damaged: then it is gone.

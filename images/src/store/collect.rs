@@ -62,6 +62,10 @@ impl ImageStore {
                     collected.layers += 1;
                 }
             }
+            let is_needed = |digest: &Digest| needed.contains(&Held::Blob(digest.clone()));
+            for note in self.idle_drop_notes(is_needed)? {
+                disk::remove(&note)?;
+            }
             trash.extend(replaced::unused(self.dir(), is_used)?);
             for path in &mut trash {
                 let away = session.temporary();

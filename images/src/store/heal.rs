@@ -55,8 +55,8 @@ pub enum Healed {
     Rebuilt,
     /// It was fetched again.
     Fetched,
-    /// The compressed layer cannot be fetched and is dropped. The image is whole without it; to save or push it needs
-    /// the registry.
+    /// The compressed layer cannot be fetched and is dropped. The image runs without it; to save or push it needs the
+    /// registry. Where blobs are kept, [`ImageStore::verify`] goes on finding it until it was fetched.
     Dropped,
     /// Somebody else mended it, or no image needs it any more.
     Whole,
@@ -205,6 +205,8 @@ impl Heal<'_> {
             if self.fetch_blob(record, blob)?.is_ok() {
                 return Ok(Healed::Fetched);
             }
+            self.session.drop_blob(digest)?;
+            return Ok(Healed::Dropped);
         }
         store.remove_blob(digest)?;
         Ok(Healed::Dropped)

@@ -203,9 +203,37 @@ fn a_damaged_blob_is_dropped_only_if_it_cannot_be_fetched() {
     let healed = fixture.store.heal(&problem(&fixture.store), None);
     assert!(matches!(healed, Ok(Healed::Dropped)), "{healed:?}");
     assert!(!path.exists());
-    assert_eq!(fixture.store.verify().unwrap(), []);
     let found = fixture.store.resolve(&reference("app:1")).unwrap().unwrap();
     assert_eq!(found.layers, loaded.layers);
+
+    // It is not forgotten, whatever is collected, and comes back as soon as it can be fetched.
+    fixture.store.gc(&Default::default()).unwrap();
+    let lost = problem(&fixture.store);
+    assert!(lost.what.contains("could not be fetched again"), "{lost:?}");
+    let healed = fixture.store.heal(&lost, None);
+    assert!(matches!(healed, Ok(Healed::Dropped)), "{healed:?}");
+    let healed = fixture.store.heal(&problem(&fixture.store), Some(&fetch));
+    assert!(matches!(healed, Ok(Healed::Fetched)), "{healed:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), test.blobs[0]);
+    assert_eq!(fixture.store.verify().unwrap(), []);
+    fixture.store.gc(&Default::default()).unwrap();
+    let notes = std::fs::read_dir(fixture.store.dir().join("dropped"));
+    assert_eq!(notes.unwrap().count(), 0);
+}
+
+/// Where compressed layers are not kept none has to come back.
+#[test]
+fn a_damaged_blob_is_dropped_for_good_where_blobs_are_not_kept() {
+    let fixture = Fixture::new();
+    let test = image(b"hello");
+    fixture.load_layout(&test, "app:1");
+    let path = disk::blob_path(fixture.store.dir(), &Digest::sha256(&test.blobs[0]));
+    write(&path, b"damaged");
+    let store = fixture.store.clone().with_kept_blobs(false);
+    let healed = store.heal(&problem(&store), None);
+    assert!(matches!(healed, Ok(Healed::Dropped)), "{healed:?}");
+    assert_eq!(store.verify().unwrap(), []);
+    assert_eq!(fixture.store.verify().unwrap(), []);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //!     files.zst                         its files with their attributes and hashes, to verify them
 //!     implied                           directories without an entry, until an image names the layer: see inherit.rs
 //!   replaced/<algorithm>-<hex>.<n>/     a damaged layer that a running container may still have below it
+//!   dropped/<algorithm>-<hex>           a note: this compressed layer was damaged and is to come back: see dropped.rs
 //!   ingest/<algorithm>-<hex>            a blob that has not arrived wholly: see ingest.rs
 //!   locks/<name>                        flock: one process at a time unpacks this layer or receives this blob
 //!   lock                                flock: see below
@@ -57,6 +58,7 @@
 
 mod collect;
 pub(crate) mod disk;
+mod dropped;
 mod heal;
 mod hold;
 mod ingest;

@@ -125,6 +125,9 @@ impl ImageStore {
             ),
         };
         let what = match found.err()? {
+            _ if matches!(part, Part::Blob(digest) if self.is_dropped(digest)) => {
+                "it was damaged and is removed, and could not be fetched again yet".to_owned()
+            }
             // Without the path, which stands beside it, and the remedy, which may not be needed.
             StoreError::Damaged { path: file, what } => match file.strip_prefix(&path) {
                 Ok(inside) if inside != Path::new("") && inside != Path::new("fs") => {
@@ -145,7 +148,8 @@ impl ImageStore {
         })
     }
 
-    /// What an image should have here: all of it, and those of its compressed layers that were kept.
+    /// What an image should have here: all of it, and those of its compressed layers that were kept, also if they were
+    /// damaged and dropped since.
     fn parts_of(&self, record: &Record) -> Vec<Part> {
         let documents = record.documents().cloned().map(Part::Document);
         let layers = record.layers.iter();
@@ -153,7 +157,7 @@ impl ImageStore {
         let kept = record.layers.iter().filter_map(|layer| {
             let digest = &layer.blob.as_ref()?.digest;
             let is_here = disk::blob_path(self.dir(), digest).exists();
-            is_here.then(|| Part::Blob(digest.clone()))
+            (is_here || self.is_dropped(digest)).then(|| Part::Blob(digest.clone()))
         });
         documents.chain(layers).chain(kept).collect()
     }

@@ -136,7 +136,7 @@ fn text(problem: &Problem, outcome: &Outcome) -> String {
             "unpacked" => "    mended: unpacked again from its blob\n",
             "rebuilt" => "    mended: made again from index.json and the blobs; its signatures have to be pulled again\n",
             "fetched" => "    mended: fetched again\n",
-            "dropped" => "    the compressed layer is dropped; its files are whole\n",
+            "dropped" => "    the compressed layer is dropped, and fetched again when its registry can be reached; its files are whole\n",
             _ => "    mended by somebody else, or needed no more\n",
         }),
         Outcome::Broken(why) => {

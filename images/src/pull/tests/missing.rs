@@ -135,6 +135,31 @@ async fn a_missing_blob_is_gone_on_with_and_a_wrong_one_is_never_kept() {
     assert!(puller.store.open_blob(&digest).unwrap().is_none());
 }
 
+/// A pull of an image that is whole but for a blob that was dropped as damaged fetches that, and only that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_blob_comes_back_with_the_next_pull() {
+    let test = image();
+    let (registry, asked) = serving(&test, &test).await;
+    let puller = Puller::new(&[&registry]);
+    puller.pull(&registry).await.unwrap();
+    let digest = Digest::sha256(&test.blobs[1]);
+    let path = crate::store::disk::blob_path(puller.store.dir(), &digest);
+    std::fs::write(&path, b"damaged").unwrap();
+    let found = puller.store.verify().unwrap();
+    puller.store.heal(&found[0], None).unwrap();
+    assert!(!path.exists());
+    asked.lock().unwrap().clear();
+    puller.pull(&registry).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), test.blobs[1]);
+    assert_eq!(puller.store.verify().unwrap(), []);
+    let asked = asked.lock().unwrap();
+    assert_eq!(
+        asked.iter().filter(|path| path.contains("/blobs/")).count(),
+        1,
+        "{asked:?}"
+    );
+}
+
 /// A name means one platform, the one pulled last. What it meant before stays under another name, if it has one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_of_a_second_platform_takes_the_name_and_a_tag_keeps_the_first() {
