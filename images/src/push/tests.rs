@@ -278,6 +278,47 @@ async fn a_registry_that_never_takes_a_blob_is_given_up() {
     assert!(shelf.lock().unwrap().manifests.is_empty());
 }
 
+/// A registry whose tokens end while a layer is sent, so many times.
+async fn forgetful(times: usize) -> String {
+    let shelf = Mutex::new(Shelf::default());
+    let refused = std::sync::atomic::AtomicUsize::new(0);
+    serve(move |asked| {
+        let count = std::sync::atomic::Ordering::SeqCst;
+        if asked.path.starts_with("/token") {
+            let number = refused.load(count);
+            return Reply::new(200, format!(r#"{{"token": "t{number}"}}"#).as_bytes());
+        }
+        if asked.method == "PATCH" && refused.load(count) < times {
+            refused.fetch_add(1, count);
+            let realm = format!("http://{}/token", asked.headers["host"]);
+            let challenge = format!(r#"Bearer realm="{realm}",service="here""#);
+            return Reply::new(401, b"").header("WWW-Authenticate", &challenge);
+        }
+        shelf.lock().unwrap().answer(asked)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_that_expires_is_renewed_and_one_that_always_does_is_told() {
+    let test = image();
+    let registry = forgetful(2).await;
+    let pusher = Pusher::new(&registry, &test);
+    let target = format!("{registry}/team/app:1");
+    pusher.push(&target).await.unwrap();
+
+    let registry = forgetful(usize::MAX).await;
+    let pusher = Pusher::new(&registry, &test);
+    let target = format!("{registry}/team/app:1");
+    let error = pusher.push(&target).await.unwrap_err();
+    let expired = matches!(
+        error,
+        PushError::Registry(RegistryError::TokenExpired { .. })
+    );
+    assert!(expired && error.is_transient(), "{error}");
+    assert!(!error.to_string().contains("408"), "{error}");
+}
+
 #[tokio::test]
 async fn a_registry_that_stops_reading_is_given_up() {
     let test = image();

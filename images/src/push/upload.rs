@@ -318,12 +318,9 @@ impl Transfer<'_> {
             // The body is gone: who sends it asks how far it came, and goes on with the new token.
             StatusCode::UNAUTHORIZED if endpoint.is_own(&url) => {
                 endpoint.renew(&response, used).await?;
-                Err(Stopped::Broken(RegistryError::Status {
+                Err(Stopped::Broken(RegistryError::TokenExpired {
                     registry: endpoint.registry().to_owned(),
-                    status: 408,
                     what: self.path.to_owned(),
-                    message: "the token expired".to_owned(),
-                    retry_after: None,
                 }))
             }
             status if status.is_redirection() => Err(Stopped::Failed(

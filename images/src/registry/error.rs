@@ -87,6 +87,17 @@ pub enum RegistryError {
         /// Credentials were given.
         with_credentials: bool,
     },
+    /// The registry let us in and then no more, while something large was on its way. A new token was fetched each time.
+    #[error(
+        "{registry} takes the token no more that it gave while {what} was sent: push again, and what it has is not sent again; \
+         if that does not help, its tokens end too soon for this connection, which its operator can change"
+    )]
+    TokenExpired {
+        /// The registry.
+        registry: String,
+        /// What was sent.
+        what: String,
+    },
     /// There is no such image.
     #[error("{registry} has no image {reference}: check the name and the tag")]
     NotFound {
@@ -176,6 +187,7 @@ impl RegistryError {
             Self::Connect { .. }
             | Self::BrokenOff { .. }
             | Self::TooSlow { .. }
+            | Self::TokenExpired { .. }
             | Self::Cancelled => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500..),
             // A signed address expires; the registry gives another.
