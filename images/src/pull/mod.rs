@@ -294,6 +294,7 @@ fn is_not_understood(error: &RegistryError) -> bool {
             status: 400 | 405 | 501,
             ..
         } | RegistryError::Protocol { .. }
+            | RegistryError::WebPage { .. }
     )
 }
 

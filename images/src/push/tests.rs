@@ -319,6 +319,19 @@ async fn a_token_that_expires_is_renewed_and_one_that_always_does_is_told() {
     assert!(!error.to_string().contains("408"), "{error}");
 }
 
+/// A captive portal answers everything with 200: nothing of that may be taken for an image that was pushed.
+#[tokio::test]
+async fn a_portal_takes_no_image() {
+    let test = image();
+    let page = |_: &Asked| Reply::new(200, b"<html>").header("Content-Type", "text/html");
+    let registry = serve(page).await;
+    let pusher = Pusher::new(&registry, &test);
+    let target = format!("{registry}/team/app:1");
+    let error = pusher.push(&target).await.unwrap_err();
+    let is_page = matches!(error, PushError::Registry(RegistryError::WebPage { .. }));
+    assert!(is_page, "{error}");
+}
+
 #[tokio::test]
 async fn a_registry_that_stops_reading_is_given_up() {
     let test = image();

@@ -283,7 +283,11 @@ impl Push<'_> {
             Some(location) => self.endpoint.join(location),
             None => Err(self
                 .endpoint
-                .protocol("it does not say where an upload goes".to_owned())),
+                .web_page(response, "an upload")
+                .unwrap_or_else(|| {
+                    let what = "it does not say where an upload goes";
+                    self.endpoint.protocol(what.to_owned())
+                })),
         }
     }
 }
@@ -314,7 +318,10 @@ impl Transfer<'_> {
         }
         let response = self.watch(request.send()).await?;
         match response.status() {
-            status if status.is_success() => Ok(response),
+            status if status.is_success() => match endpoint.web_page(&response, self.path) {
+                None => Ok(response),
+                Some(page) => Err(page.into()),
+            },
             // The body is gone: who sends it asks how far it came, and goes on with the new token.
             StatusCode::UNAUTHORIZED if endpoint.is_own(&url) => {
                 endpoint.renew(&response, used).await?;

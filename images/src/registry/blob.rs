@@ -110,12 +110,11 @@ impl BlobStream {
             .chunk(&mut connection.response, &format!("layer {digest}"))
             .await?
         else {
-            return Err(RegistryError::TooSlow {
+            return Err(RegistryError::TooShort {
                 registry: endpoint.registry().to_owned(),
-                what: format!(
-                    "layer {digest} ends after {} of {} bytes",
-                    self.position, self.descriptor.size
-                ),
+                what: format!("layer {digest}"),
+                bytes: self.position,
+                total_bytes: self.descriptor.size,
             });
         };
         connection

@@ -20,6 +20,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use super::host::Host;
 use super::patience::{Patience, retry_after};
 use super::proxy::Proxies;
+use super::web_page::unless_page;
 use super::{Credentials, RegistryError, auth, client};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::{
@@ -32,7 +33,7 @@ const MESSAGE_MAX_BYTES: u64 = 4096;
 /// As many as browsers and Go's client follow, about; registries need one or two.
 const REDIRECTS_MAX: usize = 10;
 /// What a registry says the manifest's digest is (distribution-spec, "Pulling manifests").
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What an endpoint is used for: the actions of a token (distribution's "Token Scope Documentation").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,6 +248,11 @@ impl Endpoint {
             _ => offset,
         };
         let rest = descriptor.size - offset.min(descriptor.size) + skip;
+        if response.content_length() != Some(rest)
+            && let Some(page) = self.web_page(&response, &path)
+        {
+            return Err(page);
+        }
         match response.content_length() {
             Some(len) if len > rest => Err(self.protocol(format!(
                 "layer {} is larger than the {} bytes of the manifest",
@@ -365,8 +371,9 @@ impl Endpoint {
                 let answer = async {
                     let response = self.send(request).await?;
                     let headers = response.headers().clone();
-                    let body = self.body(response, what, max_bytes).await?;
-                    Ok((headers, body))
+                    let page = self.web_page(&response, request.what);
+                    let body = self.body(response, what, max_bytes).await;
+                    Ok((headers, unless_page(page, body)?))
                 };
                 let limit = self.patience.small_answer;
                 match tokio::time::timeout(limit, answer).await {

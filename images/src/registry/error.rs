@@ -66,6 +66,20 @@ pub enum RegistryError {
         #[source]
         source: ConnectError,
     },
+    /// The registry ended its answer as if all had come.
+    #[error(
+        "{registry} sent {bytes} of the {total_bytes} bytes of {what}, and ended as if that were all"
+    )]
+    TooShort {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// How many bytes are here, with those of earlier answers.
+        bytes: u64,
+        /// How many there are.
+        total_bytes: u64,
+    },
     /// The registry answers, but not in time.
     #[error("{registry} is too slow: {what}")]
     TooSlow {
@@ -135,6 +149,19 @@ pub enum RegistryError {
         /// The HTTP status.
         status: u16,
     },
+    /// A web page came where a registry's answer should have.
+    #[error(
+        "{registry} is asked for {what}, and a web page of {host} comes (text/html): it is no registry, or a portal or proxy \
+         stands between; check the image's name and the proxy, and see in a browser whether the network wants a login"
+    )]
+    WebPage {
+        /// The registry.
+        registry: String,
+        /// Where the page came from: the registry, or where it redirected to.
+        host: String,
+        /// What was asked for.
+        what: String,
+    },
     /// The registry's answer is not what the protocol says.
     #[error("{registry} does not keep to the protocol: {what}")]
     Protocol {
@@ -186,6 +213,7 @@ impl RegistryError {
         match self.decisive() {
             Self::Connect { .. }
             | Self::BrokenOff { .. }
+            | Self::TooShort { .. }
             | Self::TooSlow { .. }
             | Self::TokenExpired { .. }
             | Self::Cancelled => true,

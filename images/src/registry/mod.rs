@@ -27,6 +27,7 @@ mod proxy;
 mod referrers;
 mod repository;
 mod token;
+mod web_page;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -172,7 +172,8 @@ impl Endpoint {
         };
         match self.small_answer(&request, what, max_bytes).await {
             Ok(answer) => Ok(Some(answer)),
-            Err(RegistryError::NotFound { .. }) => Ok(None),
+            // Where the registry has a web interface, that answers what the registry does not know.
+            Err(RegistryError::NotFound { .. } | RegistryError::WebPage { .. }) => Ok(None),
             Err(RegistryError::Status { status, .. } | RegistryError::Storage { status, .. })
                 if ABSENT.contains(&status) =>
             {

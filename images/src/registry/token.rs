@@ -6,6 +6,7 @@ use reqwest::{Response, StatusCode, Url};
 use super::auth::{self, Challenge, TokenAnswer};
 use super::endpoint::{Endpoint, Purpose};
 use super::host::Scheme;
+use super::web_page::unless_page;
 use super::{Credentials, RegistryError};
 
 /// Tokens have some kilobytes.
@@ -61,7 +62,9 @@ impl Endpoint {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.unauthorized()),
                 _ => return Err(self.refusal(response, "a token").await),
             }
-            self.body(response, "the token", TOKEN_MAX_BYTES).await
+            let page = self.web_page(&response, "a token");
+            let body = self.body(response, "the token", TOKEN_MAX_BYTES).await;
+            unless_page(page, body)
         };
         let limit = self.patience().small_answer;
         let body = match tokio::time::timeout(limit, answer).await {

@@ -49,6 +49,98 @@ async fn a_layer_of_another_length_is_refused_before_it_is_read() {
     }
 }
 
+/// Without a length before it, the end of the answer is all that tells.
+#[tokio::test]
+async fn a_layer_that_ends_too_soon_is_told_with_what_came_of_it() {
+    let test = image();
+    let registry = lying(&test, &noise_blob(&test), |request, mut reply| {
+        let whole = reply.body.len();
+        match request.headers.contains_key("range") {
+            true => reply.body.clear(),
+            false => reply.body.truncate(100_000),
+        }
+        assert!(reply.body.len() < whole);
+        reply.chunked = true;
+        reply
+    })
+    .await;
+    let error = refusal(&registry).await;
+    let says = format!(
+        "sent 100000 of the {} bytes of layer {}, and ended",
+        test.blobs[1].len(),
+        sha256(&test.blobs[1])
+    );
+    assert!(error.contains(&says), "{error}");
+}
+
+/// What a captive portal answers to everything.
+fn portal() -> Reply {
+    let page = b"<!DOCTYPE html><html><body>Please log in</body></html>";
+    Reply::new(200, page).header("Content-Type", "text/html; charset=utf-8")
+}
+
+#[tokio::test]
+async fn a_web_page_in_place_of_an_answer_is_told_as_that() {
+    let test = image();
+    let places = [
+        "/",
+        "manifests/1",
+        &sha256(&test.config),
+        &noise_blob(&test),
+    ];
+    for place in places {
+        let registry = lying(&test, place, |_, _| portal()).await;
+        let error = refusal(&registry).await;
+        assert!(
+            error.contains("a web page of 127.0.0.1 comes (text/html)"),
+            "{place}: {error}"
+        );
+        assert!(!error.contains("malformed"), "{place}: {error}");
+        assert!(error.contains("portal or proxy"), "{place}: {error}");
+    }
+    // The portal stands where tokens come from.
+    let registry = serve(move |request| {
+        let realm = format!("http://{}/token", request.headers["host"]);
+        let challenge = format!(r#"Bearer realm="{realm}",service="here""#);
+        match request.path.starts_with("/token") {
+            true => portal(),
+            false => Reply::new(401, b"").header("WWW-Authenticate", &challenge),
+        }
+    })
+    .await;
+    let error = refusal(&registry).await;
+    assert!(
+        error.contains("is asked for a token, and a web page"),
+        "{error}"
+    );
+    // An image whose name is here already is asked for by HEAD first.
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let (is_open, served) = (Arc::clone(&open), test.clone());
+    let registry = serve(move |request| match is_open.load(Ordering::SeqCst) {
+        true => honest(&served, request),
+        false => portal(),
+    })
+    .await;
+    let puller = Puller::new(&[&registry]);
+    puller.pull(&registry).await.unwrap();
+    open.store(false, Ordering::SeqCst);
+    let error = puller.pull(&registry).await.unwrap_err().to_string();
+    assert!(error.contains("a web page of"), "{error}");
+}
+
+/// Registries of static files say odd things of what they send.
+#[tokio::test]
+async fn json_that_says_that_it_is_a_web_page_is_taken_as_json() {
+    let test = image();
+    let registry = lying(&test, "/", |_, mut reply| {
+        reply.headers = vec![("Content-Type".to_owned(), "text/html".to_owned())];
+        reply
+    })
+    .await;
+    let puller = Puller::new(&[&registry]);
+    puller.pull(&registry).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_layer_without_end_is_cut_off_at_its_size() {
     let test = image();
