@@ -60,7 +60,7 @@ pub use push::{Arrival, PushError, PushOptions, PushProgress, Pushed};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
     ConnectError, ConnectKind, Credentials, HostsError, Keyring, KeyringError, Patience,
-    ProxyError, RegistriesConfig, RegistryError,
+    ProxyError, RegistriesConfig, RegistryError, Retry,
 };
 pub use save::{ArchiveFormat, Platforms, SaveError, SavedImage};
 pub use store::{

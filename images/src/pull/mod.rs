@@ -37,7 +37,8 @@ use crate::manifest::{
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{
-    Access, Credentials, Keyring, Purpose, RegistriesConfig, RegistryError, Repository,
+    Access, Credentials, Keyring, Purpose, RegistriesConfig, RegistryError, Repository, Retry,
+    RetryListener,
 };
 use crate::store::{Held, ImageStore, Record, Session, StoreError};
 use crate::trust::{Distrust, Origin, Policy};
@@ -79,6 +80,7 @@ impl PullOptions {
             keyring: self.keyring.clone(),
             docker_config: self.docker_config.clone(),
             registries: self.registries.clone(),
+            retries: RetryListener::of(self.progress.as_ref(), Progress::Retrying),
         }
     }
 }
@@ -115,6 +117,8 @@ pub enum Progress {
         /// Bytes of the whole.
         total_bytes: u64,
     },
+    /// The registry did not help, and is asked again after a wait.
+    Retrying(Retry),
     /// A layer is verified and is being unpacked.
     Unpacking {
         /// The layer's blob.

@@ -34,7 +34,7 @@ use crate::pull::PullError;
 use crate::reference::Reference;
 use crate::registry::{
     Access, Credentials, Endpoint, Keyring, Purpose, RegistriesConfig, RegistryError, Repository,
-    Request,
+    Request, Retry, RetryListener,
 };
 use crate::store::{ImageStore, Session, StoreError};
 use plan::{Plan, PlannedDocument, Upload};
@@ -91,6 +91,8 @@ pub enum PushProgress {
         /// Bytes of the whole.
         total_bytes: u64,
     },
+    /// The registry did not help, and is asked again after a wait.
+    Retrying(Retry),
     /// A blob is there.
     Done {
         /// Which.
@@ -228,6 +230,7 @@ impl ImageStore {
             keyring: options.keyring.clone(),
             docker_config: options.docker_config.clone(),
             registries: options.registries.clone(),
+            retries: RetryListener::of(options.progress.as_ref(), PushProgress::Retrying),
         };
         let (store, name, to) = (self.clone(), source.clone(), target.clone());
         // Held until the end: what is being sent is not collected.

@@ -190,7 +190,9 @@ impl Pusher {
         let events = std::mem::take(&mut *self.events.lock().unwrap());
         let arrivals = events.into_iter().filter_map(|event| match event {
             PushProgress::Done { how, .. } => Some(how),
-            PushProgress::Planned { .. } | PushProgress::Uploading { .. } => None,
+            PushProgress::Planned { .. }
+            | PushProgress::Uploading { .. }
+            | PushProgress::Retrying(_) => None,
         });
         arrivals.collect()
     }
@@ -256,6 +258,12 @@ async fn a_push_that_breaks_goes_on_where_it_broke() {
         let shelf = shelf.lock().unwrap();
         assert!(shelf.blobs[&sha256(&test.blobs[1])] == test.blobs[1]);
         assert_eq!(shelf.breaks, 0);
+        let events = pusher.events.lock().unwrap();
+        let retries = events.iter().filter(|event| match event {
+            PushProgress::Retrying(retry) => retry.reason.contains("answers 503"),
+            _ => false,
+        });
+        assert_eq!(retries.count(), 4);
     }
 }
 

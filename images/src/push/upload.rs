@@ -70,7 +70,6 @@ impl Push<'_> {
             return Ok(Arrival::Mounted);
         };
         let file = self.open(blob).await?;
-        let patience = &self.options.registries.patience;
         let (mut offset, mut failures) = (0, 0);
         loop {
             let error = match self.go_on(blob, &file, &mut url, offset).await {
@@ -78,11 +77,7 @@ impl Push<'_> {
                 Err(Stopped::Failed(e)) => return Err(e),
                 Err(Stopped::Broken(e)) => e,
             };
-            failures += 1;
-            let Some(wait) = patience.wait_after(&error, failures) else {
-                return Err(error.into());
-            };
-            tokio::time::sleep(wait).await;
+            self.endpoint.wait_after(error, &mut failures).await?;
             let reached = match self.reached(&mut url).await? {
                 Some(bytes) if bytes <= blob.size_bytes => bytes,
                 // The registry has forgotten the upload, or has more than there is.
@@ -161,14 +156,9 @@ impl Push<'_> {
         request.headers.insert(CONTENT_LENGTH, none);
         let mut failures = 0;
         loop {
-            let error = match self.endpoint.send(&request).await {
+            match self.endpoint.send(&request).await {
                 Ok(response) => return Ok(response),
-                Err(e) => e,
-            };
-            failures += 1;
-            match self.endpoint.patience().wait_after(&error, failures) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(error),
+                Err(e) => self.endpoint.wait_after(e, &mut failures).await?,
             }
         }
     }

@@ -171,12 +171,13 @@ impl BlobStream {
         // A byte each minute is no progress.
         let is_progress = brought > 0 && brought >= patience.least_bytes(patience.idle);
         self.failures = if is_progress { 1 } else { self.failures + 1 };
-        if let Some(wait) = patience.wait_after(&error, self.failures) {
-            let digest = &self.descriptor.digest;
-            tracing::debug!(%digest, %error, at = self.position, "a download goes on after a wait");
-            tokio::time::sleep(wait).await;
+        let waited = self
+            .repository
+            .retries()
+            .wait(&patience, error, self.failures);
+        let Err(error) = waited.await else {
             return Ok(());
-        }
+        };
         self.attempts.push(error);
         let hosts = self.hosts.get_or_insert_default();
         if !hosts.is_empty() {

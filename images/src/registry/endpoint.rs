@@ -21,7 +21,7 @@ use super::host::Host;
 use super::patience::{Patience, retry_after};
 use super::proxy::Proxies;
 use super::web_page::unless_page;
-use super::{Credentials, RegistryError, auth, client};
+use super::{Access, Credentials, RegistryError, RetryListener, auth, client};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::{
     DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, MANIFEST_MAX_BYTES, OCI_INDEX, OCI_MANIFEST,
@@ -46,6 +46,7 @@ pub(crate) struct Endpoint {
     pub(super) http: reqwest::Client,
     pub(super) host: Host,
     patience: Patience,
+    retries: RetryListener,
     pub(super) reference: Reference,
     pub(super) credentials: Option<Credentials>,
     pub(super) purpose: Purpose,
@@ -71,7 +72,7 @@ impl Endpoint {
     pub(super) fn new(
         host: &Host,
         reference: &Reference,
-        patience: &Patience,
+        access: &Access,
         purpose: Purpose,
         credentials: Option<Credentials>,
     ) -> Result<Self, RegistryError> {
@@ -82,6 +83,7 @@ impl Endpoint {
             registry: host.name.clone(),
             reason: format!("`{base}` is not an address: {e}"),
         })?;
+        let patience = &access.registries.patience;
         let authorization = match &credentials {
             Some(Credentials::Bearer(token)) => auth::bearer(token),
             _ => None,
@@ -90,6 +92,7 @@ impl Endpoint {
             http: client::build(host, patience, Proxies::from_environment()?)?,
             host: host.clone(),
             patience: patience.clone(),
+            retries: access.retries.clone(),
             reference: reference.clone(),
             credentials,
             purpose,
@@ -392,16 +395,21 @@ impl Endpoint {
     ) -> Result<T, RegistryError> {
         let mut failures = 0;
         loop {
-            let error = match once().await {
+            match once().await {
                 Ok(done) => return Ok(done),
-                Err(e) => e,
-            };
-            failures += 1;
-            match self.patience.wait_after(&error, failures) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(error),
+                Err(e) => self.wait_after(e, &mut failures).await?,
             }
         }
+    }
+
+    /// Counts a failure, and waits for the next try; gives the error back when it was the last.
+    pub(crate) async fn wait_after(
+        &self,
+        error: RegistryError,
+        failures: &mut u32,
+    ) -> Result<(), RegistryError> {
+        *failures += 1;
+        self.retries.wait(&self.patience, error, *failures).await
     }
 
     fn authorization(&self) -> Option<HeaderValue> {

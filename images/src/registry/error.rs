@@ -247,7 +247,7 @@ impl RegistryError {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &RegistryError) -> String {
+pub(super) fn chain(error: &RegistryError) -> String {
     let first: &dyn std::error::Error = error;
     let causes = std::iter::successors(Some(first), |error| error.source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();

@@ -26,6 +26,7 @@ mod patience;
 mod proxy;
 mod referrers;
 mod repository;
+mod retry;
 mod token;
 mod web_page;
 
@@ -40,6 +41,8 @@ pub use keyring::{Keyring, KeyringError};
 pub use patience::Patience;
 pub use proxy::ProxyError;
 pub(crate) use repository::Repository;
+pub use retry::Retry;
+pub(crate) use retry::RetryListener;
 
 /// Who we are to a registry.
 #[derive(Clone, PartialEq, Eq)]
@@ -91,6 +94,8 @@ pub(crate) struct Access {
     /// Without it `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
     pub(crate) docker_config: Option<PathBuf>,
     pub(crate) registries: RegistriesConfig,
+    /// Told of tries that failed and are made again.
+    pub(crate) retries: RetryListener,
 }
 
 /// Runs what blocks on a thread for that.

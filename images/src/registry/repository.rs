@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use super::blob::BlobStream;
 use super::endpoint::{Endpoint, Purpose};
 use super::host::{Capabilities, Host, hosts_of};
-use super::{Access, Credentials, Patience, RegistryError, auth};
+use super::{Access, Credentials, Patience, RegistryError, RetryListener, auth};
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
 use crate::reference::Reference;
@@ -64,6 +64,11 @@ impl Repository {
     /// How long its hosts are waited for.
     pub(super) fn patience(&self) -> &Patience {
         &self.access.registries.patience
+    }
+
+    /// Who is told of tries that failed.
+    pub(super) fn retries(&self) -> &RetryListener {
+        &self.access.retries
     }
 
     /// A manifest or index: the one with this digest, or the one that the tag means.
@@ -320,7 +325,7 @@ impl Candidates<'_> {
         let endpoint = Endpoint::new(
             &self.site.host,
             &repository.reference,
-            repository.patience(),
+            &repository.access,
             repository.purpose,
             self.credentials.get(self.at).cloned(),
         )?;

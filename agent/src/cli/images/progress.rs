@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use podling_images::Digest;
+use podling_images::{Digest, Retry};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::super::{CommandError, Exit};
@@ -28,6 +28,8 @@ pub(super) enum Step {
         bytes: u64,
         total_bytes: u64,
     },
+    /// Nothing comes for now, and it is tried again.
+    Waits { line: String },
     /// Something else is done with a part.
     Note { part: Digest, note: &'static str },
     /// A part has arrived.
@@ -93,10 +95,11 @@ impl Listener {
     pub(super) fn show(&self, step: Step) {
         match (self, step) {
             (Self::Not, _) => {}
-            (Self::Lines, Step::Begins { line, .. } | Step::Done { line, .. }) => {
-                eprintln!("{line}");
-            }
-            (Self::Lines, _) => {}
+            (
+                Self::Lines,
+                Step::Begins { line, .. } | Step::Done { line, .. } | Step::Waits { line },
+            ) => eprintln!("{line}"),
+            (Self::Lines, Step::Moves { .. } | Step::Note { .. }) => {}
             (Self::Bars(bars), step) => bars.show(step),
         }
     }
@@ -135,6 +138,8 @@ impl Bars {
                     bar.set_position(bytes);
                 }
             }
+            // A terminal that cannot be written to shows nothing: no harm.
+            Step::Waits { line } => drop(self.all.println(line)),
             Step::Note { part, note } => {
                 if let Some(bar) = bars.get(&part) {
                     bar.set_message(note);
@@ -147,6 +152,18 @@ impl Bars {
             }
         }
     }
+}
+
+/// Shows that it is tried again; `doing` is what failed, such as `pulling nginx`.
+pub(super) fn waits(doing: &str, retry: &Retry) -> Step {
+    let line = format!(
+        "{doing}: {}; try {} of {} in {:.1} s",
+        retry.reason,
+        retry.attempt,
+        retry.attempts,
+        retry.wait.as_secs_f64()
+    );
+    Step::Waits { line }
 }
 
 fn style() -> ProgressStyle {

@@ -206,6 +206,7 @@ fn step(name: &str, progress: Progress) -> Step {
             bytes,
             total_bytes,
         },
+        Progress::Retrying(retry) => progress::waits(&format!("pulling {name}"), &retry),
         Progress::Unpacking { layer } => Step::Note {
             part: layer,
             note: "unpacking",

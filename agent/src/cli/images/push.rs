@@ -238,6 +238,7 @@ fn step(name: &str, progress: PushProgress) -> Step {
             bytes,
             total_bytes,
         },
+        PushProgress::Retrying(retry) => progress::waits(&format!("pushing {name}"), &retry),
         PushProgress::Done { blob, how } => {
             let note = match how {
                 Arrival::Present => "already there",

@@ -176,6 +176,31 @@ async fn a_slow_loris_is_given_up() {
     assert!(error.contains("less than 20000 bytes a second"), "{error}");
 }
 
+/// Who waits for a registry that is asked again is told why, and for how long.
+#[tokio::test]
+async fn a_registry_that_is_asked_again_is_told_of() {
+    let test = image();
+    let registry = lying(&test, "/", |_, _| Reply::new(503, b"")).await;
+    let mut puller = Puller::new(&[&registry]);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&events);
+    puller.options.progress = Some(Arc::new(move |event| listener.lock().unwrap().push(event)));
+    puller.pull(&registry).await.unwrap_err();
+    let events = std::mem::take(&mut *events.lock().unwrap());
+    let tries: Vec<_> = events
+        .iter()
+        .map(|event| match event {
+            Progress::Retrying(retry) => {
+                assert!(retry.reason.contains("answers 503"), "{retry:?}");
+                assert!(!retry.wait.is_zero(), "{retry:?}");
+                (retry.attempt, retry.attempts)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(tries, [(2, 3), (3, 3)]);
+}
+
 #[tokio::test]
 async fn a_registry_that_falls_silent_is_given_up() {
     let test = image();

@@ -12,15 +12,9 @@ async fn a_token_server_without_tls_gets_no_credentials_of_a_registry_with_tls()
         skip_verify: true,
         ..Host::new("host.example")
     };
-    let patience = Patience::default();
-    let endpoint = Endpoint::new(
-        &host,
-        &reference,
-        &patience,
-        Purpose::Pull,
-        Some(credentials),
-    )
-    .unwrap();
+    let access = Access::default();
+    let endpoint =
+        Endpoint::new(&host, &reference, &access, Purpose::Pull, Some(credentials)).unwrap();
     let error = endpoint
         .token("http://auth.example/token", None, None)
         .await
