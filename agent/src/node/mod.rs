@@ -24,6 +24,5 @@ pub mod why;
 
 pub use config::Config;
 pub use error::NodeError;
-pub(crate) use garbage::disk_space::DiskSpace;
 pub use handle::{Node, NodeHandle, Options, Shutdown};
 pub use why::Wait;

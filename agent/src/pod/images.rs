@@ -45,11 +45,13 @@ use crate::node::{registries, trust};
 /// The image that the agent makes of its own program.
 const DEMO_REPOSITORY: &str = "demo";
 /// What is tried again after a back-off.
-const PULL_FAILURES: [&str; 2] = [PULL_FAILED, trust::NOT_ALLOWED];
+const PULL_FAILURES: [&str; 3] = [PULL_FAILED, NO_SPACE, trust::NOT_ALLOWED];
 /// Its registry, which does not exist.
 const DEMO_REGISTRY: &str = "podling.local";
 /// The reason of a pull that failed.
 const PULL_FAILED: &str = "ErrImagePull";
+/// The reason of a pull that found no space for the image: who is to make some is not told to look at the image's name.
+pub(crate) const NO_SPACE: &str = "ErrImageNoSpace";
 /// The longest time that a pull's error is shown before the back-off: what the kubelet waits after a sync that failed.
 const ERROR_SHOWN_MAX: Duration = Duration::from_secs(10);
 
@@ -370,7 +372,7 @@ impl Images {
 
 /// One pull, judged by the policy. An image that is here and allowed stands in for a registry that cannot be reached.
 async fn pull(
-    context: &Context,
+    context: &Arc<Context>,
     image: &str,
     reference: &Reference,
     keyring: &Keyring,
@@ -394,7 +396,7 @@ async fn pull(
         }
         Err(error) => error,
     };
-    let text = explain(context, &error);
+    let (reason, text) = explain(context, &error).await;
     match here {
         Some(Here {
             found,
@@ -421,10 +423,10 @@ async fn pull(
             refusal: Some(Refusal::Platform(platform)),
             ..
         }) => Err((
-            PULL_FAILED,
+            reason,
             format!("{text}; the image that is here is for {platform}"),
         )),
-        _ => Err((PULL_FAILED, text)),
+        _ => Err((reason, text)),
     }
 }
 
@@ -472,17 +474,22 @@ fn refusal(
 }
 
 /// Why a pull failed and what may help. That a disk is full is told to who removes images.
-fn explain(context: &Context, error: &PullError) -> String {
-    let remedy = if disk_space::is_out_of_space(error) {
+async fn explain(context: &Arc<Context>, error: &PullError) -> Failure {
+    let is_full = disk_space::is_out_of_space(error);
+    let remedy = if is_full {
+        let looking = Arc::clone(context);
+        let remedy = blocking(move || Ok(garbage::full_remedy(&looking))).await;
+        // Told afterwards: what goes now was still there when it was looked.
         context.garbage.disk_is_full();
-        Some(garbage::full_remedy(context))
+        remedy.ok()
     } else {
         registries::remedy(error)
     };
-    match remedy {
+    let text = match remedy {
         Some(remedy) => format!("{} ({remedy})", chain(error)),
         None => chain(error),
-    }
+    };
+    (if is_full { NO_SPACE } else { PULL_FAILED }, text)
 }
 
 /// The delay after a number of earlier failures.

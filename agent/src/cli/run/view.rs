@@ -11,6 +11,7 @@ use super::super::log::Tail;
 use super::super::status::render_problem;
 use crate::api::ProblemView;
 use crate::api::summary::Summary;
+use crate::pod::images;
 
 /// Shows how pods are.
 pub(super) enum View {
@@ -58,7 +59,11 @@ fn troubles(pod: &Pod, name: &str) -> Vec<String> {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let last = || container.last_state.as_ref()?.terminated.as_ref();
         let message = match waiting.reason.as_deref()? {
-            "ContainerCreating" | "PodInitializing" | "ErrImagePull" | "ImagePullBackOff" => None,
+            "ContainerCreating"
+            | "PodInitializing"
+            | "ErrImagePull"
+            | "ImagePullBackOff"
+            | images::NO_SPACE => None,
             "CrashLoopBackOff" => last()
                 .filter(|ended| ended.reason.as_deref() == Some("StartError"))?
                 .message

@@ -33,11 +33,6 @@ impl DiskSpace {
         })
     }
 
-    /// True when a message tells how full a file system is, in the words of [`Display`](fmt::Display).
-    pub(crate) fn is_told_in(message: &str) -> bool {
-        message.contains("the file system at ") && message.contains(" % full (")
-    }
-
     /// As the kubelet rounds it: what is not available is used. A file system that has no size is never full.
     pub(crate) fn used_percent(&self) -> u8 {
         if self.total_bytes == 0 {

@@ -258,18 +258,56 @@ fn problem(dir: &std::path::Path, space: &DiskSpace, choice: &Choice) -> Problem
         .remedy("remove pods or other files from it, or give it more space")
 }
 
-/// What to tell of an error after which the file system of the images is full, beside the error itself.
+/// What to tell of an error after which the file system of the images is full, beside the error itself. Reads the
+/// store.
 pub(crate) fn full_remedy(context: &Context) -> String {
     let space = match DiskSpace::of(context.images.dir()) {
         Ok(space) => space.to_string(),
         Err(error) => return chain(&error),
     };
-    if context.config.images.gc.high_threshold_percent < 100 {
-        format!(
-            "{space}: images that nothing needs are being removed; `podling images rm` removes others, \
-             or give it more space"
-        )
-    } else {
-        format!("{space}: `podling images rm` frees some, or give it more space")
+    match context.config.images.gc.is_on() {
+        false => remedy_of(&space, None),
+        true => match sweep::unneeded(context) {
+            Ok(unneeded) => remedy_of(&space, Some(unneeded)),
+            Err(message) => format!("{space}, and no image is removed: {message}"),
+        },
+    }
+}
+
+/// `unneeded`: how many images the collector may take; none, where it is turned off.
+fn remedy_of(space: &str, unneeded: Option<usize>) -> String {
+    match unneeded {
+        None => format!("{space}: `podling images rm` frees some, or give it more space"),
+        Some(0) => format!(
+            "{space}, and no image is removed by itself, since all that are here are used, named by manifests or pinned: \
+             remove pods or other files, or give it more space"
+        ),
+        Some(unneeded) => format!(
+            "{space}: of the images here nothing needs {unneeded}, and they are removed as soon as they are old enough; \
+             `podling images rm` removes others, or give it more space"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_that_images_go_where_none_can() {
+        let space = "the file system at / is 99 % full";
+        let none = remedy_of(space, Some(0));
+        assert!(none.contains("no image is removed by itself"), "{none}");
+        assert!(!none.contains("images rm"), "{none}");
+        let some = remedy_of(space, Some(2));
+        assert!(
+            some.contains("nothing needs 2, and they are removed"),
+            "{some}"
+        );
+        let off = remedy_of(space, None);
+        assert!(
+            !off.contains("removed") && off.contains("images rm"),
+            "{off}"
+        );
     }
 }

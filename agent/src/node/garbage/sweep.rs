@@ -34,6 +34,13 @@ pub(super) fn needs(context: &Context) -> Result<Needs, String> {
     })
 }
 
+/// How many images nothing needs; some of them may be too young to go.
+pub(super) fn unneeded(context: &Context) -> Result<usize, String> {
+    let needs = needs(context)?;
+    let images = images(context)?;
+    Ok(images.iter().filter(|image| !needs.keep(image)).count())
+}
+
 /// What names mean now; those that mean nothing here are left out.
 fn digests(
     context: &Context,
