@@ -16,10 +16,13 @@ pub struct DiskUsage {
     pub layers: Usage,
     /// Manifests, configurations and compressed layers.
     pub blobs: Usage,
-    /// Downloads that have not come to their end.
+    /// Downloads that have not come to their end; a pull goes on with them.
     pub partial: Usage,
-    /// Those of the layers, blobs and downloads that no name needs: what [`ImageStore::gc`] could free. Downloads only, while a record
-    /// cannot be read.
+    /// Damaged layers that were replaced, and that containers may still have below them. [`ImageStore::gc`] takes those
+    /// that none has.
+    pub replaced: Usage,
+    /// The layers and blobs that no name needs, and the downloads that nobody went on with for a week: what
+    /// [`ImageStore::gc`] could free. Downloads only, while a record cannot be read.
     pub unneeded: Usage,
 }
 
@@ -83,20 +86,27 @@ impl ImageStore {
                 .ok()
                 .and_then(|p| p.components().next())
                 .map(|c| c.as_os_str().to_owned());
-            let is_partial = kind.as_deref() == Some("ingest".as_ref());
             match kind.as_deref().and_then(|kind| kind.to_str()) {
                 Some("layers") => usage.layers.add(*bytes),
-                Some("blobs") => usage.blobs.add(*bytes),
-                _ => usage.partial.add(*bytes),
+                _ => usage.blobs.add(*bytes),
             }
-            if is_partial || all_known && !users.contains_key(path) {
+            if all_known && !users.contains_key(path) {
                 usage.unneeded.add(*bytes);
             }
+        }
+        for partial in self.partial_downloads()? {
+            usage.partial.add(partial.bytes);
+            if partial.is_given_up {
+                usage.unneeded.add(partial.bytes);
+            }
+        }
+        for bytes in self.replaced_sizes()? {
+            usage.replaced.add(bytes);
         }
         Ok(usage)
     }
 
-    /// The layers and blobs in the store, and the unfinished downloads, by path, with their sizes.
+    /// The layers and blobs in the store, by path, with their sizes.
     fn part_sizes(&self) -> Result<BTreeMap<PathBuf, u64>, StoreError> {
         let mut sizes = BTreeMap::new();
         for kind in ["blobs", "layers"] {
@@ -114,11 +124,6 @@ impl ImageStore {
                     sizes.insert(path, size);
                 }
             }
-        }
-        let ingest = self.dir().join("ingest");
-        for name in disk::names(&ingest)? {
-            let path = ingest.join(name);
-            sizes.insert(path.clone(), file_len(&path));
         }
         Ok(sizes)
     }

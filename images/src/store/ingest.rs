@@ -66,6 +66,37 @@ impl Session {
     }
 }
 
+/// What there is of a blob that has not arrived wholly.
+pub(crate) struct Partial {
+    pub(crate) bytes: u64,
+    /// Nobody went on with it for so long that the collector takes it.
+    pub(crate) is_given_up: bool,
+}
+
+impl ImageStore {
+    /// The downloads that have not come to their end.
+    pub(crate) fn partial_downloads(&self) -> Result<Vec<Partial>, StoreError> {
+        let dir = self.dir().join("ingest");
+        let names = disk::names(&dir)?.into_iter();
+        let partial = names.filter_map(|name| {
+            // What is gone by now takes nothing.
+            let metadata = std::fs::symlink_metadata(dir.join(name)).ok()?;
+            Some(Partial {
+                bytes: metadata.len(),
+                is_given_up: is_older(&metadata, PARTIAL_MAX_AGE),
+            })
+        });
+        Ok(partial.collect())
+    }
+}
+
+/// True when nothing was written for so long.
+fn is_older(metadata: &std::fs::Metadata, age: Duration) -> bool {
+    let modified = metadata.modified().ok();
+    let since = modified.and_then(|time| time.elapsed().ok());
+    since.is_some_and(|since| since >= age)
+}
+
 impl Ingest {
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -118,11 +149,7 @@ impl ImageStore {
             let Ok(metadata) = std::fs::symlink_metadata(&path) else {
                 continue;
             };
-            let age = metadata
-                .modified()
-                .ok()
-                .and_then(|time| time.elapsed().ok());
-            if age.is_none_or(|age| age < min_age) {
+            if !is_older(&metadata, min_age) {
                 continue;
             }
             let lock = format!("blob-{name}");

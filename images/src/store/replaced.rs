@@ -7,9 +7,20 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::StoreError;
+use super::collect::file_bytes;
 use super::disk;
+use super::{ImageStore, StoreError};
 use crate::digest::Digest;
+
+impl ImageStore {
+    /// The sizes of the files of all damaged layers that were replaced and are still here.
+    pub(crate) fn replaced_sizes(&self) -> Result<Vec<u64>, StoreError> {
+        let replaced = self.dir().join("replaced");
+        let names = disk::names(&replaced)?.into_iter();
+        let size = |name: String| file_bytes(&replaced.join(name).join("fs"));
+        names.map(size).collect()
+    }
+}
 
 /// A name for a layer that is to be replaced.
 pub(super) fn path(dir: &Path, diff_id: &Digest) -> Result<PathBuf, StoreError> {

@@ -428,6 +428,36 @@ fn a_damaged_layer_is_replaced_and_kept_for_who_uses_it() {
     assert_eq!(fixture.store.verify().unwrap(), []);
 }
 
+/// What a collection would leave is not said to be unneeded, and what was replaced takes its space.
+#[test]
+fn what_is_told_of_the_disk_is_what_a_collection_would_free() {
+    let fixture = Fixture::new();
+    let image = fixture.load_layout(&image(b"hello"), "app:1");
+    let store = &fixture.store;
+    let ingest = store.dir().join("ingest");
+    let week = std::time::Duration::from_secs(8 * 24 * 3600);
+    for (name, age) in [("new", std::time::Duration::ZERO), ("old", week)] {
+        let path = disk::ingest_path(store.dir(), &Digest::sha256(name.as_bytes()));
+        std::fs::write(&path, [0; 10]).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age)
+            .unwrap();
+    }
+    std::fs::write(image.layers[0].join("file"), b"damaged").unwrap();
+    for problem in store.verify().unwrap() {
+        store.heal(&problem, None).unwrap();
+    }
+    let usage = store.disk_usage().unwrap();
+    let of = |usage: crate::Usage| (usage.count, usage.bytes);
+    assert_eq!((of(usage.partial), of(usage.unneeded)), ((2, 20), (1, 10)));
+    assert_eq!(usage.replaced.count, 1);
+    assert!(usage.replaced.bytes >= 7, "{usage:?}");
+    store.gc(&Default::default()).unwrap();
+    assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 1);
+    let usage = store.disk_usage().unwrap();
+    assert_eq!((of(usage.unneeded), of(usage.replaced)), ((0, 0), (0, 0)));
+}
+
 #[test]
 fn old_partial_downloads_are_collected_and_those_going_on_are_not() {
     let fixture = Fixture::new();

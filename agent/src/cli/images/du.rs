@@ -17,8 +17,12 @@ Examples:
 
 SHARED is of layers that other images have, too; UNIQUE is what `podling images rm` of all names
 of the image frees. Both count the files and the compressed layers. JSON has images (names,
-digest, shared, unique), and layers, blobs, partial, unneeded and total, each with count and size
-in bytes.")]
+digest, shared, unique), and layers, blobs, partial, replaced, unneeded and total, each with count
+and size in bytes.
+
+A partial download stays for a week, so that a pull can go on with it; only then it is unneeded. A
+damaged layer that was replaced stays as long as a container has it: whether one does is known to
+`podling images prune`, so that none is counted as unneeded.")]
 pub struct DuArgs {
     #[command(flatten)]
     pub output: OutputArg,
@@ -35,7 +39,7 @@ pub(super) fn du(store: &ImageStore, args: &DuArgs) -> Result<Exit, CommandError
 }
 
 fn total(usage: &DiskUsage) -> Usage {
-    let parts = [usage.layers, usage.blobs, usage.partial];
+    let parts = [usage.layers, usage.blobs, usage.partial, usage.replaced];
     Usage {
         count: parts.iter().map(|part| part.count).sum(),
         bytes: parts.iter().map(|part| part.bytes).sum(),
@@ -57,6 +61,7 @@ fn view(usage: &DiskUsage) -> Value {
         "layers": part(&usage.layers),
         "blobs": part(&usage.blobs),
         "partial": part(&usage.partial),
+        "replaced": part(&usage.replaced),
         "unneeded": part(&usage.unneeded),
         "total": part(&total(usage)),
     })
@@ -81,7 +86,16 @@ fn text(usage: &DiskUsage) -> String {
             usage.blobs,
             "manifests, configurations, compressed layers",
         ),
-        ("partial", usage.partial, "downloads that can go on"),
+        (
+            "partial",
+            usage.partial,
+            "downloads that a pull goes on with; unneeded after a week",
+        ),
+        (
+            "replaced",
+            usage.replaced,
+            "damaged layers, which go when no container has them",
+        ),
         ("total", total(usage), ""),
         (
             "unneeded",
