@@ -11,8 +11,11 @@ use k8s_openapi::api::core::v1::{
     ContainerStateWaiting, ContainerStatus, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use podling_images::Reference;
 use podling_runtime::pod::client::Client;
-use podling_runtime::pod::plan::{ContainerKind, ContainerPlan, NetworkPlan, Plan, RestartPolicy};
+use podling_runtime::pod::plan::{
+    ContainerKind, ContainerPlan, ContainerSource, NetworkPlan, Plan, RestartPolicy,
+};
 use podling_runtime::pod::protocol::{PLAN_FILE, Reply, Request};
 use podling_runtime::pod::snapshot::{
     ContainerSnapshot, ContainerState as State, Snapshot, Stage, Termination,
@@ -20,7 +23,8 @@ use podling_runtime::pod::snapshot::{
 
 use super::{CommandError, Directories};
 use crate::pod::final_status;
-use crate::pod::layers::{self, read_plan};
+use crate::pod::image_facts::ImageFacts;
+use crate::pod::layers::{self, read_plan, true_path};
 
 /// All pods that have a directory in the run directory, by namespace and name.
 pub(super) fn pods(directories: &Directories) -> Result<Vec<Pod>, CommandError> {
@@ -77,6 +81,47 @@ pub(super) fn end_of(directories: &Directories, plan: &Plan) -> Option<PodStatus
 pub(super) fn layers_in_use(directories: &Directories) -> HashSet<PathBuf> {
     let stacks = layers::stacks_in_use(&directories.pods());
     stacks.into_iter().flatten().collect()
+}
+
+/// An image that a container of a pod runs.
+pub(super) struct ImageInUse {
+    /// `namespace/name`.
+    pub(super) pod: String,
+    /// What the pod calls the image.
+    pub(super) name: Option<Reference>,
+    /// The digest of its manifest.
+    pub(super) digest: String,
+}
+
+/// Which images of this store the pods of the node run, from their plans. Whoever may not read these may not write to
+/// the node's store either: it is another one.
+pub(super) fn images_in_use(directories: &Directories, store: &Path) -> Vec<ImageInUse> {
+    let mut images = Vec::new();
+    for (_, plan) in plans(directories).unwrap_or_default() {
+        for container in &plan.containers {
+            let ContainerSource::Ready { spec, rootfs, .. } = &container.source else {
+                continue;
+            };
+            let is_of_store = |layer: &PathBuf| true_path(layer.clone()).starts_with(store);
+            if !rootfs.layers.iter().all(is_of_store) {
+                continue;
+            }
+            let annotations = spec.annotations().iter().flatten();
+            let annotations = annotations.map(|(key, value)| (key.clone(), value.clone()));
+            let Some(facts) = ImageFacts::from_annotations(&annotations.collect()) else {
+                continue;
+            };
+            images.push(ImageInUse {
+                pod: format!("{}/{}", plan.pod.namespace, plan.pod.name),
+                name: Reference::parse(&facts.image).ok(),
+                digest: match facts.image_id.split_once('@') {
+                    Some((_, digest)) => digest.to_owned(),
+                    None => facts.image_id,
+                },
+            });
+        }
+    }
+    images
 }
 
 /// The plans in the run directory, each with its pod's directory.

@@ -15,7 +15,7 @@ pub mod builder;
 pub mod context;
 pub mod env;
 pub mod final_status;
-mod image_facts;
+pub(crate) mod image_facts;
 pub mod images;
 pub mod layers;
 pub mod network;

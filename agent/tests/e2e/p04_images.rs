@@ -86,12 +86,36 @@ fn p04_images_are_named_loaded_and_removed_beside_a_running_pod() {
         .ok();
     assert!(loaded.contains("loaded localhost/second:v1"), "{loaded}");
     assert!(!loaded.contains("busybox"), "{loaded}");
+    // What a pod runs is not removed unasked, neither by its name nor with the last of its names.
+    for names in [
+        &["localhost/busybox"][..],
+        &["localhost/second:v1", "localhost/busybox"],
+    ] {
+        let refused = node.podling(&[&["images", "rm"], names].concat());
+        assert_eq!(refused.code, 1);
+        for part in ["run by default/pod", "--force"] {
+            assert!(refused.stderr.contains(part), "{}", refused.stderr);
+        }
+    }
+    assert!(node.podling(&["images", "list"]).ok().contains("second"));
     // The first is removed although the second is not there, and the pod keeps its files.
-    let removed = node.podling(&["images", "rm", "localhost/busybox", "localhost/nothing"]);
+    let forced = [
+        "images",
+        "rm",
+        "--force",
+        "localhost/busybox",
+        "localhost/nothing",
+    ];
+    let removed = node.podling(&forced);
     assert_eq!(removed.code, 1);
     assert!(removed.stdout.contains("removed localhost/busybox:latest"));
     assert!(removed.stderr.contains("no image localhost/nothing:latest"));
-    node.podling(&["images", "rm", "localhost/second:v1"]).ok();
+    assert_eq!(
+        node.podling(&["images", "rm", "localhost/second:v1"]).code,
+        1
+    );
+    node.podling(&["images", "rm", "-f", "localhost/second:v1"])
+        .ok();
     assert_eq!(
         node.podling(&["exec", "pod", "--", "echo", "here"]).ok(),
         "here\n"

@@ -1,6 +1,6 @@
 //! `podling images rm` and `podling images prune`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -22,13 +22,18 @@ Examples:
   podling images rm nginx:1.27
   podling images list -o name | xargs podling images rm      all of them
 
-Running pods keep the layers that they use; a pod whose container is made anew pulls its image
-again. JSON has removed (names), layers, blobs and freed (bytes)."
+An image that a pod runs is refused: nothing is removed then. With --force its name goes, and the
+pod keeps the layers that it uses; when its container is made anew, the image is pulled again.
+Another name of it can be removed without. JSON has removed (names), layers, blobs and freed
+(bytes)."
 )]
 pub struct RmArgs {
     /// Their names
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
+    /// Also remove the name of an image that a pod runs
+    #[arg(short, long)]
+    pub force: bool,
     #[command(flatten)]
     pub output: OutputArg,
 }
@@ -62,6 +67,9 @@ pub(super) fn remove(
     directories: &Directories,
 ) -> Result<Exit, CommandError> {
     let references = super::parse_all(&args.images)?;
+    if !args.force {
+        refuse_if_run(store, &references, directories)?;
+    }
     let (mut exit, mut gone) = (Exit::Done, Vec::new());
     for reference in &references {
         let removed = remove_one(store, reference)?;
@@ -93,6 +101,49 @@ pub(super) fn remove(
         );
     }
     Ok(exit)
+}
+
+/// Whatever pods run goes on with what it has, but would have to be pulled again when it is made anew: that is not done
+/// unasked. The plans know, with an agent or without.
+fn refuse_if_run(
+    store: &ImageStore,
+    references: &[Reference],
+    directories: &Directories,
+) -> Result<(), CommandError> {
+    let runs = offline::images_in_use(directories, store.dir());
+    for reference in references {
+        // What cannot be read runs nowhere, or is told by the removal.
+        let Some(image) = store.resolve(reference).ok().flatten() else {
+            continue;
+        };
+        let goes = |name: &Reference| references.iter().any(|r| is_named(r, name, &image));
+        let is_last = image.references.iter().all(goes);
+        let is_run = |run: &&offline::ImageInUse| {
+            let is_it = run.digest == image.digest.to_string();
+            is_it && (is_last || run.name.as_ref().is_some_and(goes))
+        };
+        let pods: BTreeSet<&str> = runs.iter().filter(is_run).map(|run| &*run.pod).collect();
+        if !pods.is_empty() {
+            let pods = pods.into_iter().collect::<Vec<_>>().join(", ");
+            let text = format!("cannot remove {reference}: it is run by {pods}");
+            return Err(CommandError::new(text).hint(
+                "remove these pods' manifests first; --force removes the name all the same, and pods whose containers are made anew pull the image again",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// True when the removal of `removed` takes this name of the image.
+fn is_named(removed: &Reference, name: &Reference, image: &Image) -> bool {
+    match removed.digest() {
+        None => removed.canonical() == name.canonical(),
+        Some(digest) => {
+            let is_repository =
+                removed.registry() == name.registry() && removed.repository() == name.repository();
+            is_repository && (*digest == image.digest || image.index.as_ref() == Some(digest))
+        }
+    }
 }
 
 fn remove_one(store: &ImageStore, reference: &Reference) -> Result<Vec<Reference>, CommandError> {
