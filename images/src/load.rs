@@ -64,6 +64,11 @@ pub struct LoadOptions {
 impl ImageStore {
     /// Loads the images of an OCI layout directory, an OCI archive or a docker-archive, told apart by content.
     pub fn load(&self, path: &Path, options: &LoadOptions) -> Result<Vec<Image>, LoadError> {
+        let loaded = self.load_path(path, options);
+        loaded.map_err(|e| e.or_no_space(path, self.dir()))
+    }
+
+    fn load_path(&self, path: &Path, options: &LoadOptions) -> Result<Vec<Image>, LoadError> {
         let session = Session::begin(self)?;
         let bundle = Bundle::open(path, &session.temporary(), archive_max_bytes(options))?;
         let absolute = path.canonicalize().map_err(|source| BundleError::Io {
@@ -83,11 +88,14 @@ impl ImageStore {
         input: impl Read,
         options: &LoadOptions,
     ) -> Result<Vec<Image>, LoadError> {
-        let session = Session::begin(self)?;
         let path = Path::new(STREAM);
-        let max_bytes = archive_max_bytes(options);
-        let bundle = Bundle::open_stream(path, input, &session.temporary(), max_bytes)?;
-        self.load_bundle(&session, &bundle, path.to_owned(), options)
+        let load = || {
+            let session = Session::begin(self)?;
+            let max_bytes = archive_max_bytes(options);
+            let bundle = Bundle::open_stream(path, input, &session.temporary(), max_bytes)?;
+            self.load_bundle(&session, &bundle, path.to_owned(), options)
+        };
+        load().map_err(|e: LoadError| e.or_no_space(path, self.dir()))
     }
 
     fn load_bundle(

@@ -1,12 +1,12 @@
 //! Why images cannot be loaded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::bundle::BundleError;
 use crate::digest::Digest;
 use crate::manifest::ManifestError;
 use crate::reference::ReferenceError;
-use crate::store::StoreError;
+use crate::store::{self, StoreError};
 use crate::trust::Distrust;
 use crate::unpack::UnpackError;
 
@@ -83,6 +83,17 @@ pub enum LoadError {
         #[source]
         source: UnpackError,
     },
+    /// The disk is full.
+    #[error("{}", store::no_space(.dir, &.path.display()))]
+    NoSpace {
+        /// The file or directory.
+        path: PathBuf,
+        /// The store.
+        dir: PathBuf,
+        /// What found no space.
+        #[source]
+        source: Box<LoadError>,
+    },
     /// The name in the archive is none.
     #[error("{path} gives the image a name that cannot be used; give one with --name")]
     Name {
@@ -114,6 +125,32 @@ pub enum LoadError {
         /// The file or directory.
         path: PathBuf,
     },
+}
+
+impl LoadError {
+    /// True when the store's file system has no space left.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Store(e) => e.is_out_of_space(),
+            Self::Layer { source, .. } => source.is_out_of_space(),
+            // A compressed archive is decompressed into the store first, and one from a pipe copied.
+            Self::Bundle(BundleError::Io { source, .. }) => store::is_full(source),
+            _ => false,
+        }
+    }
+
+    /// Says what it means that the disk is full.
+    pub(super) fn or_no_space(self, path: &Path, dir: &Path) -> Self {
+        if !self.is_out_of_space() {
+            return self;
+        }
+        Self::NoSpace {
+            path: path.to_owned(),
+            dir: dir.to_owned(),
+            source: Box::new(self),
+        }
+    }
 }
 
 fn note(tag: &Option<String>) -> String {

@@ -40,7 +40,7 @@ use crate::registry::{
     Access, Credentials, Keyring, Purpose, RegistriesConfig, RegistryError, Repository, Retry,
     RetryListener,
 };
-use crate::store::{Held, ImageStore, Record, Session, StoreError};
+use crate::store::{self, Held, ImageStore, Record, Session, StoreError};
 use crate::trust::{Distrust, Origin, Policy};
 use crate::unpack::{Limits, UnpackError};
 
@@ -175,9 +175,7 @@ pub enum PullError {
         source: UnpackError,
     },
     /// The disk is full.
-    #[error(
-        "there is not enough space in {dir} for {reference}; nothing that came was kept: remove images or other files, and try again"
-    )]
+    #[error("{}", store::no_space(.dir, .reference))]
     NoSpace {
         /// The image.
         reference: Box<Reference>,

@@ -144,14 +144,27 @@ pub enum StoreError {
     Digest(#[from] DigestError),
 }
 
+/// What is told of an image, or a file of images, for which there is no space, however it should have come.
+pub(crate) fn no_space(dir: &Path, wanted: &dyn std::fmt::Display) -> String {
+    format!(
+        "there is not enough space in {} for {wanted}; nothing that came was kept: remove images or other files, and try again",
+        dir.display()
+    )
+}
+
+/// True for the error of a file system, or of somebody's share of it, that is full.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    let full = [
+        std::io::ErrorKind::StorageFull,
+        std::io::ErrorKind::QuotaExceeded,
+    ];
+    full.contains(&error.kind())
+}
+
 impl StoreError {
     /// True when the file system has no space left.
     pub fn is_out_of_space(&self) -> bool {
-        let full = [
-            std::io::ErrorKind::StorageFull,
-            std::io::ErrorKind::QuotaExceeded,
-        ];
-        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+        matches!(self, Self::Io { source, .. } if is_full(source))
     }
 
     /// True when the disk cannot be written to at all.
