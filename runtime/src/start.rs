@@ -2,7 +2,7 @@
 //!
 //! Of its steps (`std::rt`) two are kept: descriptors 0, 1 and 2 that are closed become `/dev/null`, as what is opened
 //! next would take their place and get what is written to standard output; and SIGPIPE is ignored, so that a reader who
-//! went away is an error. Left out is the handler that explains a stack overflow: to find the stack's end it reads
+//! went away is an error. One is added: SIGCHLD has its default, whatever the caller ignored. Left out is the handler that explains a stack overflow: to find the stack's end it reads
 //! `/proc/self/maps` and takes a dozen system calls, a tenth of all that a short command makes. A stack that overflows
 //! ends the process without it too, at the guard page.
 
@@ -17,6 +17,7 @@ use crate::sys::process;
 pub fn run(main: fn() -> u8) -> i32 {
     open_standard_streams();
     process::ignore_broken_pipes();
+    process::keep_ended_children();
     let code = main();
     // What is buffered is written now; where that fails there is nobody left to tell.
     std::io::stdout().flush().unwrap_or_default();

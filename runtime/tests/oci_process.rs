@@ -440,3 +440,20 @@ fn the_callers_keyring_is_out_of_reach() {
     // /proc/keys is masked, and the session keyring is new: nothing to read either way.
     assert_eq!(bundle.run(), "");
 }
+
+/// A signal that is ignored stays so across execve(2), and with SIGCHLD ignored nobody's exit code is kept.
+#[test]
+fn a_caller_that_ignores_sigchld_is_given_the_exit_code() {
+    let bundle = Bundle::sh("exit 7");
+    bundle.write();
+    let status = std::process::Command::new("env")
+        .arg("--ignore-signal=CHLD")
+        .arg(&bundle.runtime)
+        .arg("--root")
+        .arg(bundle.state_directory())
+        .args(["run", "-b", &bundle.bundle_arg(), &bundle.id])
+        .status()
+        .expect("runs");
+    assert_eq!(status.code(), Some(7));
+    assert!(!bundle.state_directory().join(&bundle.id).exists());
+}

@@ -187,6 +187,13 @@ pub fn keep_standard(fd: OwnedFd) -> bool {
     is_standard
 }
 
+/// Keeps children that have ended until they are waited for: ignored, SIGCHLD has the kernel throw their exit codes away
+/// (wait(2), notes), and a caller may have left it ignored.
+pub fn keep_ended_children() {
+    // SAFETY: no handler is installed, so that no code can run in a signal's context. signal(2).
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Makes writing to a pipe or socket whose other end is gone an error, and no signal.
 pub fn ignore_broken_pipes() {
     // SAFETY: no handler is installed, so that no code can run in a signal's context. signal(2).
