@@ -41,6 +41,17 @@ pub(super) fn of(record: &Record) -> Result<Cgroup> {
     })
 }
 
+/// True when the container's processes stand still, before its start too.
+///
+/// # Errors
+/// When its cgroup cannot be looked at.
+pub(super) fn is_frozen(record: &Record) -> Result<bool> {
+    match find(record)? {
+        Some(cgroup) => cgroup.is_frozen().map_err(attempt("look at", record)),
+        None => Ok(false),
+    }
+}
+
 /// Names the attempt and the container.
 pub(super) fn attempt(
     attempt: &'static str,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use nix::sys::signal::Signal;
 
-use super::container_cgroup::{attempt, of};
+use super::container_cgroup::{attempt, find, of};
 use super::error::{Error, Result};
 use super::log::Log;
 use super::pattern;
@@ -54,7 +54,15 @@ fn kill_one(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
         id: id.to_owned(),
         attempt: "kill",
     })?;
-    signal_process(process.as_fd(), record.pid, signal)
+    signal_process(process.as_fd(), record.pid, signal)?;
+    // On cgroup version 1 a process that stands still does not even end by SIGKILL.
+    if signal == libc::SIGKILL
+        && let Ok(Some(cgroup)) = find(&record)
+        && cgroup.is_frozen().unwrap_or_default()
+    {
+        return cgroup.thaw().map_err(attempt("resume", &record));
+    }
+    Ok(())
 }
 
 fn kill_all(record: &Record, signal: i32) -> Result<()> {
@@ -92,7 +100,7 @@ pub(super) fn signal_process(process: BorrowedFd<'_>, pid: i32, signal: i32) -> 
 fn parse_signal(text: &str) -> Result<i32> {
     let invalid = || Error::Argument {
         argument: "signal",
-        reason: format!("{text} is not a signal"),
+        reason: format!("{text:?} is not a signal"),
     };
     let in_range = |number: i32| (0..=libc::SIGRTMAX()).contains(&number).then_some(number);
     if let Ok(number) = text.parse() {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use oci_spec::runtime::{ContainerState, Spec};
 
+use super::container_cgroup::is_frozen;
 use super::delete;
 use super::error::{Error, Result, file};
 use super::gate::connect;
@@ -33,6 +34,15 @@ pub(super) fn start(store: &Store, options: &Options, log: &Log) -> Result<()> {
             status: status.name(),
             command: "start",
             wanted: "created",
+        });
+    }
+    // It would not hear that it may start, and this command would wait for it.
+    if is_frozen(&record)? {
+        return Err(Error::Status {
+            id: options.id.clone(),
+            status: Status::Paused.name(),
+            command: "start",
+            wanted: "resumed",
         });
     }
     let notify = notify::listen(&entry)?;

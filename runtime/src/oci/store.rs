@@ -25,7 +25,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::container_cgroup::{attempt, find};
+use super::container_cgroup::is_frozen;
 use super::error::{Error, Result, file};
 use crate::container::{Container, config};
 use crate::{kernel_file, sys};
@@ -374,11 +374,11 @@ impl Entry {
         if status != Status::Running {
             return Ok(status);
         }
-        let frozen = match find(record)? {
-            Some(cgroup) => cgroup.is_frozen().map_err(attempt("look at", record))?,
-            None => false,
-        };
-        Ok(if frozen { Status::Paused } else { status })
+        Ok(if is_frozen(record)? {
+            Status::Paused
+        } else {
+            status
+        })
     }
 }
 
