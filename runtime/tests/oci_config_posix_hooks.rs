@@ -306,3 +306,19 @@ fn hooks_on_the_hosts_side_start_in_the_bundle() {
     let here = format!("{}\n", bundle.path().display());
     assert_eq!(fs::read_to_string(said).expect("reads"), here.repeat(4));
 }
+
+/// What it said is the message, whoever has run it.
+#[test]
+fn a_hook_that_fails_inside_is_told_as_one_outside() {
+    for kind in ["createRuntime", "createContainer", "startContainer"] {
+        let mut bundle = Bundle::sh("true");
+        set_hooks(&mut bundle, json!({kind: [script("echo why >&2; exit 3")]}));
+        let said = bundle.run_fails();
+        assert_eq!(
+            said.trim_end(),
+            format!(
+                "podling-runtime: error: /bin/sh: the {kind} hook failed with exit code 3: why"
+            )
+        );
+    }
+}

@@ -150,6 +150,12 @@ pub enum Error {
         /// Exit code, signal or timeout, and the last of what it wrote to standard error.
         reason: String,
     },
+    /// A hook in the container's namespaces failed.
+    #[error("{said}")]
+    HookInside {
+        /// As [`Error::Hook`] says it.
+        said: String,
+    },
     /// A process could not be waited for or signalled.
     #[error("cannot wait for or signal process {pid}")]
     Process {
@@ -344,6 +350,9 @@ pub(super) struct Failure {
 const SUBJECT_MAX_BYTES: usize = 4400;
 
 impl Failure {
+    /// Instead of an errno: what is to be said of a hook stands in the subject.
+    pub(super) const SAID: i32 = libc::ECANCELED;
+
     pub(super) fn new(step: Step, subject: impl Into<String>, error: &io::Error) -> Self {
         Self {
             step,
@@ -382,10 +391,16 @@ impl Failure {
         let [b'E', step, e0, e1, e2, e3, subject @ ..] = packet else {
             return None;
         };
+        let step = *Step::ALL.get(usize::from(*step))?;
+        let errno = i32::from_le_bytes([*e0, *e1, *e2, *e3]);
+        let subject = String::from_utf8_lossy(subject).into_owned();
+        if (step, errno) == (Step::RunHook, Self::SAID) {
+            return Some(Error::HookInside { said: subject });
+        }
         Some(Error::Setup {
-            step: *Step::ALL.get(usize::from(*step))?,
-            subject: String::from_utf8_lossy(subject).into_owned(),
-            source: io::Error::from_raw_os_error(i32::from_le_bytes([*e0, *e1, *e2, *e3])),
+            step,
+            subject,
+            source: io::Error::from_raw_os_error(errno),
         })
     }
 }

@@ -525,7 +525,7 @@ impl ContainerHooks {
                 Failure::new(
                     Step::RunHook,
                     subject,
-                    &std::io::Error::from_raw_os_error(libc::ECANCELED),
+                    &std::io::Error::from_raw_os_error(Failure::SAID),
                 )
             })?;
         }
