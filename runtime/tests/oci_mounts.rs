@@ -490,3 +490,41 @@ fn a_mount_over_the_root_is_the_root() {
     assert!(stderr(&output).contains("Read-only"), "{}", stderr(&output));
     assert!(!bundle.rootfs().join("late").exists());
 }
+
+#[test]
+fn a_root_that_is_no_directory_is_refused_by_field() {
+    let mut bundle = Bundle::sh("true");
+    fs::write(bundle.path().join("file"), "").expect("file");
+    for (path, reason) in [
+        ("", "root.path: is missing"),
+        ("file", "root.path: file is not a directory"),
+    ] {
+        bundle
+            .spec
+            .root_mut()
+            .get_or_insert_default()
+            .set_path(path.into());
+        let said = bundle.run_fails();
+        assert!(said.contains(reason), "{said}");
+    }
+    // The bundle was not taken for the root.
+    assert!(!bundle.path().join("proc").exists());
+}
+
+#[test]
+fn a_file_system_over_a_file_is_refused_as_that() {
+    let mut bundle = Bundle::sh("true");
+    fs::write(bundle.rootfs().join("file"), "").expect("file");
+    bundle.mount(
+        MountBuilder::default()
+            .typ("tmpfs")
+            .destination("/file")
+            .build()
+            .expect("builds"),
+    );
+    let said = bundle.run_fails();
+    assert!(
+        said.contains("cannot open or make the mount target /file: Not a directory"),
+        "{said}"
+    );
+}

@@ -28,6 +28,10 @@ pub(super) struct Node {
     pub(super) gid: u32,
 }
 
+/// The largest numbers of a device: 12 and 20 bits (`MINORBITS` of linux/kdev_t.h).
+const MAJOR_MAX: u32 = (1 << 12) - 1;
+const MINOR_MAX: u32 = (1 << 20) - 1;
+
 /// Name, major and minor number of the default devices.
 const DEFAULT_NODES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
@@ -140,11 +144,22 @@ fn node(index: usize, device: &LinuxDevice) -> Result<Node> {
         LinuxDeviceType::P => FileType::Fifo,
         LinuxDeviceType::A => return Err(invalid("a node cannot be of type a")),
     };
-    let number = |n: i64| u32::try_from(n).map_err(|_| invalid("a device number is out of range"));
+    // mknod(2) would cut off what is above.
+    let number = |n: i64, max: u32| match u32::try_from(n) {
+        Ok(n) if n <= max => Ok(n),
+        _ => Err(invalid("a device number is out of range")),
+    };
     let device_number = match kind {
         FileType::Fifo => 0,
-        _ => rustix::fs::makedev(number(device.major())?, number(device.minor())?),
+        _ => rustix::fs::makedev(
+            number(device.major(), MAJOR_MAX)?,
+            number(device.minor(), MINOR_MAX)?,
+        ),
     };
+    // For chown(2) it would be no change.
+    if [device.uid(), device.gid()].contains(&Some(u32::MAX)) {
+        return Err(invalid("4294967295 (-1) is no id"));
+    }
     Ok(Node {
         path: super::mount_plan::lexical(device.path()),
         kind,

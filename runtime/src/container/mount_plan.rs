@@ -1,7 +1,8 @@
 //! The spec's mounts, parsed: what is to be mounted where, and how. Pure; [`super::mounts`] does it.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
@@ -137,6 +138,7 @@ fn postpone_readonly(plans: &mut [MountPlan]) {
 pub(super) fn validate(spec: &Spec) -> Result<()> {
     for mount in spec.mounts().iter().flatten() {
         let field = field_of(mount);
+        check_text(mount)?;
         let options = options_of(mount)?;
         if is_root(mount.destination()) {
             check_root(mount, &options)?;
@@ -153,6 +155,28 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
         }
     }
     default_propagation(spec).map(drop)
+}
+
+/// What no path, type or option can be. Without a destination a mount would go over the root directory.
+fn check_text(mount: &Mount) -> Result<()> {
+    let destination = mount.destination().as_os_str();
+    let source = mount.source().iter().map(|path| path.as_os_str());
+    let words = mount.typ().iter().chain(mount.options().iter().flatten());
+    let mut texts = source
+        .chain([destination])
+        .chain(words.map(OsStr::new))
+        .map(OsStr::as_bytes);
+    let reason = if destination.is_empty() {
+        "has no destination"
+    } else if texts.any(|text| text.contains(&0)) {
+        "a NUL character is not allowed"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Invalid {
+        field: field_of(mount),
+        reason: reason.to_owned(),
+    })
 }
 
 /// What can be the container's root directory instead of the root file system.

@@ -237,7 +237,7 @@ fn mount_new(
         mount_label::set_on_root(mount.as_fd(), label).at(Step::SetLabel, &name)?;
     }
     if takes_mode {
-        take_mode(inside, destination, mount.as_fd()).at(Step::SetMountAttributes, &name)?;
+        take_mode(inside, destination, mount.as_fd()).at(Step::OpenTarget, &name)?;
     }
     if plan.options.copy_up {
         copy_up(inside, destination, mount.as_fd(), has_own_mode).at(Step::CopyUp, &name)?;

@@ -1,5 +1,7 @@
 //! Refuses specs that ask for what is not done, before anything is created.
 
+use std::os::unix::ffi::OsStrExt;
+
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::error::{Error, Result};
@@ -36,6 +38,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
     user_namespace::validate(spec)?;
     TimeOffsets::new(spec)?;
     names(spec)?;
+    if let Some(path) = linux.cgroups_path() {
+        without_nul("linux.cgroupsPath", path.as_os_str().as_bytes())?;
+    }
     annotations(spec)?;
     hooks::validate(spec)?;
     Masks::new(spec).validate()?;
@@ -78,6 +83,7 @@ fn names(spec: &Spec) -> Result<()> {
         ("domainname", spec.domainname()),
     ] {
         let name = name.as_deref().unwrap_or_default();
+        without_nul(field, name.as_bytes())?;
         if name.len() > HOST_NAME_MAX_BYTES {
             return Err(Error::Invalid {
                 field: field.to_owned(),
@@ -90,6 +96,17 @@ fn names(spec: &Spec) -> Result<()> {
                 reason: "needs a uts namespace".to_owned(),
             });
         }
+    }
+    Ok(())
+}
+
+/// The kernel would read no further.
+fn without_nul(field: &str, text: &[u8]) -> Result<()> {
+    if text.contains(&0) {
+        return Err(Error::Invalid {
+            field: field.to_owned(),
+            reason: "a NUL character is not allowed".to_owned(),
+        });
     }
     Ok(())
 }
@@ -169,6 +186,67 @@ mod tests {
             s.set_hostname(Some("x".into()));
         });
         assert_eq!(reason, "hostname: needs a uts namespace");
+    }
+
+    #[test]
+    fn a_nul_character_is_refused_by_field() {
+        let reason = refused(|s| {
+            s.set_hostname(Some("a\0b".into()));
+        });
+        assert_eq!(reason, "hostname: a NUL character is not allowed");
+        let reason = refused(|s| {
+            linux(s).set_cgroups_path(Some("/a\0b".into()));
+        });
+        assert_eq!(reason, "linux.cgroupsPath: a NUL character is not allowed");
+        let mount = |destination: &str, options: &str| {
+            refused(|s| {
+                let mut mount = oci_spec::runtime::Mount::default();
+                mount
+                    .set_destination(destination.into())
+                    .set_typ(Some("tmpfs".into()))
+                    .set_options(Some(vec![options.into()]));
+                s.set_mounts(Some(vec![mount]));
+            })
+        };
+        assert_eq!(
+            mount("/mnt\0", "ro"),
+            "mounts (/mnt\0): a NUL character is not allowed"
+        );
+        assert_eq!(
+            mount("/mnt", "size=1\0"),
+            "mounts (/mnt): a NUL character is not allowed"
+        );
+        assert_eq!(mount("", "ro"), "mounts (): has no destination");
+    }
+
+    #[test]
+    fn a_device_is_no_other_than_the_one_named() {
+        let device = |major: i64, minor: i64, uid: u32| {
+            let device = oci_spec::runtime::LinuxDeviceBuilder::default()
+                .path("/dev/x")
+                .typ(oci_spec::runtime::LinuxDeviceType::C)
+                .major(major)
+                .minor(minor)
+                .uid(uid)
+                .build()
+                .expect("builds");
+            move |spec: &mut Spec| {
+                linux(spec).set_devices(Some(vec![device]));
+            }
+        };
+        let mut spec = Spec::default();
+        device(4095, 1_048_575, 0)(&mut spec);
+        validate(&spec).expect("the last numbers are fine");
+        for (major, minor) in [(4096, 0), (0, 1_048_576), (-1, 0)] {
+            assert_eq!(
+                refused(device(major, minor, 0)),
+                "linux.devices[0] (/dev/x): a device number is out of range"
+            );
+        }
+        assert_eq!(
+            refused(device(1, 3, u32::MAX)),
+            "linux.devices[0] (/dev/x): 4294967295 (-1) is no id"
+        );
     }
 
     fn own_user_namespace(spec: &mut Spec, inside: u32, count: u32) {

@@ -38,11 +38,29 @@ impl Bundle {
             argument: "root",
             reason: "is missing".to_owned(),
         })?;
+        let rootfs = directory.join(check_root(&directory, root.path())?);
         Ok(Self {
-            rootfs: directory.join(root.path()),
+            rootfs,
             directory,
             text,
             spec,
         })
     }
+}
+
+/// Without a path the bundle itself, with its configuration, would be the container's root; a file fails much later, at
+/// the first mount.
+fn check_root<'a>(directory: &Path, path: &'a Path) -> Result<&'a Path> {
+    let is_missing = path.as_os_str().is_empty();
+    if !is_missing && !directory.join(path).is_file() {
+        return Ok(path);
+    }
+    Err(Error::Argument {
+        argument: "root.path",
+        reason: if is_missing {
+            "is missing".to_owned()
+        } else {
+            format!("{} is not a directory", path.display())
+        },
+    })
 }

@@ -144,7 +144,7 @@ fn parse_user(text: &str) -> Result<(u32, u32)> {
 fn parse_capability(name: &str) -> Result<Capability> {
     let upper = name.to_ascii_uppercase();
     Capability::from_str(upper.strip_prefix("CAP_").unwrap_or(&upper))
-        .map_err(|_| argument("--cap", &format!("{name} is not a capability")))
+        .map_err(|_| argument("--cap", &format!("{name:?} is not a capability")))
 }
 
 fn argument(argument: &'static str, reason: &str) -> Error {
