@@ -575,3 +575,13 @@ fn steps_are_logged_when_asked_for() {
     let said = fs::read_to_string(&log).expect("a log");
     assert!(said.contains("level=debug"), "{said}");
 }
+
+#[test]
+fn a_terminal_without_anybody_who_holds_it_is_refused() {
+    let mut bundle = Bundle::sh("true");
+    bundle.process().set_terminal(Some(true));
+    bundle.write();
+    let said = bundle.fails(&["run", "-d", "-b", &bundle.bundle_arg(), &bundle.id]);
+    assert!(said.contains("--console-socket: "), "{said}");
+    assert!(!bundle.state_directory().join(&bundle.id).exists());
+}

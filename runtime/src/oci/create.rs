@@ -63,21 +63,23 @@ pub(super) struct Made {
 
 /// `create`: the container waits at its gate, and this process ends.
 pub(super) fn create(store: &Store, options: &Options, globals: &Globals) -> Result<()> {
-    let made = make(store, options, globals, true)?;
+    let made = make(store, options, globals, true, true)?;
     let running = settle(made.created.leave().map_err(Error::from), options);
     undo_on_error(running, &made.entry, &made.record).map(drop)
 }
 
 /// Makes the container, its cgroup and its record; nothing stays if that fails. `gated`: it waits for its start at its
-/// gate, where this process may end before.
+/// gate, where this process may end before. `detached`: this process does not stay to hold a
+/// terminal of the container's.
 pub(super) fn make(
     store: &Store,
     options: &Options,
     globals: &Globals,
     gated: bool,
+    detached: bool,
 ) -> Result<Made> {
     let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
-    check_console(&bundle.spec, options.console_socket.as_deref(), gated)?;
+    check_console(&bundle.spec, options.console_socket.as_deref(), detached)?;
     let filter = compile_filter(&bundle.spec)?;
     let entry = store.reserve(&options.id)?;
     let made = make_in(&entry, options, globals, bundle, filter, gated);

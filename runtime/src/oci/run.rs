@@ -32,7 +32,7 @@ pub(super) fn run(store: &Store, options: &Options, globals: &Globals, log: &Log
         record,
         spec,
         created,
-    } = create::make(store, &options.create, globals, false)?;
+    } = create::make(store, &options.create, globals, false, options.detach)?;
     let notify = undo_on_error(notify::listen(&entry), &entry, &record)?;
     let started = created.start().map_err(Error::from);
     let started = settle(started, &options.create);

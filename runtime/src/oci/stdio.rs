@@ -30,13 +30,17 @@ pub(super) fn stdio_of(process: Option<&Process>) -> Stdio {
 ///
 /// # Errors
 /// [`Error::Argument`]
-pub(super) fn check_console(spec: &Spec, console_socket: Option<&Path>, gated: bool) -> Result<()> {
+pub(super) fn check_console(
+    spec: &Spec,
+    console_socket: Option<&Path>,
+    detached: bool,
+) -> Result<()> {
     let terminal = spec
         .process()
         .as_ref()
         .is_some_and(|p| p.terminal().unwrap_or(false));
     let reason = match (terminal, console_socket) {
-        (true, None) if gated => "process.terminal is set, so a socket must be given",
+        (true, None) if detached => "process.terminal is set, so a socket must be given",
         (false, Some(_)) => "a socket is given, but process.terminal is not set",
         _ => return Ok(()),
     };
