@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
@@ -76,12 +77,17 @@ fn load(dir: &Path) {
 }
 
 const ORDINARY: &str = "PODLING_TEST_ORDINARY_USER_IN";
+const OUTSIDE: &str = "PODLING_TEST_OUTSIDE_THE_NAMESPACE";
 
 /// An ordinary user, with the ids that `/etc/subuid` gives: owners are theirs, as with rootless podman.
 #[test]
 fn an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid() {
     if let Some(dir) = std::env::var_os(ORDINARY) {
-        return load_owned(Path::new(&dir));
+        let dir = Path::new(&dir);
+        return match std::env::var_os(OUTSIDE) {
+            Some(_) => remove_owned(dir),
+            None => load_owned(dir),
+        };
     }
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).unwrap();
@@ -89,6 +95,8 @@ fn an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid() {
         .owned_by(0, 0)
         .file("root", b"")
         .owned_by(33, 44)
+        .dir("private")
+        .file("private/page", b"")
         .file("www", b"")
         .entry("su", EntryType::Regular, 0o6755, "", b"program");
     let image = TestImage::new(vec![layer.finish()]);
@@ -122,6 +130,21 @@ fn an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid() {
     };
     assert_eq!(owner("root"), (65534, 65534));
     assert_eq!(owner("www"), (100_032, 100_043));
+    // Outside of the namespace the same user may not remove what others own: said, and the store still opens.
+    let script = r#"set -e
+        mount --make-rprivate /
+        mount --bind "$2" "$1/program"
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups "$1/program" --exact "$3""#;
+    let status = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg("an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid")
+        .env(ORDINARY, dir.path())
+        .env(OUTSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
 }
 
 fn load_owned(dir: &Path) {
@@ -131,4 +154,19 @@ fn load_owned(dir: &Path) {
     let su = std::fs::metadata(images[0].layers[0].join("su")).unwrap();
     assert_eq!((su.uid(), su.gid(), su.mode() & 0o7777), (33, 44, 0o6755));
     assert_eq!(store.verify().unwrap(), []);
+}
+
+fn remove_owned(dir: &Path) {
+    let store = ImageStore::open(&dir.join("images")).unwrap();
+    store
+        .remove(&"host.example/app:1".parse().unwrap())
+        .unwrap();
+    let error = store.gc(&HashSet::new()).unwrap_err().to_string();
+    assert!(
+        error.contains("files of other users") && error.contains("--map-auto"),
+        "{error}"
+    );
+    drop(store);
+    let store = ImageStore::open(&dir.join("images")).unwrap();
+    assert_eq!(store.gc(&HashSet::new()).unwrap().layers, 0);
 }

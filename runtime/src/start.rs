@@ -2,9 +2,9 @@
 //!
 //! Of its steps (`std::rt`) two are kept: descriptors 0, 1 and 2 that are closed become `/dev/null`, as what is opened
 //! next would take their place and get what is written to standard output; and SIGPIPE is ignored, so that a reader who
-//! went away is an error. One is added: SIGCHLD has its default, whatever the caller ignored. Left out is the handler that explains a stack overflow: to find the stack's end it reads
-//! `/proc/self/maps` and takes a dozen system calls, a tenth of all that a short command makes. A stack that overflows
-//! ends the process without it too, at the guard page.
+//! went away is an error. One is added: SIGCHLD has its default, whatever the caller ignored. Left out is the handler
+//! that explains a stack overflow: to find the stack's end it reads `/proc/self/maps` and takes a dozen system calls, a
+//! tenth of all that a short command makes. A stack that overflows ends the process without it too, at the guard page.
 
 use std::io::Write;
 

@@ -75,11 +75,16 @@ impl ImageStore {
             self.remove_idle_locks()?;
         }
         collected.freed_bytes += self.remove_partial_downloads(ingest::PARTIAL_MAX_AGE)?;
+        let mut left = None;
         for path in trash {
-            collected.freed_bytes += file_bytes(&path)?;
-            disk::remove(&path)?;
+            let bytes = file_bytes(&path);
+            match disk::remove(&path) {
+                Ok(()) => collected.freed_bytes += bytes?,
+                // The others go all the same.
+                Err(error) => left = left.or(Some(error)),
+            }
         }
-        Ok(collected)
+        left.map_or(Ok(collected), Err)
     }
 
     fn digests(&self, kind: &str) -> Result<Vec<Digest>, StoreError> {

@@ -315,10 +315,20 @@ pub(crate) fn names(path: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Removes a file or a tree; what is not there is removed.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     let removed = match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
+                let path = path.to_owned();
+                return Err(StoreError::OthersFiles { path });
+            }
+            removed => removed,
+        },
         Ok(_) => std::fs::remove_file(path),
         Err(e) => Err(e),
     };

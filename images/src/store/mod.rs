@@ -139,6 +139,15 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// Files that another user's namespace has unpacked cannot be removed.
+    #[error(
+        "cannot remove {path}: files of other users are in it; do it in the user namespace that unpacked them: \
+         `unshare --map-root-user --map-auto podling images …`"
+    )]
+    OthersFiles {
+        /// Where they are.
+        path: PathBuf,
+    },
     /// A digest in a file of the store is none.
     #[error(transparent)]
     Digest(#[from] DigestError),

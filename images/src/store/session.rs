@@ -289,7 +289,7 @@ impl ImageStore {
             match File::open(&lease) {
                 Ok(mut file) => {
                     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                        Ok(()) => disk::remove(&dir)?,
+                        Ok(()) => remove_dead(&dir)?,
                         Err(rustix::io::Errno::WOULDBLOCK) => {
                             let mut text = String::new();
                             file.read_to_string(&mut text)
@@ -300,10 +300,22 @@ impl ImageStore {
                     }
                 }
                 // Made and locked under `lock`: without a lease it died in between, or is being removed.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => disk::remove(&dir)?,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => remove_dead(&dir)?,
                 Err(e) => return Err(failed("open", &lease)(e)),
             }
         }
         Ok(held)
+    }
+}
+
+/// What an ordinary user may not remove stays, until a command in the user namespace opens the store: it is in nobody's
+/// way.
+fn remove_dead(dir: &Path) -> Result<(), StoreError> {
+    match disk::remove(dir) {
+        Err(error @ StoreError::OthersFiles { .. }) => {
+            tracing::warn!("{error}");
+            Ok(())
+        }
+        removed => removed,
     }
 }
