@@ -22,6 +22,14 @@ pub enum Error {
         /// Its name.
         id: String,
     },
+    /// One of that name is being made, or was when its `create` was killed: nobody can tell which.
+    #[error(
+        "container {id} exists already, but is not made yet; if its create was killed, remove it: delete --force {id}"
+    )]
+    Unfinished {
+        /// Its name.
+        id: String,
+    },
     /// There is none of that name.
     #[error("container {id} does not exist")]
     Missing {

@@ -137,7 +137,7 @@ impl Store {
     /// Makes the directory of a new container.
     ///
     /// # Errors
-    /// [`Error::Exists`] when there is one of that name.
+    /// [`Error::Exists`] or [`Error::Unfinished`] when there is one of that name.
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         let entry = self.entry(id)?;
         let make = || DirBuilder::new().mode(0o700).create(&entry.directory);
@@ -152,12 +152,16 @@ impl Store {
         }
         match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(Error::Exists { id: id.to_owned() })
+                let (id, is_made) = (id.to_owned(), entry.state().exists());
+                Err(if is_made {
+                    Error::Exists { id }
+                } else {
+                    Error::Unfinished { id }
+                })
             }
-            result => {
-                result.map_err(file("make", &entry.directory))?;
-                Ok(entry)
-            }
+            result => result
+                .map_err(file("make", &entry.directory))
+                .map(|()| entry),
         }
     }
 
@@ -550,7 +554,7 @@ mod tests {
         let root = tempfile::tempdir().expect("directory");
         let store = Store::new(root.path().join("state"));
         let entry = store.reserve("a").expect("reserves");
-        assert!(matches!(store.reserve("a"), Err(Error::Exists { .. })));
+        assert!(matches!(store.reserve("a"), Err(Error::Unfinished { .. })));
         entry.remove().expect("removes");
         store.reserve("a").expect("reserves again");
     }
