@@ -26,7 +26,7 @@ use crate::digest::{Digest, Hasher};
 /// The largest piece that is passed on; a source should give pieces of at most this size.
 pub(crate) const PIECE_BYTES: usize = 256 * 1024;
 /// Compressed pieces between two threads.
-pub(crate) const COMPRESSED_WAITING: usize = 12;
+pub(crate) const COMPRESSED_WAITING: usize = 8;
 /// Decompressed pieces between two threads.
 const PLAIN_WAITING: usize = 8;
 /// What the pieces of one layer hold at most: those that wait before the stream (as many as in it) and in it, and one
