@@ -103,24 +103,7 @@ fn an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid() {
     image.write_layout(&dir.path().join("owned"), "host.example/app:1");
     std::fs::write(dir.path().join("ids"), "65534:100000:65536\n").unwrap();
     std::fs::write(dir.path().join("program"), "").unwrap();
-    // The machine's own files stay as they are: all is mounted in a namespace of its own. There the program is where
-    // anybody may reach it.
-    let script = r#"set -e
-        mount --make-rprivate /
-        mount --bind "$1/ids" /etc/subuid
-        mount --bind "$1/ids" /etc/subgid
-        mount --bind "$2" "$1/program"
-        exec setpriv --reuid 65534 --regid 65534 --clear-groups \
-            unshare --map-root-user --map-auto "$1/program" --exact "$3""#;
-    let status = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(dir.path())
-        .arg(std::env::current_exe().unwrap())
-        .arg("an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid")
-        .env(ORDINARY, dir.path())
-        .status()
-        .expect("unshare is needed: apt-get install util-linux");
-    assert!(status.success());
+    as_ordinary_user(dir.path(), Where::InNamespace);
     // As the machine sees it.
     let store = dir.path().join("images/layers/sha256");
     let layer = std::fs::read_dir(store).unwrap().next().unwrap().unwrap();
@@ -131,19 +114,38 @@ fn an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid() {
     assert_eq!(owner("root"), (65534, 65534));
     assert_eq!(owner("www"), (100_032, 100_043));
     // Outside of the namespace the same user may not remove what others own: said, and the store still opens.
+    as_ordinary_user(dir.path(), Where::Outside);
+}
+
+enum Where {
+    InNamespace,
+    Outside,
+}
+
+/// Starts this test again as an ordinary user.
+fn as_ordinary_user(dir: &Path, place: Where) {
+    // The machine's own files stay as they are: all is mounted in a namespace of its own. There the program is where
+    // anybody may reach it.
     let script = r#"set -e
         mount --make-rprivate /
+        mount --bind "$1/ids" /etc/subuid
+        mount --bind "$1/ids" /etc/subgid
         mount --bind "$2" "$1/program"
-        exec setpriv --reuid 65534 --regid 65534 --clear-groups "$1/program" --exact "$3""#;
-    let status = Command::new("unshare")
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups $4 "$1/program" --exact "$3""#;
+    let mut command = Command::new("unshare");
+    command
         .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(dir.path())
+        .arg(dir)
         .arg(std::env::current_exe().unwrap())
         .arg("an_ordinary_user_unpacks_the_files_of_many_owners_with_the_ids_of_subuid")
-        .env(ORDINARY, dir.path())
-        .env(OUTSIDE, "1")
+        .env(ORDINARY, dir);
+    match place {
+        Where::InNamespace => command.arg("unshare --map-root-user --map-auto"),
+        Where::Outside => command.env(OUTSIDE, "1"),
+    };
+    let status = command
         .status()
-        .unwrap();
+        .expect("unshare is needed: apt-get install util-linux");
     assert!(status.success());
 }
 

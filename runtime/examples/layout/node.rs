@@ -51,13 +51,33 @@ pub(crate) fn entered(
     let mut user = None;
     let entered = trace::entered(&words, functions, |agent| {
         user = Some(thread::spawn(move || node.use_it(agent)));
-    })?;
+    });
+    remove_cgroups(&cgroup[1..]);
+    let entered = entered?;
     let used = user.map(thread::JoinHandle::join);
     match used {
         Some(Ok(Ok(()))) => Ok(entered),
         Some(Ok(Err(error))) => Err(error.into()),
         Some(Err(_)) | None => Err("the node was not used".into()),
     }
+}
+
+/// Removes what the agent leaves for the next one. What is busy stays: then the node was not used as it should.
+fn remove_cgroups(name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    remove_tree(&root.join(name));
+    for hierarchy in fs::read_dir(root).into_iter().flatten().flatten() {
+        remove_tree(&hierarchy.path().join(name));
+    }
+}
+
+fn remove_tree(cgroup: &Path) {
+    for child in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&child.path());
+        }
+    }
+    drop(fs::remove_dir(cgroup));
 }
 
 struct Node {
