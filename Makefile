@@ -17,13 +17,22 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 CARGO  ?= cargo
 
 RELEASE := target/$(TARGET)/release
-TEST := $(CARGO) test --workspace --features privileged-tests
+# podling-runtime is built for musl, whose start asks the processor for nothing (.cargo/config.toml). Where Rust has no
+# standard library for it and none is to be had, it is built as all else.
+MUSL := x86_64-unknown-linux-musl
+RUNTIME_TARGET = $(shell test -d "$$(rustc --print target-libdir --target $(MUSL))" && echo $(MUSL) || echo $(TARGET))
+RUNTIME = target/$(RUNTIME_TARGET)/release/podling-runtime
+# What is built of the whole workspace has the features of the whole workspace, and is compiled once.
+BUILD = $(CARGO) build --workspace
+# The podling-runtime that is tested is the one of its own target.
+TESTED = PODLING_RUNTIME=$(CURDIR)/target/$(RUNTIME_TARGET)/debug/podling-runtime
+TEST = $(TESTED) $(CARGO) test --workspace --features privileged-tests
 # Integration tests that need no root; test-root runs them with all others, too.
 UNPRIVILEGED := cli_client cli_files cli_images source_directory crash conformance_table probe_grpc
 # Privileged test programs are started through sudo when this is not root.
 ROOT_RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo -E")
 
-BUILD_PACKAGES := build-essential
+BUILD_PACKAGES := build-essential musl-tools
 # What a seccomp filter is held to.
 UNIT_PACKAGES  := libseccomp-dev
 TEST_PACKAGES  := busybox-static strace iproute2 nftables etcd-server etcd-client docker-registry apache2-utils skopeo umoci \
@@ -54,13 +63,15 @@ target/tools/cosign:
 	  $$apt update && $$apt download cosign && dpkg-deb -x cosign_*.deb .
 	mv target/tools/apt/usr/bin/cosign $@ && rm -rf target/tools/apt
 
-.PHONY: all build run test test-lint test-unit test-root test-vm bench bench-images layout install deps deps-unit deps-test deps-vm \
-        deps-bench
+.PHONY: all build run test test-lint test-unit test-root test-vm tested-runtime bench bench-images layout install deps deps-unit \
+        deps-test deps-vm deps-bench
 
 all: build
 
 deps:
 	$(call ensure,$(BUILD_PACKAGES))
+	@test "$(RUNTIME_TARGET)" = $(MUSL) || rustup target add $(MUSL) || \
+	  echo "No standard library for $(MUSL): podling-runtime is built with glibc, and is slower to start in virtual machines."
 deps-unit: deps
 	$(call ensure,$(UNIT_PACKAGES))
 deps-test: deps-unit $(if $(shell command -v cosign),,target/tools/cosign)
@@ -73,7 +84,8 @@ deps-bench: deps-unit
 # What `podling-runtime --version` tells.
 build: export PODLING_COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 build: deps
-	$(CARGO) build --release --workspace --bins
+	$(BUILD) --release --bin podling --bin podling-pod
+	$(BUILD) --release --bin podling-runtime --target $(RUNTIME_TARGET)
 
 run: build
 	$(SUDO) $(RELEASE)/podling run examples/
@@ -93,15 +105,18 @@ test-unit: deps-unit
 	$(TEST) --lib --bin podling $(addprefix --test ,$(UNPRIVILEGED))
 	$(TEST) --doc
 
-test-root: deps-test
+tested-runtime: deps
+	$(BUILD) --features privileged-tests --bin podling-runtime --target $(RUNTIME_TARGET)
+
+test-root: deps-test tested-runtime
 	$(ROOT_RUNNER) $(TEST) --test '*' -- --test-threads=2
 
 # Two guests at a time, of one processor each.
-test-vm: deps-vm
-	$(ROOT_RUNNER) $(CARGO) test -p podling-vm-tests --features vm -- --test-threads=2 --nocapture
+test-vm: deps-vm tested-runtime
+	$(ROOT_RUNNER) $(TESTED) $(CARGO) test -p podling-vm-tests --features vm -- --test-threads=2 --nocapture
 
 bench: build deps-bench
-	$(ROOT_RUNNER) $(CARGO) bench --bench budgets
+	$(ROOT_RUNNER) PODLING_RUNTIME=$(CURDIR)/$(RUNTIME) $(CARGO) bench --bench budgets
 
 bench-images: deps-test
 	$(ROOT_RUNNER) $(CARGO) bench -p podling-images --bench layers
@@ -109,14 +124,16 @@ bench-images: deps-test
 # Which functions lie side by side in the programs: before a release, and when their memory has grown. Of the whole
 # workspace, as for `build`: alone they have other features of their dependencies, and other functions.
 layout: deps-bench
-	CARGO_PROFILE_RELEASE_STRIP=none $(CARGO) build --release --workspace --bins --target-dir target/layout
-	for pair in runtime:podling-runtime agent:podling; do \
+	export CARGO_PROFILE_RELEASE_STRIP=none CARGO_TARGET_DIR=target/layout; \
+	$(BUILD) --release --bin podling --bin podling-pod && \
+	$(BUILD) --release --bin podling-runtime --target $(RUNTIME_TARGET)
+	for pair in runtime:$(RUNTIME_TARGET)/release/podling-runtime agent:$(TARGET)/release/podling; do \
 	  $(ROOT_RUNNER) $(CARGO) run --quiet -p podling-runtime --example layout -- \
-	    target/layout/$(TARGET)/release/$${pair#*:} $${pair%:*}/layout/hot.ld || exit; \
+	    target/layout/$${pair#*:} $${pair%%:*}/layout/hot.ld || exit; \
 	done
 
 install: build
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/podling $(RELEASE)/podling-runtime
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(RELEASE)/podling $(RUNTIME)
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/podling $(RELEASE)/podling-pod
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/units/*.service systemd/units/*.slice
 	install -D -m 0644 systemd/units/podling.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/podling.conf

@@ -1,9 +1,11 @@
-//! Reading files that the kernel makes up when they are read: in `/proc`, `/sys` and cgroups.
+//! Files that the kernel makes up: in `/proc`, `/sys` and cgroups.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 /// Where the kernel tells this process's mounts (proc_pid_mountinfo(5)).
 pub(crate) const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -11,13 +13,35 @@ pub(crate) const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// More than most such files hold, in bytes.
 const USUAL_BYTES: usize = 4096;
 
+/// Opens the file for reading, by one system call: musl's `open` takes two where descriptors are to be closed on exec.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    open_for(OFlags::RDONLY, path)
+}
+
+/// Opens the file for writing, as [`open`] does for reading.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn open_for_writing(path: &Path) -> io::Result<File> {
+    open_for(OFlags::WRONLY, path)
+}
+
+fn open_for(access: OFlags, path: &Path) -> io::Result<File> {
+    let flags = access | OFlags::CLOEXEC;
+    let file = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
+    Ok(file.into())
+}
+
 /// The whole of a file that the kernel makes up in one piece, as most files in cgroups and `/proc` that tell one thing:
 /// a read that leaves room is the last (seq_file(9), `single_open`). Not for lists, as of processes or mounts.
 ///
 /// # Errors
 /// When it cannot be opened or read.
 pub(crate) fn read_one(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = open(path)?;
     let mut text = vec![0; USUAL_BYTES];
     let length = file.read(&mut text)?;
     text.truncate(length);
@@ -34,7 +58,7 @@ pub(crate) fn read_one(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(USUAL_BYTES);
     // Through an adapter that has no size to ask for either.
-    File::open(path)?.take(u64::MAX).read_to_end(&mut text)?;
+    open(path)?.take(u64::MAX).read_to_end(&mut text)?;
     Ok(text)
 }
 

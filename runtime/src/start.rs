@@ -6,19 +6,21 @@
 //! that explains a stack overflow: to find the stack's end it reads `/proc/self/maps` and takes a dozen system calls, a
 //! tenth of all that a short command makes. A stack that overflows ends the process without it too, at the guard page.
 
+use std::ffi::OsString;
 use std::io::Write;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
+pub use crate::sys::entry::arguments;
 use crate::sys::process;
 
-/// Runs a program's `main`, and gives its exit code.
-pub fn run(main: fn() -> u8) -> i32 {
+/// Runs a program's `main` with its arguments, and gives its exit code.
+pub fn run(arguments: &[OsString], main: fn(&[OsString]) -> u8) -> i32 {
     open_standard_streams();
     process::ignore_broken_pipes();
     process::keep_ended_children();
-    let code = main();
+    let code = main(arguments);
     // What is buffered is written now; where that fails there is nobody left to tell.
     std::io::stdout().flush().unwrap_or_default();
     code.into()

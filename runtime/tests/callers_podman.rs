@@ -5,7 +5,7 @@ mod callers_support;
 
 use std::fs;
 
-use callers_support::{Machine, stderr, stdout, until};
+use callers_support::{Machine, RUNTIME, stderr, stdout, until};
 
 /// Podman with everything of its own in one directory, and an image called `busybox`.
 struct Podman {
@@ -19,7 +19,7 @@ impl Podman {
         let containers = format!(
             "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"podling\"\n\
              [engine.runtimes]\npodling = [\"{}\"]\n",
-            env!("CARGO_BIN_EXE_podling-runtime")
+            RUNTIME
         );
         let storage = format!(
             "[storage]\ndriver = \"overlay\"\nrunroot = \"{path}/run\"\ngraphroot = \"{path}/graph\"\n"
@@ -33,7 +33,7 @@ impl Podman {
             root.display()
         ));
         let runtime = podman.ok("podman info --format '{{.Host.OCIRuntime.Path}}'");
-        assert_eq!(runtime, env!("CARGO_BIN_EXE_podling-runtime"));
+        assert_eq!(runtime, RUNTIME);
         podman
     }
 

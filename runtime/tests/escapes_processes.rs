@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType};
-use oci_support::{Bundle, stderr, stdout, until};
+use oci_support::{Bundle, RUNTIME, stderr, stdout, until};
 use rustix::thread::CapabilitySets;
 
 /// Waits for a process named `exe` or `copy`, opens its program, and once told writes to that file through the
@@ -109,7 +109,7 @@ fn exec_and_overwrite(program: &str, prepare: impl FnOnce(&Path)) -> (String, bo
 #[test]
 fn cve_2019_5736_a_program_of_the_image_can_be_overwritten() {
     // The control: the same attack on a copy of the runtime in the image succeeds.
-    let runtime = Path::new(env!("CARGO_BIN_EXE_podling-runtime"));
+    let runtime = Path::new(RUNTIME);
     let (said, _) = exec_and_overwrite("/bin/copy", |rootfs| {
         copy(runtime, &rootfs.join("bin/copy"));
     });

@@ -69,7 +69,7 @@ const TESTS: [(&str, fn()); 12] = [
 ];
 
 fn main() -> ExitCode {
-    protect::seal().expect("seals");
+    protect::seal(&std::env::args_os().collect::<Vec<_>>()).expect("seals");
     isolate();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|a| a == "--list") {

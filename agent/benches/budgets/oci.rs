@@ -85,8 +85,9 @@ fn run(effort: Effort, table: &mut Table) {
         .unwrap();
     let states = States::mount(dir.path());
     let mut runtimes = Vec::new();
-    let own = ("podling".to_string(), bin_dir().join("podling-runtime"));
-    for (name, program) in std::iter::once(own).chain(peers()) {
+    let own = std::env::var_os("PODLING_RUNTIME")
+        .map_or_else(|| bin_dir().join("podling-runtime"), PathBuf::from);
+    for (name, program) in std::iter::once(("podling".to_string(), own)).chain(peers()) {
         let runtime = Runtime::new(&name, program, dir.path(), &states.0);
         match runtime.run_once() {
             Ok(_) => runtimes.push(runtime),

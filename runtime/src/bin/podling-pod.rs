@@ -6,6 +6,7 @@
 
 #![no_main]
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
@@ -19,15 +20,21 @@ mod sys {
     //! The C library's way into this program ([`podling_runtime::start`]).
     #![allow(unsafe_code)]
 
-    // SAFETY: the one `main` of this program, with the C library's idea of it: its arguments may be left out.
+    use std::ffi::{c_char, c_int};
+
+    use podling_runtime::start;
+
+    // SAFETY: the one `main` of this program, with the C library's idea of it.
     #[unsafe(no_mangle)]
-    extern "C" fn main() -> i32 {
-        podling_runtime::start::run(super::supervise)
+    extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+        // SAFETY: they are what `main` was given.
+        let arguments = unsafe { start::arguments(count, arguments) };
+        start::run(&arguments, super::supervise)
     }
 }
 
-fn supervise() -> u8 {
-    match run() {
+fn supervise(arguments: &[OsString]) -> u8 {
+    match run(arguments) {
         Ok(()) => 0,
         Err(e) => {
             eprintln!("podling-pod: {}", chain(&*e));
@@ -36,9 +43,9 @@ fn supervise() -> u8 {
     }
 }
 
-fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let dir = pod_dir()?;
-    protect::seal()?;
+fn run(arguments: &[OsString]) -> Result<(), Box<dyn std::error::Error>> {
+    let dir = pod_dir(arguments)?;
+    protect::seal(arguments)?;
     std::env::set_current_dir("/")?;
     // Fails for a process group's leader, as which nobody starts it but a shell: no harm then.
     rustix::process::setsid().map(drop).unwrap_or_default();
@@ -49,10 +56,9 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn pod_dir() -> Result<PathBuf, Box<dyn std::error::Error>> {
-    let mut args = std::env::args_os().skip(1);
-    match (args.next(), args.next()) {
-        (Some(dir), None) => Ok(std::path::absolute(Path::new(&dir))?),
+fn pod_dir(arguments: &[OsString]) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    match arguments {
+        [_, dir] => Ok(std::path::absolute(Path::new(dir))?),
         _ => Err(
             "usage: podling-pod <pod directory>\nThe agent starts this program, one for each pod."
                 .into(),

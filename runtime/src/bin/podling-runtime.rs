@@ -1,13 +1,25 @@
 //! The OCI runtime command.
 #![no_main]
 
+use dlmalloc::GlobalDlmalloc;
+
+/// musl's own asks the kernel for memory dozens of times in a short command.
+#[global_allocator]
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
+
 mod sys {
     //! The C library's way into this program ([`podling_runtime::start`]).
     #![allow(unsafe_code)]
 
-    // SAFETY: the one `main` of this program, with the C library's idea of it: its arguments may be left out.
+    use std::ffi::{c_char, c_int};
+
+    use podling_runtime::start;
+
+    // SAFETY: the one `main` of this program, with the C library's idea of it.
     #[unsafe(no_mangle)]
-    extern "C" fn main() -> i32 {
-        podling_runtime::start::run(podling_runtime::oci::main)
+    extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+        // SAFETY: they are what `main` was given.
+        let arguments = unsafe { start::arguments(count, arguments) };
+        start::run(&arguments, podling_runtime::oci::main)
     }
 }

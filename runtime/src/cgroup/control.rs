@@ -1,6 +1,6 @@
 //! Reading and writing one control file.
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -31,16 +31,11 @@ pub(super) fn write_each<'a>(
             source,
         }
     };
-    let mut opened: Option<fs::File> = None;
+    let mut opened: Option<File> = None;
     for value in values {
         let file = match &mut opened {
             Some(file) => file,
-            None => opened.insert(
-                fs::OpenOptions::new()
-                    .write(true)
-                    .open(&path)
-                    .map_err(failed(value))?,
-            ),
+            None => opened.insert(kernel_file::open_for_writing(&path).map_err(failed(value))?),
         };
         file.write_all(value.as_bytes()).map_err(failed(value))?;
     }
@@ -49,10 +44,7 @@ pub(super) fn write_each<'a>(
 
 /// As [`write()`], with the bare error for callers that know what to do about it.
 pub(super) fn try_write(dir: &Path, file: &str, value: &str) -> io::Result<()> {
-    fs::OpenOptions::new()
-        .write(true)
-        .open(dir.join(file))?
-        .write_all(value.as_bytes())
+    kernel_file::open_for_writing(&dir.join(file))?.write_all(value.as_bytes())
 }
 
 /// Reads a control file; `None` when it, or the cgroup, is not there.
@@ -113,6 +105,8 @@ pub(super) fn parse_error(path: PathBuf, text: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::fs;
 
     #[test]
     fn keys_are_matched_whole() {

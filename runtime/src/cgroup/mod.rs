@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
+use crate::kernel_file;
 use crate::sys::process;
 
 mod control;
@@ -500,12 +501,9 @@ fn controller_dir<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Option<
 }
 
 fn open_for_writing(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(|source| Error::Write {
-            path: path.to_owned(),
-            value: "0".to_owned(),
-            source,
-        })
+    kernel_file::open_for_writing(path).map_err(|source| Error::Write {
+        path: path.to_owned(),
+        value: "0".to_owned(),
+        source,
+    })
 }

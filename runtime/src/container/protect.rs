@@ -17,7 +17,7 @@
 //! The process also stops being dumpable, which children inherit until they execute: no process of a shared pid
 //! namespace can trace the child or open its descriptors while it is neither here nor there (CVE-2016-9962).
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -37,17 +37,17 @@ const COPY_NAME: &str = "podling-runtime";
 /// Set once [`seal`] has found this process sealed.
 static SEALED: AtomicBool = AtomicBool::new(false);
 
-/// Protects this program's file. Call it first thing in `main`: it may start the program again, with the same
-/// arguments and environment.
+/// Protects this program's file. Call it first thing in `main`: it may start the program again, with the arguments
+/// given, which are its own (the program's name is the first), and the same environment.
 ///
 /// # Errors
 /// When the file cannot be protected; then no container may be made.
-pub fn seal() -> Result<()> {
+pub fn seal(arguments: &[OsString]) -> Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
     if is_sealed()? {
         SEALED.store(true, Ordering::Relaxed);
-        return name_after_argument();
+        return name_after(arguments.first());
     }
     let clone = match read_only_clone(Path::new(OWN_FILE)) {
         Err(Error::Protect { source, .. }) if source.raw_os_error() == Some(libc::EPERM) => {
@@ -57,8 +57,9 @@ pub fn seal() -> Result<()> {
     };
     let program = CString::new(format!("/proc/self/fd/{}", clone.as_raw_fd()))
         .map_err(|e| failed("the path of the clone")(e.into()))?;
-    let argv: Vec<CString> = std::env::args_os()
-        .map(|arg| CString::new(arg.into_vec()))
+    let argv: Vec<CString> = arguments
+        .iter()
+        .map(|argument| CString::new(argument.as_bytes()))
         .collect::<std::result::Result<_, _>>()
         .map_err(|e| failed("the arguments")(e.into()))?;
     let env: Vec<CString> = std::env::vars_os()
@@ -151,10 +152,9 @@ pub(super) fn ensure_sealed() -> Result<()> {
 }
 
 /// After the second execution the kernel's name for this process is the number of a descriptor.
-fn name_after_argument() -> Result<()> {
-    let argument = std::env::args_os().next().unwrap_or_default();
-    let name = Path::new(&argument)
-        .file_name()
+fn name_after(argument: Option<&OsString>) -> Result<()> {
+    let name = argument
+        .and_then(|argument| Path::new(argument).file_name())
         .unwrap_or(OsStr::new("podling"));
     let name = CString::new(name.as_bytes()).map_err(|e| failed("the name")(e.into()))?;
     rustix::thread::set_name(&name).map_err(|e| failed("PR_SET_NAME")(e.into()))

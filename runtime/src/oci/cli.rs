@@ -2,6 +2,7 @@
 //! command are in its own module. Global options stand before the command, as with those two: were they allowed behind
 //! it, the parser would copy each of them to each command, at a third of what a short command costs.
 
+use std::ffi::OsString;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -68,11 +69,11 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The arguments of this process. Ends it with a message where they are wrong, and after `--help` or `--version`.
-    pub fn of_process() -> Self {
+    /// What a process's arguments say. Ends it with a message where they are wrong, and after `--help` or `--version`.
+    pub fn of(arguments: &[OsString]) -> Self {
         let mut command = Self::command();
         let parsed = command
-            .try_get_matches_from_mut(std::env::args_os())
+            .try_get_matches_from_mut(arguments)
             .and_then(|mut matches| Self::from_arg_matches_mut(&mut matches))
             .map_err(|error| error.format(&mut command));
         // A tree of many small parts, which the end of the process frees faster.
@@ -82,7 +83,7 @@ impl Cli {
                 let text = error.to_string();
                 let first = text.lines().next().unwrap_or_default();
                 let message = first.strip_prefix("error: ").unwrap_or(first);
-                Log::of_arguments(std::env::args_os()).usage(message);
+                Log::of_arguments(arguments).usage(message);
             }
             error.exit()
         })

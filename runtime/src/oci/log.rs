@@ -60,18 +60,18 @@ impl Log {
 
     /// The log that arguments name which cannot be parsed as a whole: callers look there for what is wrong with them. One
     /// that is not to be had has nothing written to it.
-    pub fn of_arguments(arguments: impl Iterator<Item = OsString>) -> Self {
-        let mut named: [Option<OsString>; 2] = [None, None];
-        let mut arguments = arguments.skip(1);
+    pub fn of_arguments(arguments: &[OsString]) -> Self {
+        let mut named: [Option<&OsStr>; 2] = [None, None];
+        let mut arguments = arguments.iter().skip(1);
         while let Some(argument) = arguments.next() {
             for (name, value) in ["--log", "--log-format"].into_iter().zip(&mut named) {
                 if argument == name {
-                    *value = arguments.next();
+                    *value = arguments.next().map(OsString::as_os_str);
                     break;
                 }
                 let text = argument.as_bytes().strip_prefix(name.as_bytes());
                 if let Some(text) = text.and_then(|text| text.strip_prefix(b"=")) {
-                    *value = Some(OsStr::from_bytes(text).to_owned());
+                    *value = Some(OsStr::from_bytes(text));
                 }
             }
         }
@@ -221,10 +221,10 @@ mod tests {
             format!("r --log-format=json --log={path} kill"),
         ];
         for line in &lines {
-            let log = Log::of_arguments(line.split(' ').map(OsString::from));
-            log.usage("no");
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            Log::of_arguments(&words).usage("no");
         }
-        Log::of_arguments(["r", "--log"].map(OsString::from).into_iter()).usage("no");
+        Log::of_arguments(&["r", "--log"].map(OsString::from)).usage("no");
         let text = std::fs::read_to_string(path).expect("a log");
         assert_eq!(text.matches(r#""level":"error","msg":"no""#).count(), 2);
     }

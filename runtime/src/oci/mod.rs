@@ -65,14 +65,14 @@ struct Globals {
 }
 
 /// Runs the command that the arguments ask for, and gives its exit code.
-pub fn main() -> u8 {
+pub fn main(arguments: &[OsString]) -> u8 {
     // First of all: it starts this program again, and what was done before was for nothing.
-    let sealed = if may_make_a_process(std::env::args_os()) {
-        protect::seal()
+    let sealed = if may_make_a_process(arguments) {
+        protect::seal(arguments)
     } else {
         Ok(())
     };
-    let mut cli = Cli::of_process();
+    let mut cli = Cli::of(arguments);
     if let Err(error) = preserved::settle(&mut cli.command) {
         Log::default().error(&crate::chain(&error));
         return FAILED;
@@ -130,8 +130,9 @@ fn run(cli: Cli, log: &Log) -> Result<u8> {
 
 /// True when the arguments name a command that makes a process in a container, or perhaps only a container so named:
 /// what cannot be told apart without parsing them costs a moment. Unsealed, no process is ever made.
-fn may_make_a_process(arguments: impl Iterator<Item = OsString>) -> bool {
+fn may_make_a_process(arguments: &[OsString]) -> bool {
     arguments
+        .iter()
         .skip(1)
         .any(|argument| argument == "run" || argument == "create" || argument == "exec")
 }

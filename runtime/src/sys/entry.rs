@@ -16,6 +16,9 @@
 //!     execveat(3, "", argv, envp, AT_EMPTY_PATH) ─► podling_entry of the sealed program
 //! ```
 
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
+
 // Registers of the x86-64 ABI at a program's start: rsp points to argc, argv…, 0, envp…, 0; rdx holds what `_start`
 // registers with atexit. Kept here: rbx = rsp at the start, r12 = rdx. System calls destroy rcx, r11 and rax only.
 #[cfg(target_arch = "x86_64")]
@@ -114,3 +117,18 @@ std::arch::global_asm!(
     read_only = const libc::MOUNT_ATTR_RDONLY,
     empty_path = const libc::AT_EMPTY_PATH,
 );
+
+/// The arguments of a program whose `main` is the C library's: the standard library knows them with some C libraries
+/// only.
+///
+/// # Safety
+/// What the C library gave `main`: `count` pointers to strings that end with a zero.
+pub unsafe fn arguments(count: c_int, arguments: *const *const c_char) -> Vec<OsString> {
+    (0..usize::try_from(count).unwrap_or_default())
+        .map(|index| {
+            // SAFETY: one of the `count` strings, by this function's contract.
+            let argument = unsafe { CStr::from_ptr(*arguments.add(index)) };
+            OsStr::from_bytes(argument.to_bytes()).to_owned()
+        })
+        .collect()
+}

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod clone;
-mod entry;
+pub mod entry;
 pub mod mount;
 pub mod namespace;
 pub mod network;

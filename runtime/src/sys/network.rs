@@ -27,11 +27,13 @@ pub fn bring_loopback_up() -> io::Result<()> {
     // The flags of a new `lo`; IFF_LOOPBACK is not one that can be changed.
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: `request` outlives the call, which only reads it. netdevice(7), SIOCSIFFLAGS.
-    let set = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) };
+    let set = unsafe { libc::ioctl(fd, SET_FLAGS, &raw const request) };
     check(set.into())?;
     Ok(())
 }
 
+/// Of another type than what `ioctl` takes, in some C libraries.
+const SET_FLAGS: libc::Ioctl = libc::SIOCSIFFLAGS as libc::Ioctl;
 /// `SIOCGSKNS` of linux/sockios.h.
 const GET_SOCKET_NAMESPACE: libc::Ioctl = 0x894C;
 

@@ -110,7 +110,7 @@ pub fn exit_of_non_child(pidfd: BorrowedFd<'_>) -> Option<Exit> {
     }
     const INFO_EXIT: u64 = 1 << 3;
     /// `_IOWR(0xff, 11, struct pidfd_info)`
-    const GET_INFO: libc::Ioctl = 0xC040_FF0B;
+    const GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
 
     let mut info = Info {
         mask: INFO_EXIT,

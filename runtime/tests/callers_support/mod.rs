@@ -16,9 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+#[path = "../program/mod.rs"]
+mod program;
 #[path = "../userland/mod.rs"]
 mod userland;
 
+#[allow(unused_imports, reason = "each test program uses a part of this")]
+pub use program::RUNTIME;
 use userland::{install_busybox, wait_for};
 pub use userland::{stderr, stdout, until};
 
@@ -143,7 +147,7 @@ impl Machine {
             .arg(format!("--wdns={}", self.path().display()))
             .args(args)
             .env("HOME", self.path())
-            .env("RUNTIME", env!("CARGO_BIN_EXE_podling-runtime"))
+            .env("RUNTIME", RUNTIME)
             .stdin(Stdio::null());
         command
     }

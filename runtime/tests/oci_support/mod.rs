@@ -12,9 +12,13 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, Mount, MountBuilder, Process, Spec};
 
+#[path = "../program/mod.rs"]
+mod program;
 #[path = "../userland/mod.rs"]
 mod userland;
 
+#[allow(unused_imports, reason = "each test program uses a part of this")]
+pub use program::RUNTIME;
 use userland::install_busybox;
 pub use userland::{stderr, stdout, until};
 
@@ -81,7 +85,7 @@ impl Bundle {
             directory,
             spec: Spec::default(),
             id,
-            runtime: env!("CARGO_BIN_EXE_podling-runtime").into(),
+            runtime: RUNTIME.into(),
             user: None,
         };
         let cgroup = bundle.cgroup();

@@ -107,7 +107,7 @@ impl Limits {
 
 impl Rlimit {
     fn is_tight(&self) -> bool {
-        self.resource == libc::RLIMIT_NOFILE && self.soft <= STARTS_WITH_DESCRIPTORS
+        self.name == "RLIMIT_NOFILE" && self.soft <= STARTS_WITH_DESCRIPTORS
     }
 }
 
