@@ -63,13 +63,26 @@ impl Attack {
         });
         // The victim has been waiting for this, and ends.
         fs::write(victim, "no JSON").expect("lets it go");
-        until("the victim has ended", || {
-            let running = self.bundle.ok(&["ps", "--format", "json", &self.bundle.id]);
-            running.matches(',').count() == 0 || running.trim() == "[]"
-        });
+        until("the victim has ended", || !self.sees_a_victim());
         fs::write(tmp.join("go"), "").expect("told");
         until("the attacker has written", || tmp.join("said").exists());
         fs::read_to_string(tmp.join("said")).expect("reads")
+    }
+
+    /// Whether a process that it looks for runs in its pid namespace, in whatever container.
+    fn sees_a_victim(&self) -> bool {
+        let namespace =
+            |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).map_err(|e| e.kind());
+        let own = namespace(&self.bundle.state()["pid"].to_string()).expect("the attacker runs");
+        fs::read_dir("/proc")
+            .expect("processes")
+            .filter_map(|process| process.ok()?.file_name().into_string().ok())
+            // One that has ended is in no namespace.
+            .filter(|pid| namespace(pid).as_ref() == Ok(&own))
+            .any(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|name| matches!(name.trim_end(), "exe" | "copy"))
+            })
     }
 }
 
