@@ -95,12 +95,14 @@ pub(super) fn run<T>(
     let (to_diff_id, plain) = sync_channel::<Bytes>(PLAIN_WAITING);
     let (consumed, received, produced, hashed) = thread::scope(|scope| {
         let receiving = spawn(scope, "blob", stop, move || {
+            give_way();
             receive(source, keep, blob, &to_decompress, stop)
         })?;
         let producing = spawn(scope, "decompress", stop, move || {
             produce(compressed, allowed, &to_entries, &to_diff_id, stop)
         })?;
         let hashing = spawn(scope, "diff-id", stop, move || {
+            give_way();
             let mut hasher = Hasher::new(diff_id.algorithm());
             plain.iter().for_each(|piece| hasher.update(&piece));
             hasher.finish()
@@ -154,6 +156,15 @@ fn spawn<'scope, T: Send + 'scope>(
         stop.store(true, Ordering::Relaxed);
         UnpackError::Thread(e)
     })
+}
+
+/// What a thread that hashes adds to its nice value: decompressing is what all wait for, and must not be interrupted by
+/// those who have time. It counts among the threads of this program's cgroup only (sched(7)).
+const HASHING_NICE: i32 = 10;
+
+fn give_way() {
+    // Without it all works the same, and a little slower.
+    rustix::process::nice(HASHING_NICE).unwrap_or_default();
 }
 
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
