@@ -46,7 +46,7 @@ impl Suite {
     /// # Errors
     /// When the guest does not answer.
     pub fn run(&self, machine: &mut Machine) -> io::Result<Vec<String>> {
-        // Tests know the programs that they start by the path that cargo gave them.
+        // Tests know the programs that they start by the path that they were compiled with.
         for artifact in self.artifacts.iter().filter(|it| it.kind == "bin") {
             let path = artifact.executable.display();
             machine.check(&format!(

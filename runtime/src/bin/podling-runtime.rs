@@ -3,7 +3,7 @@
 
 use dlmalloc::GlobalDlmalloc;
 
-/// musl's own asks the kernel for memory dozens of times in a short command.
+/// musl's own maps and unmaps memory more than a dozen times in a short command.
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
