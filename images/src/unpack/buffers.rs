@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::PIECE_BYTES;
-
-/// Buffers that nobody uses at the moment.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Buffers(Arc<Mutex<Vec<Box<[u8]>>>>);
+/// Buffers of one size.
+#[derive(Debug, Clone)]
+pub(super) struct Buffers {
+    size: usize,
+    /// Those that nobody uses at the moment.
+    unused: Arc<Mutex<Vec<Box<[u8]>>>>,
+}
 
 /// One that is used, until it is dropped.
 struct Buffer {
@@ -22,7 +24,15 @@ struct Buffer {
 }
 
 impl Buffers {
-    /// The next [`PIECE_BYTES`] of the reader; fewer only at its end, and none after it.
+    /// Buffers of `size` bytes.
+    pub(super) fn of(size: usize) -> Self {
+        Self {
+            size,
+            unused: Arc::default(),
+        }
+    }
+
+    /// As much of the reader as a buffer holds; less only at its end, and nothing after it.
     pub(super) fn read_piece(&self, reader: &mut impl Read) -> io::Result<Bytes> {
         let mut buffer = self.take();
         while buffer.filled < buffer.memory.len() {
@@ -39,7 +49,7 @@ impl Buffers {
     fn take(&self) -> Buffer {
         let unused = self.unused(Vec::pop);
         Buffer {
-            memory: unused.unwrap_or_else(|| vec![0; PIECE_BYTES].into_boxed_slice()),
+            memory: unused.unwrap_or_else(|| vec![0; self.size].into_boxed_slice()),
             filled: 0,
             home: self.clone(),
         }
@@ -47,7 +57,7 @@ impl Buffers {
 
     fn unused<T>(&self, work: impl FnOnce(&mut Vec<Box<[u8]>>) -> T) -> T {
         // Nothing can panic half way under this lock.
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.unused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -70,19 +80,20 @@ mod tests {
 
     #[test]
     fn a_piece_is_whole_and_its_memory_comes_back() {
-        let content: Vec<u8> = (0..PIECE_BYTES + 10).map(|i| i as u8).collect();
+        const SIZE: usize = 100_000;
+        let content: Vec<u8> = (0..SIZE + 10).map(|i| i as u8).collect();
         // Gives little at a time, as a pipe or a decompressor does.
         let mut reader = io::BufReader::with_capacity(1000, &*content);
-        let buffers = Buffers::default();
+        let buffers = Buffers::of(SIZE);
         let first = buffers.read_piece(&mut reader).unwrap();
-        assert!(first == content[..PIECE_BYTES]);
+        assert!(first == content[..SIZE]);
         let address = first.as_ptr();
         let also_first = first.slice(10..);
         drop(first);
         let second = buffers.read_piece(&mut reader).unwrap();
         assert_ne!(second.as_ptr(), address, "somebody still reads the first");
         drop(also_first);
-        assert!(second == content[PIECE_BYTES..]);
+        assert!(second == content[SIZE..]);
         let third = buffers.read_piece(&mut reader).unwrap();
         assert!(third.is_empty());
         assert_eq!(buffers.unused(|unused| unused.len()), 0);

@@ -45,6 +45,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Algorithm, Digest};
 use crate::tar_stream::{Entry, Kind, TarError, TarStream};
 use list::{HashedContent, ListWriter};
+use pipeline::PlainReader;
 use tree::Tree;
 
 pub(crate) use list::compare;
@@ -282,7 +283,7 @@ pub(crate) fn unpack_stream(
         "the layer of {blob_size} bytes holds more than {bytes} bytes: raise the limit if you trust it"
     );
     let allowed = pipeline::Allowed { bytes, message };
-    let consume = |plain| unpack_entries(plain, root, list, limits);
+    let consume = |plain: &mut PlainReader| unpack_entries(plain, root, list, limits);
     let (content, passed) = pipeline::run(source, keep, wanted, allowed, consume)?;
     Ok(Unpacked {
         blob: passed.blob,

@@ -1,12 +1,14 @@
 //! The one stream of a layer: each byte comes by once, and hashing is on other cores than decompression.
 //!
 //! ```text
-//!          thread "blob"                thread "decompress"        the caller's thread
-//! source ─► hash, write the blob ═╪═► decompress ─► limit ═╪═╤═► entries ─► files
-//!                                                          ╪ └═► hash: the diff ID    thread "diff-id"
+//!          thread "blob"                thread "decompress"        the caller's thread      thread "diff-id"
+//! source ─► hash, write the blob ═╪═► decompress ─► limit ═╪═► entries ─► files ═╪═► hash: the diff ID
 //! ```
 //! Pieces are shared, not copied, and every arrow that crosses threads (`═╪═`) holds a bounded number of them: with the
 //! pieces in all hands at most [`LAYER_MAX_BYTES`] for each layer, whatever the layer is.
+//!
+//! Decompressing is what all wait for. So the threads that hash give way to it, and it wakes one thread and not two, for
+//! large pieces: each wake-up costs it some 10 us in a virtual machine.
 //!
 //! Who fails ends the others. Only when the content makes no sense is the rest of the blob read all the same, because
 //! its digest tells a damaged blob from a layer that was made badly.
@@ -23,16 +25,21 @@ use super::{UnpackError, Wanted};
 use crate::compression::{LimitedReader, ZSTD_WINDOW_LOG_MAX, decompress};
 use crate::digest::{Digest, Hasher};
 
-/// The largest piece that is passed on; a source should give pieces of at most this size.
+/// The largest piece of a blob; a source should give pieces of at most this size.
 pub(crate) const PIECE_BYTES: usize = 256 * 1024;
-/// Compressed pieces between two threads.
+/// Pieces of a blob between two threads.
 pub(crate) const COMPRESSED_WAITING: usize = 8;
-/// Decompressed pieces between two threads.
-const PLAIN_WAITING: usize = 8;
+/// A decompressed piece.
+const PLAIN_PIECE_BYTES: usize = 512 * 1024;
+/// Decompressed pieces that wait for the thread of the entries: many small files in a row take it longer than
+/// decompressing them.
+const ENTRIES_WAITING: usize = 6;
+/// Decompressed pieces that wait for the diff ID.
+const DIFF_ID_WAITING: usize = 2;
 /// What the pieces of one layer hold at most: those that wait before the stream (as many as in it) and in it, and one
 /// in each of six hands. Three layers at once stay below 64 MiB together with their decompressors and buffers.
-pub(crate) const LAYER_MAX_BYTES: usize =
-    (2 * COMPRESSED_WAITING + 2 * PLAIN_WAITING + 6) * PIECE_BYTES;
+pub(crate) const LAYER_MAX_BYTES: usize = (2 * COMPRESSED_WAITING + 3) * PIECE_BYTES
+    + (ENTRIES_WAITING + DIFF_ID_WAITING + 3) * PLAIN_PIECE_BYTES;
 const _: () = assert!(3 * (LAYER_MAX_BYTES + (1 << ZSTD_WINDOW_LOG_MAX)) <= 60 << 20);
 
 /// Pieces of a blob, in order.
@@ -47,7 +54,7 @@ impl<T: FnMut(&[u8]) -> io::Result<()> + Send> Keep for T {}
 
 /// Reads pieces from a file or pipe.
 pub(crate) fn pieces(mut reader: impl Read + Send) -> impl Pieces {
-    let buffers = Buffers::default();
+    let buffers = Buffers::of(PIECE_BYTES);
     let mut ended = false;
     std::iter::from_fn(move || {
         if ended {
@@ -87,19 +94,19 @@ pub(super) fn run<T>(
     keep: impl Keep,
     (blob, diff_id): (Wanted<'_>, Wanted<'_>),
     allowed: Allowed,
-    consume: impl FnOnce(PlainReader) -> Result<T, UnpackError>,
+    consume: impl FnOnce(&mut PlainReader) -> Result<T, UnpackError>,
 ) -> Result<(T, Passed), UnpackError> {
     let stop = &AtomicBool::new(false);
     let (to_decompress, compressed) = sync_channel(COMPRESSED_WAITING);
-    let (to_entries, entries) = sync_channel(PLAIN_WAITING);
-    let (to_diff_id, plain) = sync_channel::<Bytes>(PLAIN_WAITING);
+    let (to_entries, entries) = sync_channel(ENTRIES_WAITING);
+    let (to_diff_id, plain) = sync_channel::<Bytes>(DIFF_ID_WAITING);
     let (consumed, received, produced, hashed) = thread::scope(|scope| {
         let receiving = spawn(scope, "blob", stop, move || {
             give_way();
             receive(source, keep, blob, &to_decompress, stop)
         })?;
         let producing = spawn(scope, "decompress", stop, move || {
-            produce(compressed, allowed, &to_entries, &to_diff_id, stop)
+            produce(compressed, allowed, &to_entries, stop)
         })?;
         let hashing = spawn(scope, "diff-id", stop, move || {
             give_way();
@@ -107,10 +114,13 @@ pub(super) fn run<T>(
             plain.iter().for_each(|piece| hasher.update(&piece));
             hasher.finish()
         })?;
-        let consumed = consume(PlainReader {
+        let mut plain = PlainReader {
             receiver: entries,
+            to_diff_id,
             piece: Bytes::new(),
-        });
+        };
+        let consumed = consume(&mut plain).inspect(|_| plain.skip());
+        drop(plain);
         if consumed.as_ref().is_err_and(|e| !e.is_corruption()) {
             stop.store(true, Ordering::Relaxed);
         }
@@ -158,8 +168,8 @@ fn spawn<'scope, T: Send + 'scope>(
     })
 }
 
-/// What a thread that hashes adds to its nice value: decompressing is what all wait for, and must not be interrupted by
-/// those who have time. It counts among the threads of this program's cgroup only (sched(7)).
+/// What a thread that hashes adds to its nice value, which counts among the threads of this program's cgroup only
+/// (sched(7)).
 const HASHING_NICE: i32 = 10;
 
 fn give_way() {
@@ -223,7 +233,6 @@ fn produce(
     compressed: Receiver<io::Result<Bytes>>,
     allowed: Allowed,
     to_entries: &SyncSender<io::Result<Bytes>>,
-    to_diff_id: &SyncSender<Bytes>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
     let compressed = PieceReader {
@@ -235,19 +244,13 @@ fn produce(
         Err(e) => return give_up(to_entries, e),
     };
     let mut plain = LimitedReader::new(plain, allowed.bytes, allowed.message);
-    let buffers = Buffers::default();
-    let mut is_heard = true;
+    let buffers = Buffers::of(PLAIN_PIECE_BYTES);
     while !stop.load(Ordering::Relaxed) {
         let piece = match buffers.read_piece(&mut plain) {
             Ok(piece) => piece,
             Err(e) => return give_up(to_entries, e),
         };
-        if piece.is_empty() {
-            break;
-        }
-        // What follows the end of the archive counts for the diff ID, too.
-        is_heard = is_heard && to_entries.send(Ok(piece.clone())).is_ok();
-        if to_diff_id.send(piece).is_err() {
+        if piece.is_empty() || to_entries.send(Ok(piece)).is_err() {
             break;
         }
     }
@@ -292,10 +295,26 @@ impl Read for PieceReader {
     }
 }
 
-/// What the other thread decompresses.
+/// What the other thread decompresses. Each piece is passed on to the thread that hashes.
 pub(super) struct PlainReader {
     receiver: Receiver<io::Result<Bytes>>,
+    to_diff_id: SyncSender<Bytes>,
     piece: Bytes,
+}
+
+impl PlainReader {
+    /// Passes on what follows the end of the archive: it counts for the diff ID, too. Its errors are returned by the
+    /// thread that decompresses.
+    fn skip(&mut self) {
+        while let Ok(Ok(piece)) = self.receiver.recv() {
+            self.pass_on(&piece);
+        }
+    }
+
+    fn pass_on(&self, piece: &Bytes) {
+        // Nobody listens only after a panic of the other thread, and whoever joins it finds that.
+        self.to_diff_id.send(piece.clone()).unwrap_or_default();
+    }
 }
 
 impl BufRead for PlainReader {
@@ -304,6 +323,7 @@ impl BufRead for PlainReader {
             match self.receiver.recv() {
                 Ok(piece) => {
                     self.piece = piece.map_err(|e| io::Error::new(e.kind(), Corruption(e)))?;
+                    self.pass_on(&self.piece);
                 }
                 Err(_) => return Ok(&[]),
             }
@@ -335,7 +355,7 @@ mod tests {
         blob: &[u8],
         wanted: (Wanted<'_>, Wanted<'_>),
         allowed: u64,
-        consume: impl FnOnce(PlainReader) -> Result<T, UnpackError>,
+        consume: impl FnOnce(&mut PlainReader) -> Result<T, UnpackError>,
     ) -> Result<(T, Passed), UnpackError> {
         let allowed = Allowed {
             bytes: allowed,
@@ -361,7 +381,7 @@ mod tests {
         }
     }
 
-    fn read_all(mut reader: PlainReader) -> Result<Content, UnpackError> {
+    fn read_all(reader: &mut PlainReader) -> Result<Content, UnpackError> {
         let mut all = Vec::new();
         reader.read_to_end(&mut all)?;
         Ok(Content(all))
@@ -390,7 +410,8 @@ mod tests {
         let content = vec![1; 5_000_000];
         let error = run_with(&content, (ANY, ANY), 1_000_000, read_all).unwrap_err();
         assert!(matches!(&error, UnpackError::Decompress(e) if e.to_string() == "too much"));
-        let failing = |_reader| Err::<(), _>(UnpackError::Keep(io::Error::other("mine")));
+        let failing =
+            |_: &mut PlainReader| Err::<(), _>(UnpackError::Keep(io::Error::other("mine")));
         let error = run_with(&content, (ANY, ANY), 1 << 30, failing).unwrap_err();
         assert!(matches!(&error, UnpackError::Keep(e) if e.to_string() == "mine"));
         assert!(run_with(b"BZh91AY", (ANY, ANY), 1 << 30, read_all).is_err());
@@ -413,9 +434,13 @@ mod tests {
     #[test]
     fn what_the_consumer_leaves_is_hashed_all_the_same() {
         let content = vec![7; 5_000_000];
-        let ((), passed) = run_with(&content, (ANY, ANY), 1 << 30, |_reader| Ok(())).unwrap();
+        let ((), passed) =
+            run_with(&content, (ANY, ANY), 1 << 30, |_: &mut PlainReader| Ok(())).unwrap();
         assert!(passed.blob.matches(&content) && passed.diff_id.matches(&content));
         assert_eq!(passed.blob_bytes, 5_000_000);
+        let leaves_all = |_: &mut PlainReader| Ok(());
+        let error = run_with(&content, (ANY, ANY), 1_000_000, leaves_all).unwrap_err();
+        assert!(matches!(error, UnpackError::Decompress(_)), "{error}");
     }
 
     /// A blob that was damaged on its way is told from a layer that was made badly.
