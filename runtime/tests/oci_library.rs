@@ -16,7 +16,7 @@ use oci_spec::runtime::{
 };
 use oci_support::{isolate, make_rootfs, mounts, until};
 use podling_runtime::container::{
-    self, Create, Created, Error, Exec, Rootfs, Running, Stdio, TerminalSize, protect,
+    self, Create, Created, Error, Exec, Home, Rootfs, Running, Stdio, TerminalSize, protect,
 };
 use podling_runtime::sys::pidfd::{self, Exit};
 
@@ -133,7 +133,7 @@ impl Image {
                 work: &self.path("work"),
             },
             stdio,
-            cgroup: None,
+            home: Home::Callers,
             seccomp: None,
             preserve_fds: 0,
             listen_fds: None,

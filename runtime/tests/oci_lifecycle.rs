@@ -117,6 +117,24 @@ fn a_spec_that_is_not_supported_creates_nothing() {
     assert!(message.contains("ociVersion"), "{message}");
 }
 
+/// The process that would have become the container may be there already.
+#[test]
+fn a_limit_that_the_kernel_refuses_leaves_nothing() {
+    let mut bundle = Bundle::sh("touch /ran");
+    let resources = r#"{"cpu":{"quota":1,"period":100000}}"#;
+    let resources = serde_json::from_str(resources).expect("resources");
+    bundle.linux().set_resources(Some(resources));
+    bundle.write();
+    for command in ["run", "create"] {
+        let message = bundle.fails(&[command, "-b", &bundle.bundle_arg(), &bundle.id]);
+        assert!(message.contains("cannot limit"), "{message}");
+        assert!(message.contains("cpu"), "{message}");
+        assert!(!bundle.cgroup_exists());
+        assert_eq!(bundle.ok(&["list", "-q"]), "");
+    }
+    assert!(!bundle.rootfs().join("ran").exists(), "the program ran");
+}
+
 #[test]
 fn the_first_process_and_its_children_are_in_the_cgroup() {
     let bundle = Bundle::running();

@@ -148,6 +148,18 @@ fn without_a_keyring_of_its_own_nothing_starts() {
     stops(&bundle(), "keyctl", None, "keyring");
 }
 
+/// The child says so while its parent still makes the cgroup.
+#[test]
+fn without_a_network_of_its_own_nothing_starts() {
+    let new_network = Some(libc::CLONE_NEWNET as u64);
+    stops(
+        &bundle(),
+        "unshare",
+        new_network,
+        "make a network namespace",
+    );
+}
+
 #[test]
 fn without_a_new_root_nothing_starts() {
     stops(&bundle(), "pivot_root", None, "change the root directory");

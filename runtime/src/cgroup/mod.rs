@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A [`Cgroup`] is a path, held below the root of each hierarchy: it owns no directory and caches nothing, so that
-//! any process may name the same one. Limits are written before the first process joins, and then need no step
-//! between parent and child. `layout` reads the mounts, `tree` makes and removes directories, `v1` and `v2`
+//! any process may name the same one. Limits are written before the first process joins, so that none is ever
+//! without. `layout` reads the mounts, `tree` makes and removes directories, `v1` and `v2`
 //! write limits, `systemd` says them as properties of a unit, `devices` reduces device rules (with `sys` for bpf(2)),
 //! `freezer` stops and kills, `usage` reads, `oom` hears of memory that runs out.
 //!

@@ -7,6 +7,7 @@
 //! | `U` | child, forerunner | a user namespace is there: write its id maps |
 //! | `u` | parent | they are written |
 //! | `P` | forerunner | the container's process is there: its pid and pidfd |
+//! | `C` | parent | the cgroup is there: join it |
 //! | `N` | child | brings a netlink socket of its network namespace: move the devices |
 //! | `n` | parent | they have moved |
 //! | `H` | child | the namespaces are there: run the createRuntime hooks |
@@ -174,15 +175,18 @@ impl Channel {
 
     /// What the child says next; its failure is this function's.
     pub(super) fn hear(&self) -> Result<Word> {
-        let (packet, fd) = match self.receive() {
+        let heard = match self.receive() {
+            // The child died with unread messages in its queue. What it said before comes after the error.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.receive(),
+            heard => heard,
+        };
+        let (packet, fd) = match heard {
             Ok(message) => message,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(Error::Timeout {
                     secs: CHILD_MAX_SECS,
                 });
             }
-            // The child died with unread messages in its queue.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Word::End),
             Err(error) => return Err(Error::Channel(error)),
         };
         match (packet.as_slice(), fd) {
@@ -235,6 +239,25 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    /// It ended before it had read all that it was told.
+    #[test]
+    fn a_failure_is_heard_of_a_child_that_heard_no_more() {
+        let (parent, child) = Channel::pair(false).expect("pair");
+        parent.send(b"C", None).expect("send");
+        let error = io::Error::from_raw_os_error(libc::EPERM);
+        let failure = Failure::new(Step::NewNetworkNamespace, "", &error);
+        child.send(&failure.encode(), None).expect("send");
+        drop(child);
+        assert!(matches!(
+            parent.hear(),
+            Err(Error::Setup {
+                step: Step::NewNetworkNamespace,
+                ..
+            })
+        ));
+        assert!(matches!(parent.hear(), Ok(Word::End)));
     }
 
     #[test]

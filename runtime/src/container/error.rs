@@ -226,6 +226,8 @@ steps! {
     ResetSignals = "reset signal handling",
     /// The cgroup (v1; on v2 the child is born in it).
     JoinCgroup = "join the cgroup",
+    /// A network namespace.
+    NewNetworkNamespace = "make a network namespace",
     /// A namespace given by path, or those of the container to exec in.
     JoinNamespace = "join the namespace",
     /// A user namespace, made by the forerunner.

@@ -1,5 +1,6 @@
 //! The child that becomes a container: one straight list of steps.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,7 @@ use super::{
     Create, Stdio, devices, forerunner, guest, hooks, mounts, net_devices, no_pivot, rootfs,
     terminal,
 };
-use crate::cgroup::Joiner;
+use crate::cgroup::{self, Cgroup, Joiner};
 use crate::sys;
 
 type Done = std::result::Result<(), Failure>;
@@ -31,8 +32,7 @@ type Done = std::result::Result<(), Failure>;
 /// Everything that the child does, parsed; it holds all descriptors that the child needs.
 #[derive(Debug)]
 pub(super) struct InitPlan {
-    /// v1 only: on v2 clone3 has done it.
-    pub(super) cgroup: Option<Joiner>,
+    joining: Joining,
     pub(super) namespaces: Namespaces,
     /// The forerunner has joined the cgroup and entered the namespaces.
     entered: bool,
@@ -59,6 +59,41 @@ pub(super) struct InitPlan {
     process: ProcessPlan,
     hooks: ContainerHooks,
     gate: Option<OwnedFd>,
+}
+
+/// How the child joins its cgroup.
+#[derive(Debug)]
+pub(super) enum Joining {
+    /// It is there: in the caller's, or on v2 by clone3.
+    Nothing,
+    /// By files that the parent opened.
+    With(Joiner),
+    /// It opens the files itself once the parent has made the cgroup.
+    Planned(Cgroup),
+}
+
+impl Joining {
+    fn join(&self, parent: &Channel) -> Done {
+        let joiner = match self {
+            Self::Nothing => return Ok(()),
+            Self::With(joiner) => return joiner.join().at(Step::JoinCgroup, ""),
+            Self::Planned(cgroup) => {
+                parent.await_word(b'C').at(Step::AwaitParent, "")?;
+                cgroup.joiner()
+            }
+        };
+        let joiner = joiner.map_err(|error| match error {
+            cgroup::Error::Write { path, source, .. } => {
+                Failure::new(Step::JoinCgroup, path.to_string_lossy(), &source)
+            }
+            other => Failure::new(
+                Step::JoinCgroup,
+                other.to_string(),
+                &io::Error::other(other),
+            ),
+        })?;
+        joiner.join().at(Step::JoinCgroup, "")
+    }
 }
 
 /// crun's annotation, by which `podman run --group-add keep-groups` leaves the caller's groups to the process.
@@ -91,14 +126,14 @@ struct ContainerHooks {
 }
 
 impl InitPlan {
-    pub(super) fn new(create: Create<'_>, cgroup: Option<Joiner>) -> Result<Self> {
+    pub(super) fn new(create: Create<'_>, joining: Joining) -> Result<Self> {
         let Create {
             id,
             spec,
             bundle,
             rootfs,
             stdio,
-            cgroup: own_cgroup,
+            home,
             seccomp,
             preserve_fds,
             listen_fds,
@@ -116,7 +151,7 @@ impl InitPlan {
             planned.keep_groups();
         }
         Ok(Self {
-            cgroup,
+            joining,
             namespaces: Namespaces::open(spec)?,
             entered: false,
             wait_for_devices: !net_devices::plan(spec)?.is_empty(),
@@ -131,7 +166,7 @@ impl InitPlan {
                 .as_ref()
                 .is_some_and(|root| root.readonly().unwrap_or(false)),
             root_propagation: mount_plan::late_root_propagation(spec)?,
-            mounts: mount_plan::plan(spec, bundle, own_cgroup)?,
+            mounts: mount_plan::plan(spec, bundle, home.cgroup())?,
             devices: devices::plan(spec)?,
             masks: Masks::new(spec),
             stdio,
@@ -238,9 +273,8 @@ impl InitPlan {
 
     /// Steps with the caller's rights and, with a user namespace, the last of them.
     fn enter_namespaces(&mut self, parent: &Channel) -> Done {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.join().at(Step::JoinCgroup, "")?;
-        }
+        self.namespaces.make_network()?;
+        self.joining.join(parent)?;
         forget_affinity()?;
         let process = &self.process;
         let groups_denied = self

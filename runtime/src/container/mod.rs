@@ -4,7 +4,8 @@
 //! parent (one thread)                       child (init.rs)
 //!   validate, plan: all parsing              .
 //!   open namespaces and the cgroup           .
-//!   clone3 ────────────────────────────────► join cgroup and namespaces, private mounts
+//!   clone3 ────────────────────────────────► network namespace, cgroup, namespaces to join
+//!   cgroup_is_made ◄─ only if planned ─────► .
 //!   createRuntime hooks ◄─ only if any ────► .
 //!                                            root file system, mounts, devices, terminal, masks, pivot_root
 //!   Created ◄──────── ready (terminal) ───── .
@@ -25,7 +26,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{ContainerState, Process, Spec, State};
+use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Process, Spec, State};
 
 use crate::cgroup::{Cgroup, Joiner};
 use crate::seccomp::{self, Filter};
@@ -73,7 +74,7 @@ mod validate;
 use agent::Agent;
 use channel::Channel;
 use child::Child;
-use init::InitPlan;
+use init::{InitPlan, Joining};
 use stages::Told;
 
 pub use devices::with_device_rules;
@@ -100,8 +101,8 @@ pub struct Create<'a> {
     pub rootfs: Rootfs<'a>,
     /// Standard input, output and error.
     pub stdio: Stdio,
-    /// Where the process lives; the caller has set its limits. None: in the caller's.
-    pub cgroup: Option<&'a Cgroup>,
+    /// Where the process lives.
+    pub home: Home<'a>,
     /// The system calls it may make. None: all.
     pub seccomp: Option<Filter>,
     /// How many descriptors from 3 on the process keeps, after those of `listen_fds`.
@@ -115,6 +116,28 @@ pub struct Create<'a> {
     /// A listening `SOCK_SEQPACKET` unix socket on which the process waits for its start, so that the creator may
     /// end. None: it waits for [`Created::start`].
     pub gate: Option<OwnedFd>,
+}
+
+/// The cgroup of a container's process.
+#[derive(Debug, Clone, Copy)]
+pub enum Home<'a> {
+    /// That of the caller.
+    Callers,
+    /// This one; the caller has set its limits.
+    In(&'a Cgroup),
+    /// This one of v1, which the caller makes with its limits after [`begin`], while the process makes its network
+    /// namespace, and says so by [`Creating::cgroup_is_made`]. Not for containers with a user namespace, which could
+    /// not join it.
+    InPlanned(&'a Cgroup),
+}
+
+impl<'a> Home<'a> {
+    fn cgroup(self) -> Option<&'a Cgroup> {
+        match self {
+            Self::Callers => None,
+            Self::In(cgroup) | Self::InPlanned(cgroup) => Some(cgroup),
+        }
+    }
 }
 
 /// Descriptors that the program is told of as sd_listen_fds(3) has it: `LISTEN_FDS`, `LISTEN_PID` and
@@ -301,8 +324,14 @@ pub fn begin(create: Create<'_>) -> Result<Creating> {
     let agent = create.seccomp.as_ref().and_then(Filter::agent).cloned();
     let is_told = has_runtime_hooks(spec) || agent.is_some() || resctrl::is_asked(spec);
     let told = is_told.then(|| Told::new(&create));
-    let (directory, joiner) = cgroup_entry(create.cgroup)?;
-    let mut plan = InitPlan::new(create, joiner)?;
+    let (directory, joining) = match create.home {
+        Home::InPlanned(cgroup) => (None, Joining::Planned(cgroup.clone())),
+        home => {
+            let (directory, joiner) = cgroup_entry(home.cgroup())?;
+            (directory, joiner.map_or(Joining::Nothing, Joining::With))
+        }
+    };
+    let mut plan = InitPlan::new(create, joining)?;
     let mapping = plan.namespaces.user.mapping();
     prepare(&mut plan)?;
     let patient = spec.hooks().is_some();
@@ -410,6 +439,11 @@ fn has_runtime_hooks(spec: &Spec) -> bool {
 /// When one of them is wrong or not supported.
 pub fn plan_mounts(spec: &Spec) -> Result<usize> {
     mount_plan::plan(spec, Some(Path::new("/")), None).map(|plans| plans.len())
+}
+
+/// True when the spec has a user namespace, new or by path.
+pub fn has_user_namespace(spec: &Spec) -> bool {
+    namespaces::how(spec, LinuxNamespaceType::User) == namespaces::Had::Own
 }
 
 fn process_of(spec: &Spec) -> Result<&Process> {

@@ -1,12 +1,13 @@
 //! Which namespaces a container makes, joins or shares with the caller.
 //!
-//! New ones are made by one clone3. The kernel makes a user namespace first and gives it the others, and a process
+//! New ones are made by one clone3, but for that of the network where there is no user namespace: it takes longer than
+//! all others, and the child makes it while its parent makes the cgroup. The kernel makes a user namespace first and gives it the others, and a process
 //! born in a new user namespace has no rights in namespaces of the host; so where a clone alone cannot do it, a
 //! [forerunner](super::forerunner) goes first:
 //!
 //! | the spec asks for | who joins and makes |
 //! |---|---|
-//! | new ones only | clone3 |
+//! | new ones only | clone3; those of the network and the cgroup: the child |
 //! | others by path | the child; the pid namespace: the parent, around clone3 |
 //! | a user namespace, new or by path, and others by path | the forerunner |
 //! | a user namespace by path, new ones owned by it | the forerunner |
@@ -29,7 +30,7 @@ use super::error::{At, Error, Failure, Result, Step};
 use super::time_offsets::TimeOffsets;
 use super::user_namespace::UserNamespace;
 use crate::sys;
-use crate::sys::namespace::{NEW_TIME, NEW_USER};
+use crate::sys::namespace::{NEW_NETWORK, NEW_TIME, NEW_USER};
 
 type Done = std::result::Result<(), Failure>;
 
@@ -45,6 +46,8 @@ pub(super) struct Namespaces {
     pid: Option<(OwnedFd, OwnPidNamespace)>,
     /// There is a pid namespace to join, and the parent could not come back from it.
     one_way: bool,
+    /// To make in the child, and not by clone3.
+    new_network: bool,
     /// To make in the child once it is in its cgroup, which becomes the root.
     new_cgroup: bool,
     time_offsets: Option<TimeOffsets>,
@@ -179,7 +182,7 @@ fn facts(typ: LinuxNamespaceType) -> (&'static str, u64, LinkNameSpaceType) {
             libc::CLONE_NEWIPC as u64,
             Link::InterProcessCommunication,
         ),
-        LinuxNamespaceType::Network => ("network", libc::CLONE_NEWNET as u64, Link::Network),
+        LinuxNamespaceType::Network => ("network", NEW_NETWORK, Link::Network),
         LinuxNamespaceType::User => ("user", NEW_USER, Link::User),
         LinuxNamespaceType::Time => ("time", NEW_TIME, Link::Time),
     }
@@ -198,6 +201,7 @@ impl Namespaces {
             joins: Vec::new(),
             pid: None,
             one_way: false,
+            new_network: false,
             new_cgroup: false,
             time_offsets: TimeOffsets::new(spec)?,
         };
@@ -217,6 +221,10 @@ impl Namespaces {
         }
         if opened.time_offsets.is_some() {
             opened.clone_flags &= !NEW_TIME;
+        }
+        if !opened.has_user_namespace() && opened.has_new_network() {
+            opened.new_network = true;
+            opened.clone_flags &= !NEW_NETWORK;
         }
         if !opened.needs_forerunner() {
             opened.settle_pid_join()?;
@@ -242,8 +250,15 @@ impl Namespaces {
 
     /// True when the network namespace is made for this container, and not joined.
     pub(super) fn has_new_network(&self) -> bool {
-        let (_, flag, _) = facts(LinuxNamespaceType::Network);
-        self.clone_flags & flag != 0
+        self.new_network || self.clone_flags & NEW_NETWORK != 0
+    }
+
+    /// In the child or the forerunner, first of all: makes the network namespace, unless clone3 has.
+    pub(super) fn make_network(&self) -> Done {
+        if self.new_network {
+            sys::namespace::unshare(NEW_NETWORK).at(Step::NewNetworkNamespace, "")?;
+        }
+        Ok(())
     }
 
     /// The pid namespace to join becomes the parent's to enter, unless that could not come back.

@@ -82,6 +82,17 @@ impl Told {
 }
 
 impl Creating {
+    /// Lets the process join its cgroup and go on ([`super::Home::InPlanned`]).
+    ///
+    /// # Errors
+    /// When it cannot be told. Why it has ended, if it has, [`Self::wait`] hears.
+    pub fn cgroup_is_made(&self) -> Result<()> {
+        match say(&self.channel, b"C") {
+            Err(Error::ChildEnded) => Ok(()),
+            said => said,
+        }
+    }
+
     /// Does the parent's part, and returns when the container waits for its start.
     ///
     /// # Errors

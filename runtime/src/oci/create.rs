@@ -106,8 +106,8 @@ fn make_in(
     entry.save_spec(&bundle.text)?;
     notify::prepare(entry, &mut bundle.spec)?;
     let gate = gated.then(|| gate::listen(entry)).transpose()?;
-    let mut place = Placement::make(&options.id, &bundle.spec, globals)?;
-    match make_process(entry, options, &bundle, &place, filter, gate) {
+    let mut place = Placement::begin(&options.id, &bundle.spec, globals)?;
+    match make_process(entry, options, &bundle, &mut place, filter, gate) {
         Ok((record, created)) => {
             place.settle();
             Ok(Made {
@@ -128,18 +128,18 @@ fn make_process(
     entry: &Entry,
     options: &Options,
     bundle: &Bundle,
-    place: &Placement,
+    place: &mut Placement,
     filter: Option<Filter>,
     gate: Option<OwnedFd>,
 ) -> Result<(Record, Created)> {
     let spec = &bundle.spec;
-    let created = container::create(container::Create {
+    let creating = container::begin(container::Create {
         id: &options.id,
         spec,
         bundle: Some(&bundle.directory),
         rootfs: Rootfs::Directory(&bundle.rootfs),
         stdio: stdio_of(spec.process().as_ref()),
-        cgroup: place.cgroup(),
+        home: place.home(),
         seccomp: filter,
         preserve_fds: options.preserve_fds,
         listen_fds: activation::passed()?,
@@ -147,6 +147,10 @@ fn make_process(
         no_pivot: options.no_pivot,
         gate,
     })?;
+    if place.complete(&options.id)? {
+        creating.cgroup_is_made()?;
+    }
+    let created = creating.wait()?;
     tracing::debug!(
         pid = created.pid(),
         "the container's process waits for its start"

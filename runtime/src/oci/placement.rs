@@ -11,8 +11,8 @@ use super::error::{Error, Result};
 use super::rootless::in_user_namespace;
 use super::scope::Scope;
 use super::store::Unit;
-use crate::cgroup::Cgroup;
-use crate::container;
+use crate::cgroup::{Cgroup, Layout};
+use crate::container::{self, Home};
 
 /// Where containers without `linux.cgroupsPath` live, their names added.
 const DEFAULT_CGROUP: &str = "/podling-runtime-";
@@ -22,19 +22,44 @@ const DEFAULT_CGROUP: &str = "/podling-runtime-";
 pub(super) enum Placement {
     /// In its creator's cgroup.
     None,
+    /// In a v1 cgroup that is not there yet.
+    Planned(Box<Planned>),
     /// In a cgroup made here.
     Cgroup(Cgroup),
     /// In a scope that systemd made.
     Scope(Box<Scope>),
 }
 
+/// What is needed to make a cgroup.
+#[derive(Debug)]
+pub(super) struct Planned {
+    layout: &'static Layout,
+    cgroup: Cgroup,
+    resources: LinuxResources,
+}
+
 impl Placement {
-    /// Makes the cgroup with its limits.
+    /// Makes the cgroup with its limits; one of v1 is only planned, for the caller to [`Self::complete`]: it takes a
+    /// directory in each hierarchy, which the container's process need not wait for.
     ///
     /// # Errors
     /// When it cannot be made, is in use, or a limit cannot be given. Nothing is left then.
-    pub(super) fn make(id: &str, spec: &Spec, globals: &Globals) -> Result<Self> {
-        let resources = resources(spec, globals);
+    pub(super) fn begin(id: &str, spec: &Spec, globals: &Globals) -> Result<Self> {
+        let is_rootless = globals.rootless.is_so();
+        let resources = resources(spec, is_rootless);
+        // An ordinary user may have to do without, which is to be known before.
+        if globals.cgroup_manager == CgroupManager::Cgroupfs
+            && !is_rootless
+            && !container::has_user_namespace(spec)
+            && let Ok(layout) = container_cgroup::layout()
+            && !layout.is_v2()
+        {
+            return Ok(Self::Planned(Box::new(Planned {
+                layout,
+                cgroup: free_cgroup(id, spec, layout)?,
+                resources,
+            })));
+        }
         let made = match globals.cgroup_manager {
             CgroupManager::Disabled => Ok(Self::None),
             CgroupManager::Cgroupfs => make_cgroup(id, spec).map(Self::Cgroup),
@@ -45,7 +70,7 @@ impl Placement {
         };
         let mut place = match made {
             // An ordinary user does without where nothing depends on it.
-            Err(error) if is_denied(&error) && globals.rootless.is_so() => {
+            Err(error) if is_denied(&error) && is_rootless => {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "the container has no cgroup of its own"
@@ -54,9 +79,6 @@ impl Placement {
             }
             made => made?,
         };
-        if let Some(cgroup) = place.cgroup() {
-            tracing::debug!(path = %cgroup.path().display(), "made the cgroup");
-        }
         if let Err(error) = place.limit(id, &resources) {
             place.undo();
             return Err(error);
@@ -64,9 +86,24 @@ impl Placement {
         Ok(place)
     }
 
+    /// Makes what is only planned: true if it was. After a failure the caller undoes it.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub(super) fn complete(&mut self, id: &str) -> Result<bool> {
+        let Self::Planned(planned) = self else {
+            return Ok(false);
+        };
+        let path = planned.cgroup.path();
+        let cgroup = Cgroup::create(planned.layout, path).map_err(failed("make", id))?;
+        limit(&cgroup, id, &planned.resources)?;
+        *self = Self::Cgroup(cgroup);
+        Ok(true)
+    }
+
     fn limit(&self, id: &str, resources: &LinuxResources) -> Result<()> {
         match self.cgroup() {
-            Some(cgroup) => cgroup.apply(resources).map_err(failed("limit", id)),
+            Some(cgroup) => limit(cgroup, id, resources),
             None if has_limits(resources) => Err(Error::Argument {
                 argument: "linux.resources",
                 reason: "the container has no cgroup of its own that could be limited".to_owned(),
@@ -79,15 +116,24 @@ impl Placement {
     pub(super) fn cgroup(&self) -> Option<&Cgroup> {
         match self {
             Self::None => None,
+            Self::Planned(planned) => Some(&planned.cgroup),
             Self::Cgroup(cgroup) => Some(cgroup),
             Self::Scope(scope) => Some(&scope.cgroup),
+        }
+    }
+
+    /// Where the container's process is to live.
+    pub(super) fn home(&self) -> Home<'_> {
+        match self {
+            Self::Planned(planned) => Home::InPlanned(&planned.cgroup),
+            made => made.cgroup().map_or(Home::Callers, Home::In),
         }
     }
 
     /// systemd's unit, if there is one.
     pub(super) fn unit(&self) -> Option<&Unit> {
         match self {
-            Self::None | Self::Cgroup(_) => None,
+            Self::None | Self::Planned(_) | Self::Cgroup(_) => None,
             Self::Scope(scope) => Some(&scope.unit),
         }
     }
@@ -114,9 +160,9 @@ impl Placement {
 
 /// The limits to set. In a user namespace no device can be opened that the host did not bind into the container, and
 /// the kernel takes no device program from there: rules are left out then, as in runc and crun.
-fn resources(spec: &Spec, globals: &Globals) -> LinuxResources {
+fn resources(spec: &Spec, is_rootless: bool) -> LinuxResources {
     let mut resources = container::with_device_rules(spec);
-    if globals.rootless.is_so() && (in_user_namespace() || !rustix::process::geteuid().is_root()) {
+    if is_rootless && (in_user_namespace() || !rustix::process::geteuid().is_root()) {
         resources.set_devices(None);
     }
     resources
@@ -147,9 +193,20 @@ fn failed<'a>(
     }
 }
 
+fn limit(cgroup: &Cgroup, id: &str, resources: &LinuxResources) -> Result<()> {
+    tracing::debug!(path = %cgroup.path().display(), "made the cgroup");
+    cgroup.apply(resources).map_err(failed("limit", id))
+}
+
 fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
-    let path = cgroup_path(id, spec)?;
     let layout = container_cgroup::layout().map_err(failed("find a place for", id))?;
+    let cgroup = free_cgroup(id, spec, layout)?;
+    Cgroup::create(layout, cgroup.path()).map_err(failed("make", id))
+}
+
+/// The container's cgroup, in which nobody else is.
+fn free_cgroup(id: &str, spec: &Spec, layout: &Layout) -> Result<Cgroup> {
+    let path = cgroup_path(id, spec)?;
     let cgroup = Cgroup::open(layout, &path);
     let left = cgroup.processes().map_err(failed("look at", id))?;
     if !left.is_empty() {
@@ -158,7 +215,7 @@ fn make_cgroup(id: &str, spec: &Spec) -> Result<Cgroup> {
     if cgroup.is_frozen().map_err(failed("look at", id))? {
         return Err(Error::CgroupFrozen { path });
     }
-    Cgroup::create(layout, &path).map_err(failed("make", id))
+    Ok(cgroup)
 }
 
 /// `linux.cgroupsPath`, from the root of each hierarchy, a relative one too.

@@ -86,9 +86,11 @@ pub(super) fn restore(
     let entry = store.reserve(&options.id)?;
     let made = entry
         .save_spec(&bundle.text)
-        .and_then(|()| Placement::make(&options.id, &bundle.spec, globals))
+        .and_then(|()| Placement::begin(&options.id, &bundle.spec, globals))
         .and_then(|mut place| {
-            let made = make(&entry, options, criu, &bundle, &place);
+            let made = place
+                .complete(&options.id)
+                .and_then(|_| make(&entry, options, criu, &bundle, &place));
             match &made {
                 Ok(_) => place.settle(),
                 Err(_) => place.undo(),

@@ -8,6 +8,8 @@ use super::check;
 /// `_IO(0xb7, 3)` of linux/nsfs.h.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
+/// `CLONE_NEWNET`
+pub const NEW_NETWORK: u64 = libc::CLONE_NEWNET as u64;
 /// `CLONE_NEWUSER`
 pub const NEW_USER: u64 = libc::CLONE_NEWUSER as u64;
 /// `CLONE_NEWTIME` of linux/sched.h.
@@ -23,7 +25,7 @@ pub fn type_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(bit.cast_unsigned())
 }
 
-/// Makes namespaces, of those in which the caller is at once (`CLONE_NEWUSER`, `CLONE_NEWCGROUP`) or its next
+/// Makes namespaces, of those in which the caller is at once (`CLONE_NEWUSER`, `CLONE_NEWNET`, `CLONE_NEWCGROUP`) or its next
 /// children are (`CLONE_NEWTIME`).
 ///
 /// # Errors
@@ -43,4 +45,4 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWNET;
+    | NEW_NETWORK as libc::c_int;

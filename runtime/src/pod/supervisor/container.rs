@@ -21,7 +21,9 @@ use super::sandbox::Sandbox;
 use super::scratch::{fresh_scratch, remove_other_scratch};
 use crate::cgroup::{self, Cgroup, Layout};
 use crate::chain;
-use crate::container::{self, Container, Create, Created, Creating, Exec, Rootfs, Running, Stdio};
+use crate::container::{
+    self, Container, Create, Created, Creating, Exec, Home, Rootfs, Running, Stdio,
+};
 use crate::pod::lifecycle::{Exit, ExitStatus, Process, Remembered};
 use crate::pod::log::LogWriter;
 use crate::pod::plan::{ContainerPlan, ContainerSource};
@@ -175,7 +177,7 @@ pub(super) fn make(
             work: &work,
         },
         stdio,
-        cgroup: Some(&cgroup),
+        home: Home::In(&cgroup),
         seccomp: filter.clone(),
         preserve_fds: 0,
         listen_fds: None,
