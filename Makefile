@@ -95,7 +95,7 @@ test: test-lint test-unit test-root test-vm
 test-lint: deps-unit
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
-	$(CARGO) check --quiet --manifest-path fuzz/Cargo.toml --target-dir target
+	$(CARGO) check --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources; \
 	 else echo "cargo-deny is not installed: licences and duplicate versions are not checked (cargo install cargo-deny)"; fi
 
