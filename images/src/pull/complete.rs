@@ -18,7 +18,7 @@ use crate::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::registry::{Access, Purpose, RegistryError, Repository};
 use crate::store::{Held, ImageStore, Ingest, Session, StoreError};
-use crate::unpack::COMPRESSED_WAITING;
+use crate::unpack::ARRIVED_WAITING;
 use crate::whole_index::Walk;
 
 /// Blobs that were fetched. As long as this lives nobody collects them, also where blobs are not kept.
@@ -262,7 +262,7 @@ pub(super) async fn fetch_from(
             return Ok(());
         };
         let offset = ingest.before();
-        let (sender, receiver) = mpsc::channel(COMPRESSED_WAITING);
+        let (sender, receiver) = mpsc::channel(ARRIVED_WAITING);
         let (writing, wanted) = (Arc::clone(session), blob.clone());
         let registry = repository.registry().to_owned();
         let writing = blocking(move || receive(&writing, &wanted, registry, ingest, receiver));

@@ -24,7 +24,7 @@ use crate::manifest::Descriptor;
 use crate::registry::RegistryError;
 use crate::store::{Ingest, Session, StoreError};
 use crate::unpack::{
-    COMPRESSED_WAITING, Keep, Limits, Pieces, Target, UnpackError, Unpacked, Wanted, pieces,
+    ARRIVED_WAITING, Keep, Limits, Pieces, Target, UnpackError, Unpacked, Wanted, pieces,
     unpack_stream,
 };
 
@@ -152,7 +152,7 @@ impl Pull<'_> {
         lock: &Arc<std::fs::File>,
         ingest: Ingest,
     ) -> Result<(Result<(), Failure>, Result<Downloaded, PullError>), PullError> {
-        let (sender, receiver) = mpsc::channel(COMPRESSED_WAITING);
+        let (sender, receiver) = mpsc::channel(ARRIVED_WAITING);
         let offset = ingest.before();
         let (unpacking, lock) = (job.clone(), Arc::clone(lock));
         let unpacking = blocking(move || {

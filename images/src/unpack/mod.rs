@@ -50,7 +50,7 @@ use tree::Tree;
 
 pub(crate) use list::compare;
 pub(crate) use metadata::is_left_out;
-pub(crate) use pipeline::{COMPRESSED_WAITING, Keep, PIECE_BYTES, Pieces, pieces};
+pub(crate) use pipeline::{ARRIVED_WAITING, Keep, PIECE_BYTES, Pieces, pieces};
 pub(crate) use tree::{is_opaque, is_whiteout};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";

@@ -27,18 +27,20 @@ use crate::digest::{Digest, Hasher};
 
 /// The largest piece of a blob; a source should give pieces of at most this size.
 pub(crate) const PIECE_BYTES: usize = 256 * 1024;
-/// Pieces of a blob between two threads.
-pub(crate) const COMPRESSED_WAITING: usize = 8;
+/// Pieces of a blob that wait for the stream.
+pub(crate) const ARRIVED_WAITING: usize = 2;
+/// Pieces of a blob that wait for the decompressor.
+const COMPRESSED_WAITING: usize = 8;
 /// A decompressed piece.
 const PLAIN_PIECE_BYTES: usize = 512 * 1024;
 /// Decompressed pieces that wait for the thread of the entries: many small files in a row take it longer than
 /// decompressing them.
-const ENTRIES_WAITING: usize = 6;
+const ENTRIES_WAITING: usize = 3;
 /// Decompressed pieces that wait for the diff ID.
-const DIFF_ID_WAITING: usize = 2;
-/// What the pieces of one layer hold at most: those that wait before the stream (as many as in it) and in it, and one
-/// in each of six hands. Three layers at once stay below 64 MiB together with their decompressors and buffers.
-pub(crate) const LAYER_MAX_BYTES: usize = (2 * COMPRESSED_WAITING + 3) * PIECE_BYTES
+const DIFF_ID_WAITING: usize = 1;
+/// What the pieces of one layer hold at most: those that wait before the stream and in it, and one in each of six
+/// hands. Three layers at once stay below 64 MiB together with their decompressors and buffers.
+pub(crate) const LAYER_MAX_BYTES: usize = (ARRIVED_WAITING + COMPRESSED_WAITING + 3) * PIECE_BYTES
     + (ENTRIES_WAITING + DIFF_ID_WAITING + 3) * PLAIN_PIECE_BYTES;
 const _: () = assert!(3 * (LAYER_MAX_BYTES + (1 << ZSTD_WINDOW_LOG_MAX)) <= 60 << 20);
 
