@@ -126,8 +126,8 @@ pub enum Home<'a> {
     /// This one; the caller has set its limits.
     In(&'a Cgroup),
     /// This one of v1, which the caller makes with its limits after [`begin`], while the process makes its network
-    /// namespace, and says so by [`Creating::cgroup_is_made`]. Not for containers with a user namespace, which could
-    /// not join it.
+    /// namespace, and says so by [`Creating::cgroup_is_made`]. Not for [`create`], which waits at once, nor for containers
+    /// with a user namespace, which could not join it.
     InPlanned(&'a Cgroup),
 }
 

@@ -1,9 +1,9 @@
 //! Which namespaces a container makes, joins or shares with the caller.
 //!
 //! New ones are made by one clone3, but for that of the network where there is no user namespace: it takes longer than
-//! all others, and the child makes it while its parent makes the cgroup. The kernel makes a user namespace first and gives it the others, and a process
-//! born in a new user namespace has no rights in namespaces of the host; so where a clone alone cannot do it, a
-//! [forerunner](super::forerunner) goes first:
+//! all others, and the child makes it while its parent makes the cgroup. The kernel makes a user namespace first and
+//! gives it the others, and a process born in a new user namespace has no rights in namespaces of the host; so where a
+//! clone alone cannot do it, a [forerunner](super::forerunner) goes first:
 //!
 //! | the spec asks for | who joins and makes |
 //! |---|---|

@@ -25,8 +25,8 @@ pub fn type_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(bit.cast_unsigned())
 }
 
-/// Makes namespaces, of those in which the caller is at once (`CLONE_NEWUSER`, `CLONE_NEWNET`, `CLONE_NEWCGROUP`) or its next
-/// children are (`CLONE_NEWTIME`).
+/// Makes namespaces, of those in which the caller is at once (`CLONE_NEWUSER`, `CLONE_NEWNET`, `CLONE_NEWCGROUP`) or
+/// its next children are (`CLONE_NEWTIME`).
 ///
 /// # Errors
 /// What unshare(2) says.
