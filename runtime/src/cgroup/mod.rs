@@ -17,7 +17,7 @@
 //! asks for it.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -73,7 +73,19 @@ impl Drop for Joiner {
     }
 }
 
+impl From<Vec<OwnedFd>> for Joiner {
+    /// Of the descriptors of another, in their order.
+    fn from(files: Vec<OwnedFd>) -> Self {
+        Self { files }
+    }
+}
+
 impl Joiner {
+    /// What it consists of, to be sent to another process.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.files.iter().map(AsFd::as_fd)
+    }
+
     /// Puts the calling thread into the cgroup; the calling process on v2, which a hybrid layout has too. Async-signal-safe: one write(2) for each
     /// hierarchy.
     ///

@@ -7,7 +7,7 @@
 //! | `U` | child, forerunner | a user namespace is there: write its id maps |
 //! | `u` | parent | they are written |
 //! | `P` | forerunner | the container's process is there: its pid and pidfd |
-//! | `C` | parent | the cgroup is there: join it |
+//! | `C` | parent | the cgroup is there: brings what to join it with, and how many descriptors that is |
 //! | `N` | child | brings a netlink socket of its network namespace: move the devices |
 //! | `n` | parent | they have moved |
 //! | `H` | child | the namespaces are there: run the createRuntime hooks |
@@ -31,6 +31,7 @@ use rustix::net::{
 };
 
 use super::error::{Error, Failure, Result};
+use crate::cgroup::Joiner;
 
 /// The longest wait for the child, in seconds. Its steps take milliseconds; a mount of a dead network file system
 /// or a machine that swaps may take long.
@@ -38,6 +39,9 @@ const CHILD_MAX_SECS: u64 = 120;
 
 /// Longer than any message.
 const PACKET_MAX_BYTES: usize = 8192;
+
+/// More than a machine has hierarchies of cgroups.
+const FDS_MAX: usize = 64;
 
 /// One end.
 #[derive(Debug)]
@@ -124,11 +128,15 @@ impl Channel {
 
     /// Sends one message.
     pub(super) fn send(&self, packet: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        self.send_all(packet, fd.as_slice())
+    }
+
+    fn send_all(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-        if !fds.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        let fits = fds.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        if !fits || fds.len() > FDS_MAX {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
         }
         retry_on_intr(|| {
             rustix::net::sendmsg(
@@ -141,9 +149,10 @@ impl Channel {
         Ok(())
     }
 
-    fn receive(&self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    /// One message; empty at the end. Of its descriptors those are missing for which this process has no number left.
+    fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut packet = vec![0; PACKET_MAX_BYTES];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let message = retry_on_intr(|| {
             rustix::net::recvmsg(
@@ -154,13 +163,13 @@ impl Channel {
             )
         })?;
         packet.truncate(message.bytes);
-        let mut fd = None;
+        let mut received = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                fd = fds.last().or(fd);
+                received.extend(fds);
             }
         }
-        Ok((packet, fd))
+        Ok((packet, received))
     }
 
     /// The child waits for the byte `word`. End of file means that the parent is gone.
@@ -173,6 +182,26 @@ impl Channel {
         }
     }
 
+    /// The parent has made the cgroup.
+    pub(super) fn send_joiner(&self, joiner: &Joiner) -> io::Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = joiner.descriptors().collect();
+        let count = u8::try_from(fds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.send_all(&[b'C', count], &fds)
+    }
+
+    /// The child waits for its cgroup, all of it.
+    pub(super) fn await_joiner(&self) -> io::Result<Joiner> {
+        match self.receive()? {
+            (packet, fds) if matches!(*packet, [b'C', count] if usize::from(count) == fds.len()) => {
+                Ok(Joiner::from(fds))
+            }
+            (packet, _) if matches!(*packet, [b'C', _]) => {
+                Err(io::Error::from_raw_os_error(libc::EMFILE))
+            }
+            _ => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
+        }
+    }
+
     /// What the child says next; its failure is this function's.
     pub(super) fn hear(&self) -> Result<Word> {
         let heard = match self.receive() {
@@ -180,7 +209,7 @@ impl Channel {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.receive(),
             heard => heard,
         };
-        let (packet, fd) = match heard {
+        let (packet, mut fds) = match heard {
             Ok(message) => message,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(Error::Timeout {
@@ -189,7 +218,7 @@ impl Channel {
             }
             Err(error) => return Err(Error::Channel(error)),
         };
-        match (packet.as_slice(), fd) {
+        match (packet.as_slice(), fds.pop()) {
             ([], _) => Ok(Word::End),
             (b"U", _) => Ok(Word::IdMaps),
             ([b'P', p0, p1, p2, p3], Some(pidfd)) => {
@@ -258,6 +287,38 @@ mod tests {
             })
         ));
         assert!(matches!(parent.hear(), Ok(Word::End)));
+    }
+
+    #[test]
+    fn what_joins_a_cgroup_arrives_whole() {
+        let (parent, child) = Channel::pair(false).expect("pair");
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").expect("null"));
+        parent
+            .send_joiner(&Joiner::from(vec![file(), file(), file()]))
+            .expect("send");
+        let joiner = child.await_joiner().expect("receive");
+        assert_eq!(joiner.descriptors().count(), 3);
+    }
+
+    /// As where the child has no number left for the second.
+    #[test]
+    fn half_of_what_joins_a_cgroup_is_refused() {
+        let (parent, child) = Channel::pair(false).expect("pair");
+        let file = std::fs::File::open("/dev/null").expect("null");
+        parent.send(&[b'C', 2], Some(file.as_fd())).expect("send");
+        let error = child.await_joiner().expect_err("half");
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+        parent.send(b"S", None).expect("send");
+        child.await_joiner().expect_err("another word");
+    }
+
+    #[test]
+    fn more_descriptors_than_a_message_takes_are_refused() {
+        let (parent, _child) = Channel::pair(false).expect("pair");
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").expect("null"));
+        let joiner = Joiner::from((0..=FDS_MAX).map(|_| file()).collect::<Vec<_>>());
+        let error = parent.send_joiner(&joiner).expect_err("too many");
+        assert_eq!(error.raw_os_error(), Some(libc::E2BIG));
     }
 
     #[test]

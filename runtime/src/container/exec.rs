@@ -107,7 +107,7 @@ fn finish(parent: Channel, mut child: Child, mut agent: Option<Agent>) -> Result
     loop {
         match parent.hear()? {
             Word::Terminal(control) => terminal = Some(control),
-            Word::Born(pid, pidfd) => child = forerunner::succeed(child, pid, pidfd)?,
+            Word::Born(pid, pidfd) => forerunner::succeed(&mut child, pid, pidfd)?,
             Word::Listener(listener) => {
                 let agent = agent.take().ok_or(Error::NoListener)?;
                 agent.hand_over(child.pid(), listener.as_fd())?;

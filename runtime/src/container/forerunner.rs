@@ -61,13 +61,14 @@ fn born(pid: i32) -> Vec<u8> {
     packet
 }
 
-/// In the parent: the process that was born, in place of its forerunner, which is reaped.
-pub(super) fn succeed(forerunner: Child, pid: i32, pidfd: OwnedFd) -> Result<Child> {
-    let child = Child::new(sys::clone::Child { pid, pidfd });
+/// In the parent: the process that was born takes the place of its forerunner, which is reaped.
+pub(super) fn succeed(child: &mut Child, pid: i32, pidfd: OwnedFd) -> Result<()> {
+    let forerunner = std::mem::replace(child, Child::new(sys::clone::Child { pid, pidfd }));
     let gone = forerunner.release(None).map_err(Error::Channel)?;
-    sys::pidfd::wait(gone.pidfd.as_fd()).map_err(|source| Error::Process {
-        pid: gone.pid,
-        source,
-    })?;
-    Ok(child)
+    sys::pidfd::wait(gone.pidfd.as_fd())
+        .map_err(|source| Error::Process {
+            pid: gone.pid,
+            source,
+        })
+        .map(drop)
 }

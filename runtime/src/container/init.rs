@@ -1,6 +1,5 @@
 //! The child that becomes a container: one straight list of steps.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +23,7 @@ use super::{
     Create, Stdio, devices, forerunner, guest, hooks, mounts, net_devices, no_pivot, rootfs,
     terminal,
 };
-use crate::cgroup::{self, Cgroup, Joiner};
+use crate::cgroup::Joiner;
 use crate::sys;
 
 type Done = std::result::Result<(), Failure>;
@@ -68,31 +67,20 @@ pub(super) enum Joining {
     Nothing,
     /// By files that the parent opened.
     With(Joiner),
-    /// It opens the files itself once the parent has made the cgroup.
-    Planned(Cgroup),
+    /// By files that the parent sends when it has made the cgroup.
+    Awaited,
 }
 
 impl Joining {
     fn join(&self, parent: &Channel) -> Done {
-        let joiner = match self {
-            Self::Nothing => return Ok(()),
-            Self::With(joiner) => return joiner.join().at(Step::JoinCgroup, ""),
-            Self::Planned(cgroup) => {
-                parent.await_word(b'C').at(Step::AwaitParent, "")?;
-                cgroup.joiner()
+        match self {
+            Self::Nothing => Ok(()),
+            Self::With(joiner) => joiner.join().at(Step::JoinCgroup, ""),
+            Self::Awaited => {
+                let joiner = parent.await_joiner().at(Step::AwaitParent, "")?;
+                joiner.join().at(Step::JoinCgroup, "")
             }
-        };
-        let joiner = joiner.map_err(|error| match error {
-            cgroup::Error::Write { path, source, .. } => {
-                Failure::new(Step::JoinCgroup, path.to_string_lossy(), &source)
-            }
-            other => Failure::new(
-                Step::JoinCgroup,
-                other.to_string(),
-                &io::Error::other(other),
-            ),
-        })?;
-        joiner.join().at(Step::JoinCgroup, "")
+        }
     }
 }
 

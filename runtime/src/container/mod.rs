@@ -325,7 +325,7 @@ pub fn begin(create: Create<'_>) -> Result<Creating> {
     let is_told = has_runtime_hooks(spec) || agent.is_some() || resctrl::is_asked(spec);
     let told = is_told.then(|| Told::new(&create));
     let (directory, joining) = match create.home {
-        Home::InPlanned(cgroup) => (None, Joining::Planned(cgroup.clone())),
+        Home::InPlanned(_) => (None, Joining::Awaited),
         home => {
             let (directory, joiner) = cgroup_entry(home.cgroup())?;
             (directory, joiner.map_or(Joining::Nothing, Joining::With))
@@ -368,6 +368,9 @@ pub fn begin(create: Create<'_>) -> Result<Creating> {
         devices: net_devices::plan(spec)?,
         agent,
         told,
+        has_forerunner,
+        moved: None,
+        agent_is_told: false,
     })
 }
 

@@ -8,6 +8,8 @@
 //!
 //! Each is killed and reaped when it is dropped; a [`Running`] is the caller's to wait for.
 
+use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -20,11 +22,14 @@ use super::error::{Error, Result};
 use super::net_devices::{self, Device};
 use super::user_namespace::Mapping;
 use super::{Create, Running, forerunner, hooks, resctrl};
+use crate::cgroup::Cgroup;
 use crate::seccomp;
 
 /// A container that is being made by its own process.
 #[derive(Debug)]
 pub struct Creating {
+    /// The host's network devices that it has got; they come back, before all else goes, if it is not made.
+    pub(super) moved: Option<net_devices::Moved>,
     pub(super) child: Child,
     pub(super) channel: Channel,
     pub(super) mapping: Option<Mapping>,
@@ -34,6 +39,9 @@ pub struct Creating {
     pub(super) agent: Option<seccomp::Agent>,
     /// There if anybody is told of it, or if it has a resctrl class.
     pub(super) told: Option<Told>,
+    /// The child is the forerunner still.
+    pub(super) has_forerunner: bool,
+    pub(super) agent_is_told: bool,
 }
 
 /// What hooks and seccomp agents are told of a container.
@@ -85,12 +93,27 @@ impl Creating {
     /// Lets the process join its cgroup and go on ([`super::Home::InPlanned`]).
     ///
     /// # Errors
-    /// When it cannot be told. Why it has ended, if it has, [`Self::wait`] hears.
-    pub fn cgroup_is_made(&self) -> Result<()> {
-        match say(&self.channel, b"C") {
-            Err(Error::ChildEnded) => Ok(()),
-            said => said,
+    /// When it cannot be told, or the cgroup is not there. Why the process has ended, if it has, [`Self::wait`] hears.
+    pub fn cgroup_is_made(&self, cgroup: &Cgroup) -> Result<()> {
+        let joiner = cgroup.joiner().map_err(Error::Cgroup)?;
+        match self.channel.send_joiner(&joiner) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(Error::Channel),
         }
+    }
+
+    /// The process id in the caller's pid namespace, as soon as the process is there: at once, but with namespaces that
+    /// take a process before it.
+    ///
+    /// # Errors
+    /// As [`super::create`].
+    pub fn pid(&mut self) -> Result<i32> {
+        while self.has_forerunner {
+            if self.answer()?.is_break() {
+                return Err(unexpected());
+            }
+        }
+        Ok(self.child.pid())
     }
 
     /// Does the parent's part, and returns when the container waits for its start.
@@ -98,45 +121,12 @@ impl Creating {
     /// # Errors
     /// As [`super::create`].
     pub fn wait(mut self) -> Result<Created> {
-        let unexpected = || Error::Channel(std::io::ErrorKind::InvalidData.into());
-        let mut moved = None;
-        let mut agent_is_told = false;
         let terminal = loop {
-            match self.channel.hear()? {
-                Word::IdMaps => {
-                    let mapping = self.mapping.as_ref().ok_or_else(unexpected)?;
-                    mapping.settle(self.child.pid())?;
-                    self.channel.send(b"u", None).map_err(Error::Channel)?;
-                }
-                Word::Born(pid, pidfd) => {
-                    self.child = forerunner::succeed(self.child, pid, pidfd)?;
-                }
-                Word::Devices(socket) => {
-                    moved = Some(net_devices::move_in(&self.devices, socket)?);
-                    self.channel.send(b"n", None).map_err(Error::Channel)?;
-                }
-                Word::Hooks => {
-                    let told = self.told.as_ref().ok_or_else(unexpected)?;
-                    told.run_hooks(self.child.pid())?;
-                    self.channel.send(b"h", None).map_err(Error::Channel)?;
-                }
-                Word::Listener(listener) => {
-                    let (agent, told) = self
-                        .agent
-                        .take()
-                        .zip(self.told.as_ref())
-                        .ok_or(Error::NoListener)?;
-                    let pid = self.child.pid();
-                    let state = told.state(ContainerState::Creating, pid);
-                    Agent::connect(&agent, state)?.hand_over(pid, listener.as_fd())?;
-                    agent_is_told = true;
-                }
-                Word::Ready(terminal) => break terminal,
-                Word::End => return Err(Error::ChildEnded),
-                Word::Terminal(_) => return Err(unexpected()),
+            if let ControlFlow::Break(terminal) = self.answer()? {
+                break terminal;
             }
         };
-        if let Some(moved) = moved {
+        if let Some(moved) = self.moved {
             moved.keep();
         }
         let pid = self.child.pid();
@@ -149,12 +139,56 @@ impl Creating {
             .map(|told| told.state(ContainerState::Running, pid));
         Ok(Created {
             agent: self.agent.zip(state),
-            agent_is_told,
+            agent_is_told: self.agent_is_told,
             child: self.child,
             terminal,
             channel: self.channel,
         })
     }
+
+    /// Hears one word and does the parent's part; stops with the terminal, if any, when the process is ready.
+    fn answer(&mut self) -> Result<ControlFlow<Option<OwnedFd>>> {
+        match self.channel.hear()? {
+            Word::IdMaps => {
+                let mapping = self.mapping.as_ref().ok_or_else(unexpected)?;
+                mapping.settle(self.child.pid())?;
+                self.channel.send(b"u", None).map_err(Error::Channel)?;
+            }
+            Word::Born(pid, pidfd) => {
+                forerunner::succeed(&mut self.child, pid, pidfd)?;
+                self.has_forerunner = false;
+            }
+            Word::Devices(socket) => {
+                self.moved = Some(net_devices::move_in(&self.devices, socket)?);
+                self.channel.send(b"n", None).map_err(Error::Channel)?;
+            }
+            Word::Hooks => {
+                let told = self.told.as_ref().ok_or_else(unexpected)?;
+                told.run_hooks(self.child.pid())?;
+                self.channel.send(b"h", None).map_err(Error::Channel)?;
+            }
+            Word::Listener(listener) => {
+                let (agent, told) = self
+                    .agent
+                    .take()
+                    .zip(self.told.as_ref())
+                    .ok_or(Error::NoListener)?;
+                let pid = self.child.pid();
+                let state = told.state(ContainerState::Creating, pid);
+                Agent::connect(&agent, state)?.hand_over(pid, listener.as_fd())?;
+                self.agent_is_told = true;
+            }
+            Word::Ready(terminal) => return Ok(ControlFlow::Break(terminal)),
+            Word::End => return Err(Error::ChildEnded),
+            Word::Terminal(_) => return Err(unexpected()),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// A word that does not belong here.
+fn unexpected() -> Error {
+    Error::Channel(io::ErrorKind::InvalidData.into())
 }
 
 /// A container that waits for its start.
@@ -256,7 +290,7 @@ pub(super) fn say_start(channel: &Channel) -> Result<()> {
 fn say(channel: &Channel, word: &[u8]) -> Result<()> {
     channel.send(word, None).map_err(|error| {
         // The child was killed while it waited.
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
+        if error.kind() == io::ErrorKind::BrokenPipe {
             Error::ChildEnded
         } else {
             Error::Channel(error)
@@ -279,9 +313,7 @@ pub(super) fn hear_executed(channel: &Channel, pid: i32, mut agent: Option<Agent
             | Word::Devices(_)
             | Word::Hooks
             | Word::Ready(_)
-            | Word::Terminal(_) => {
-                return Err(Error::Channel(std::io::ErrorKind::InvalidData.into()));
-            }
+            | Word::Terminal(_) => return Err(unexpected()),
         }
     }
 }

@@ -17,7 +17,8 @@ pub(super) struct Bundle {
     pub(super) rootfs: PathBuf,
     /// The configuration as it was found.
     pub(super) text: Vec<u8>,
-    pub(super) spec: Spec,
+    /// Boxed, as it is large and moves.
+    pub(super) spec: Box<Spec>,
 }
 
 impl Bundle {
@@ -43,7 +44,7 @@ impl Bundle {
             rootfs,
             directory,
             text,
-            spec,
+            spec: Box::new(spec),
         })
     }
 }

@@ -12,7 +12,8 @@ use super::criu::{Common, Images, Kind, Message, Notice, Opts, Session};
 use super::criu::{external_namespaces, text};
 use super::error::{Error, Result, file};
 use super::log::Log;
-use super::store::{Record, Status, Store, replace_file};
+use super::replacement::replace_file;
+use super::store::{Record, Status, Store};
 use super::{delete, kill};
 
 /// criu's log in the work directory.

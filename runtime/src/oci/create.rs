@@ -10,8 +10,9 @@ use oci_spec::runtime::Spec;
 use super::bundle::Bundle;
 use super::error::{Error, Result, file};
 use super::placement::Placement;
+use super::replacement::replace_file;
 use super::stdio::{check_console, stdio_of};
-use super::store::{Entry, Record, Store, replace_file, start_time_of};
+use super::store::{Entry, Record, Store, start_time_of};
 use super::{Globals, activation, console, delete, descriptor_socket, gate, notify};
 use crate::container::{self, Created, Rootfs, Running};
 use crate::seccomp::{self, Filter};
@@ -57,7 +58,7 @@ pub struct Options {
 pub(super) struct Made {
     pub(super) entry: Entry,
     pub(super) record: Record,
-    pub(super) spec: Spec,
+    pub(super) spec: Box<Spec>,
     pub(super) created: Created,
 }
 
@@ -133,7 +134,7 @@ fn make_process(
     gate: Option<OwnedFd>,
 ) -> Result<(Record, Created)> {
     let spec = &bundle.spec;
-    let creating = container::begin(container::Create {
+    let mut creating = container::begin(container::Create {
         id: &options.id,
         spec,
         bundle: Some(&bundle.directory),
@@ -147,22 +148,27 @@ fn make_process(
         no_pivot: options.no_pivot,
         gate,
     })?;
-    if place.complete(&options.id)? {
-        creating.cgroup_is_made()?;
+    if place.complete(&options.id)?
+        && let Some(cgroup) = place.cgroup()
+    {
+        creating.cgroup_is_made(cgroup)?;
     }
+    // Written while the process works, and in its place when that is ready. Why it failed, if it has, is heard first.
+    let recorded = record_of(&options.id, bundle, place, creating.pid()?)
+        .and_then(|record| Ok((entry.draft(&record)?, record)));
     let created = creating.wait()?;
+    let (draft, mut record) = recorded?;
     tracing::debug!(
         pid = created.pid(),
         "the container's process waits for its start"
     );
-    let record = record_of(
-        &options.id,
-        bundle,
-        place,
-        created.pid(),
-        created.agent_is_told(),
-    )?;
-    entry.save(&record)?;
+    if created.agent_is_told() {
+        record.agent_is_told = true;
+        drop(draft);
+        entry.draft(&record)?.put()?;
+    } else {
+        draft.put()?;
+    }
     Ok((record, created))
 }
 
@@ -170,13 +176,7 @@ fn make_process(
 ///
 /// # Errors
 /// When the process cannot be looked at.
-pub(super) fn record_of(
-    id: &str,
-    bundle: &Bundle,
-    place: &Placement,
-    pid: i32,
-    agent_is_told: bool,
-) -> Result<Record> {
+pub(super) fn record_of(id: &str, bundle: &Bundle, place: &Placement, pid: i32) -> Result<Record> {
     let failed = |source| Error::Process {
         attempt: "look at",
         pid,
@@ -193,7 +193,7 @@ pub(super) fn record_of(
         rootfs: bundle.rootfs.clone(),
         cgroup: place.cgroup().map(|cgroup| cgroup.path().to_owned()),
         systemd: place.unit().cloned(),
-        agent_is_told,
+        agent_is_told: false,
         created: Timestamp::now(),
         owner: rustix::process::getuid().as_raw(),
     })

@@ -35,6 +35,7 @@ mod placement;
 mod preserved;
 mod print;
 mod ps;
+mod replacement;
 mod restore;
 mod rootless;
 mod run;

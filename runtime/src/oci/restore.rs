@@ -174,9 +174,9 @@ fn settle(
     place: &Placement,
     mut running: Running,
 ) -> Result<(Record, Running)> {
-    let recorded = record_of(&options.id, bundle, place, running.pid, false);
+    let recorded = record_of(&options.id, bundle, place, running.pid);
     let told = recorded.and_then(|record| {
-        entry.save(&record)?;
+        entry.draft(&record)?.put()?;
         let takers = Takers {
             console_socket: options.console_socket.as_deref(),
             pidfd_socket: None,

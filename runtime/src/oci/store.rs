@@ -14,9 +14,9 @@
 //! process has ended (stopped), waits at its gate (created) or runs.
 
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container_cgroup::is_frozen;
 use super::error::{Error, Result, file};
+use super::replacement::{Replacement, replace_file};
 use crate::container::{Container, config};
 use crate::{kernel_file, sys};
 
@@ -273,17 +274,17 @@ impl Entry {
         })
     }
 
-    /// Writes the record; from then on the container exists.
+    /// Writes the record beside its place; when that is moved there the container exists.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, record: &Record) -> Result<()> {
+    pub fn draft(&self, record: &Record) -> Result<Replacement> {
         let path = self.state();
         let text = serde_json::to_vec(record).map_err(|source| Error::Json {
             path: path.clone(),
             source,
         })?;
-        replace_file(&path, &text)
+        Replacement::write(&path, &text)
     }
 
     /// Reads the record.
@@ -463,37 +464,6 @@ pub fn parse_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     })
 }
 
-/// Writes a file so that readers see the old one or the new one. The new one is written beside it; what another program
-/// has put there is replaced, never followed or written to.
-///
-/// # Errors
-/// When it cannot be written. Nothing new is left then.
-pub fn replace_file(path: &Path, text: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    let mut made = create_new(&new);
-    if matches!(&made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
-        made = fs::remove_file(&new).and_then(|()| create_new(&new));
-    }
-    let mut made = made.map_err(file("write", path))?;
-    made.write_all(text)
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|error| {
-            // Of both failures the first is told.
-            fs::remove_file(&new).ok();
-            file("write", path)(error)
-        })
-}
-
-fn create_new(path: &Path) -> io::Result<fs::File> {
-    fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -514,26 +484,6 @@ mod tests {
             created: Timestamp::UNIX_EPOCH,
             owner: 0,
         }
-    }
-
-    #[test]
-    fn a_file_is_replaced_through_no_link_and_leaves_none_beside_it() {
-        let directory = tempfile::tempdir().expect("directory");
-        let path = |name: &str| directory.path().join(name);
-        fs::write(path("victim"), "untouched").expect("writes");
-        std::os::unix::fs::symlink(path("victim"), path("pid.new")).expect("link");
-        replace_file(&path("pid"), b"7").expect("replaces");
-        assert_eq!(fs::read(path("pid")).expect("reads"), b"7");
-        fs::create_dir(path("taken")).expect("directory");
-        let refused = replace_file(&path("taken"), b"7").expect_err("a directory");
-        assert!(refused.to_string().ends_with("/taken"), "{refused}");
-        assert_eq!(fs::read(path("victim")).expect("reads"), b"untouched");
-        let mut names: Vec<_> = fs::read_dir(directory.path())
-            .expect("reads")
-            .map(|entry| entry.expect("an entry").file_name())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["pid", "taken", "victim"]);
     }
 
     #[test]
@@ -565,7 +515,9 @@ mod tests {
         let store = Store::new(root.path().to_owned());
         store.reserve("unfinished").expect("reserves");
         let entry = store.reserve("a").expect("reserves");
-        entry.save(&record("a")).expect("saves");
+        let draft = entry.draft(&record("a")).expect("writes");
+        assert_eq!(store.list().expect("lists"), []);
+        draft.put().expect("moves");
         assert_eq!(store.list().expect("lists"), [record("a")]);
     }
 
