@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use super::error::{Error, Result, file};
+use super::input;
 use crate::container;
 
 /// A bundle whose configuration was read and is valid.
@@ -29,7 +30,7 @@ impl Bundle {
     pub(super) fn read(directory: &Path, config: Option<&Path>) -> Result<Self> {
         let directory = fs::canonicalize(directory).map_err(file("find", directory))?;
         let config = directory.join(config.unwrap_or(Path::new("config.json")));
-        let text = fs::read(&config).map_err(file("read", &config))?;
+        let text = input::read_file(&config).map_err(file("read", &config))?;
         let spec = container::config::parse_spec(&text).map_err(|source| Error::Config {
             path: config,
             source,

@@ -54,6 +54,17 @@ pub struct Options {
     pub no_subreaper: bool,
 }
 
+/// How long this process stays with a container that it makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// `create`: the container waits for its start at its gate, and this process ends before.
+    Created,
+    /// `run --detach`
+    Started,
+    /// `run`: it can hold a terminal of the container's.
+    Ended,
+}
+
 /// A container that was made, and what else there is of it.
 pub(super) struct Made {
     pub(super) entry: Entry,
@@ -64,26 +75,23 @@ pub(super) struct Made {
 
 /// `create`: the container waits at its gate, and this process ends.
 pub(super) fn create(store: &Store, options: &Options, globals: &Globals) -> Result<()> {
-    let made = make(store, options, globals, true, true)?;
+    let made = make(store, options, globals, Until::Created)?;
     let running = settle(made.created.leave().map_err(Error::from), options);
     undo_on_error(running, &made.entry, &made.record).map(drop)
 }
 
-/// Makes the container, its cgroup and its record; nothing stays if that fails. `gated`: it waits for its start at its
-/// gate, where this process may end before. `detached`: this process does not stay to hold a
-/// terminal of the container's.
+/// Makes the container, its cgroup and its record; nothing stays if that fails.
 pub(super) fn make(
     store: &Store,
     options: &Options,
     globals: &Globals,
-    gated: bool,
-    detached: bool,
+    until: Until,
 ) -> Result<Made> {
     let bundle = Bundle::read(&options.bundle, options.config.as_deref())?;
-    check_console(&bundle.spec, options.console_socket.as_deref(), detached)?;
+    check_console(&bundle.spec, options.console_socket.as_deref(), until)?;
     let filter = compile_filter(&bundle.spec)?;
     let entry = store.reserve(&options.id)?;
-    let made = make_in(&entry, options, globals, bundle, filter, gated);
+    let made = make_in(&entry, options, globals, bundle, filter, until);
     if made.is_err()
         && let Err(error) = entry.remove()
     {
@@ -102,11 +110,14 @@ fn make_in(
     globals: &Globals,
     mut bundle: Bundle,
     filter: Option<Filter>,
-    gated: bool,
+    until: Until,
 ) -> Result<Made> {
     entry.save_spec(&bundle.text)?;
     notify::prepare(entry, &mut bundle.spec)?;
-    let gate = gated.then(|| gate::listen(entry)).transpose()?;
+    let gate = match until {
+        Until::Created => Some(gate::listen(entry)?),
+        Until::Started | Until::Ended => None,
+    };
     let mut place = Placement::begin(&options.id, &bundle.spec, globals)?;
     match make_process(entry, options, &bundle, &mut place, filter, gate) {
         Ok((record, created)) => {

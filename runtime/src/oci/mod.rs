@@ -25,6 +25,7 @@ mod exec;
 mod features;
 mod foreground;
 mod gate;
+mod input;
 mod kill;
 mod list;
 mod log;

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::create::{self, Made, settle, undo_on_error};
+use super::create::{self, Made, Until, settle, undo_on_error};
 use super::error::{Error, Result};
 use super::foreground::{self, Signals};
 use super::log::Log;
@@ -27,12 +27,16 @@ pub struct Options {
 /// Creates, starts, and unless detached waits, removes, and gives the process's exit code.
 pub(super) fn run(store: &Store, options: &Options, globals: &Globals, log: &Log) -> Result<u8> {
     let signals = Signals::catch()?;
+    let until = match options.detach {
+        true => Until::Started,
+        false => Until::Ended,
+    };
     let Made {
         entry,
         record,
         spec,
         created,
-    } = create::make(store, &options.create, globals, false, options.detach)?;
+    } = create::make(store, &options.create, globals, until)?;
     let notify = undo_on_error(notify::listen(&entry), &entry, &record)?;
     let started = created.start().map_err(Error::from);
     let started = settle(started, &options.create);

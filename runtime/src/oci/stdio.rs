@@ -5,6 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{Process, Spec};
 
 use super::console;
+use super::create::Until;
 use super::error::{Error, Result};
 use crate::container::{Stdio, TerminalSize};
 
@@ -33,14 +34,16 @@ pub(super) fn stdio_of(process: Option<&Process>) -> Stdio {
 pub(super) fn check_console(
     spec: &Spec,
     console_socket: Option<&Path>,
-    detached: bool,
+    until: Until,
 ) -> Result<()> {
     let terminal = spec
         .process()
         .as_ref()
         .is_some_and(|p| p.terminal().unwrap_or(false));
     let reason = match (terminal, console_socket) {
-        (true, None) if detached => "process.terminal is set, so a socket must be given",
+        (true, None) if until != Until::Ended => {
+            "process.terminal is set, so a socket must be given"
+        }
         (false, Some(_)) => "a socket is given, but process.terminal is not set",
         _ => return Ok(()),
     };

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container_cgroup::is_frozen;
 use super::error::{Error, Result, file};
+use super::input::{parse_file, read_file};
 use super::replacement::{Replacement, replace_file};
 use crate::container::{Container, config};
 use crate::{kernel_file, sys};
@@ -255,7 +256,7 @@ impl Entry {
     /// # Errors
     /// [`Error::Missing`] when the container was removed; when it cannot be read.
     pub fn spec_text(&self) -> Result<Vec<u8>> {
-        fs::read(self.config()).map_err(|error| match error.kind() {
+        read_file(&self.config()).map_err(|error| match error.kind() {
             // It is there as long as the record is.
             io::ErrorKind::NotFound => self.missing(),
             _ => file("read", self.config())(error),
@@ -450,18 +451,6 @@ fn check_id(id: &str) -> std::result::Result<(), &'static str> {
         );
     }
     Ok(())
-}
-
-/// Reads a JSON file.
-///
-/// # Errors
-/// When it cannot be read, or is something else.
-pub fn parse_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path).map_err(file("read", path))?;
-    serde_json::from_slice(&text).map_err(|source| Error::Json {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `update`: other limits for a container that runs, in place.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::container_cgroup::{attempt, find, of};
 use super::error::{Error, Result, file};
-use super::scope;
 use super::store::{Entry, Record, Status, Store};
+use super::{input, scope};
 use crate::container::{self, resctrl};
 
 /// Options of `update`. Bytes take the suffixes k, m, g and t.
@@ -112,13 +112,11 @@ fn resources(options: &Options) -> Result<LinuxResources> {
     match &options.resources {
         None => single(options),
         Some(path) if path == Path::new("-") => {
-            let mut text = Vec::new();
-            io::stdin()
-                .read_to_end(&mut text)
-                .map_err(file("read", "standard input"))?;
-            parse(&text, Path::new("standard input"))
+            let name = Path::new("standard input");
+            let text = input::read(io::stdin(), 0).map_err(file("read", name))?;
+            parse(&text, name)
         }
-        Some(path) => parse(&fs::read(path).map_err(file("read", path))?, path),
+        Some(path) => parse(&input::read_file(path).map_err(file("read", path))?, path),
     }
 }
 

@@ -7,6 +7,7 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 
 use super::super::create::compile_filter;
 use super::super::error::{Error, Result, file};
+use super::super::input;
 use super::Options;
 use crate::container::config;
 use crate::seccomp;
@@ -15,7 +16,7 @@ use crate::seccomp;
 pub(super) fn plan(spec: &Spec, options: &Options) -> Result<(Process, Option<seccomp::Filter>)> {
     let mut process = match &options.process {
         Some(path) => {
-            let text = std::fs::read(path).map_err(file("read", path))?;
+            let text = input::read_file(path).map_err(file("read", path))?;
             let process = config::parse_process(&text).map_err(|source| Error::Config {
                 path: path.clone(),
                 source,
