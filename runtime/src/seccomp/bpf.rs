@@ -70,37 +70,48 @@ impl Instruction {
     }
 }
 
-/// A part that runs when what was loaded is a value, and is skipped else.
-pub(super) fn only_for(value: u32, part: Vec<Instruction>) -> Vec<Instruction> {
-    // A comparison skips no more than a byte can say.
-    let mut code = match u8::try_from(part.len()) {
-        Ok(skip) => vec![Instruction::jump(Instruction::JUMP_EQUAL, value, 0, skip)],
-        Err(_) => vec![
-            Instruction::jump(Instruction::JUMP_EQUAL, value, 1, 0),
-            Instruction::plain(Instruction::JUMP_ALWAYS, part.len() as u32),
-        ],
+/// Adds a part that runs when what was loaded is a value, and is skipped else.
+pub(super) fn only_for(
+    code: &mut Vec<Instruction>,
+    value: u32,
+    part: impl FnOnce(&mut Vec<Instruction>),
+) {
+    let skips = |skip| match u8::try_from(skip) {
+        Ok(skip) => Instruction::jump(Instruction::JUMP_EQUAL, value, 0, skip),
+        Err(_) => Instruction::jump(Instruction::JUMP_EQUAL, value, 1, 0),
     };
-    code.extend(part);
-    code
+    skippable(code, skips, part);
 }
 
-/// One part for what is less than a value, the other for the rest. The first must not run on into the second.
+/// Adds one part for what is less than a value, which must not run on, and after it what follows for the rest.
 pub(super) fn split(
+    code: &mut Vec<Instruction>,
     value: u32,
-    less: Vec<Instruction>,
-    not_less: Vec<Instruction>,
-) -> Vec<Instruction> {
-    let comparison = Instruction::JUMP_NOT_LESS;
-    let mut code = match u8::try_from(less.len()) {
-        Ok(skip) => vec![Instruction::jump(comparison, value, skip, 0)],
-        Err(_) => vec![
-            Instruction::jump(comparison, value, 0, 1),
-            Instruction::plain(Instruction::JUMP_ALWAYS, less.len() as u32),
-        ],
+    less: impl FnOnce(&mut Vec<Instruction>),
+) {
+    let skips = |skip| match u8::try_from(skip) {
+        Ok(skip) => Instruction::jump(Instruction::JUMP_NOT_LESS, value, skip, 0),
+        Err(_) => Instruction::jump(Instruction::JUMP_NOT_LESS, value, 0, 1),
     };
-    code.extend(less);
-    code.extend(not_less);
-    code
+    skippable(code, skips, less);
+}
+
+/// Adds a comparison that can skip a part of this length, and the part. A comparison skips no more than a byte can say:
+/// then it chooses between the part and a jump before it.
+fn skippable(
+    code: &mut Vec<Instruction>,
+    comparison: impl FnOnce(usize) -> Instruction,
+    part: impl FnOnce(&mut Vec<Instruction>),
+) {
+    let at = code.len();
+    code.push(Instruction::give(Action::FOREIGN));
+    part(code);
+    let skip = code.len() - at - 1;
+    code[at] = comparison(skip);
+    if skip > u8::MAX.into() {
+        let jump = Instruction::plain(Instruction::JUMP_ALWAYS, skip as u32);
+        code.insert(at + 1, jump);
+    }
 }
 
 /// What the kernel takes.

@@ -176,10 +176,22 @@ fn halves(value: u64) -> [u32; 2] {
     [(value >> 32) as u32, value as u32]
 }
 
+/// What is done about a system call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Whatever its arguments are.
+    Action(Action),
+    /// They are looked at.
+    Steps(Vec<Instruction>),
+}
+
 /// The rules one after the other, the strictest first; then the default action.
-pub(super) fn decide(default: Action, rules: &[&Rule], is_narrow: bool) -> Vec<Instruction> {
+pub(super) fn decide(default: Action, rules: &[&Rule], is_narrow: bool) -> Decision {
     if let Some(rule) = rules.iter().find(|rule| rule.conditions.is_empty()) {
-        return vec![Instruction::give(rule.action)];
+        return Decision::Action(rule.action);
+    }
+    if rules.is_empty() {
+        return Decision::Action(default);
     }
     let mut by_strictness = rules.to_vec();
     by_strictness.sort_by_key(|rule| rule.action.leniency());
@@ -218,5 +230,5 @@ pub(super) fn decide(default: Action, rules: &[&Rule], is_narrow: bool) -> Vec<I
         code.push(Instruction::give(rule.action));
     }
     code.push(Instruction::give(default));
-    code
+    Decision::Steps(code)
 }

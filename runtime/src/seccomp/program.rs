@@ -14,19 +14,20 @@
 //! `faccessat2`). What is allowed by default is allowed when it is new, too, and a profile that kills or traps what it
 //! does not name means that for new system calls as well.
 
+use std::borrow::Cow;
 use std::slice;
 
 use super::action::Action;
 use super::architecture::{Architecture, MULTIPLEXED, Multiplexed, X32_BIT};
 use super::bpf::{self, Instruction};
-use super::conditions::{Condition, Rule, Rules, decide};
+use super::conditions::{Condition, Decision, Rule, Rules, decide};
 
 /// The newest system call that libseccomp 2.5.4 knows, with which profiles are written: `set_mempolicy_home_node`. Since
 /// Linux 5.1 a new one has the same number on every architecture.
 const EXPECTED: u32 = 450;
 
 /// Where a range of numbers begins, and what is done from there on.
-type Range = (u32, Vec<Instruction>);
+type Range = (u32, Decision);
 
 /// The program for these architectures.
 pub(super) fn program(
@@ -41,20 +42,25 @@ pub(super) fn program(
             rest.split_at(rest.partition_point(|it| it.token() == first.token()));
         rest = others;
         let ranges = Ranges::new(default, of_token, rules);
-        let mut part = vec![Instruction::load(Instruction::NUMBER)];
-        part.extend(search(&ranges.0));
-        code.extend(bpf::only_for(first.token(), part));
+        bpf::only_for(&mut code, first.token(), |code| {
+            code.push(Instruction::load(Instruction::NUMBER));
+            search(code, &ranges.0);
+        });
     }
     code.push(Instruction::give(Action::FOREIGN));
     code
 }
 
-fn search(ranges: &[Range]) -> Vec<Instruction> {
+fn search(code: &mut Vec<Instruction>, ranges: &[Range]) {
     let (less, not_less) = ranges.split_at(ranges.len() / 2);
     match (less, not_less) {
-        ([], [(_, code)]) => code.clone(),
-        (less, [(start, _), ..]) => bpf::split(*start, search(less), search(not_less)),
-        (_, []) => Vec::new(),
+        ([], [(_, Decision::Action(action))]) => code.push(Instruction::give(*action)),
+        ([], [(_, Decision::Steps(steps))]) => code.extend(steps),
+        (less, [(start, _), ..]) => {
+            bpf::split(code, *start, |code| search(code, less));
+            search(code, not_less);
+        }
+        (_, []) => {}
     }
 }
 
@@ -66,16 +72,16 @@ impl Ranges {
     fn new(default: Action, architectures: &[Architecture], rules: &Rules<'_>) -> Self {
         let mut ranges = Self(Vec::new());
         if !matches!(architectures, [first, ..] if first.first_number() == 0) {
-            ranges.push(0, vec![Instruction::give(Action::FOREIGN)]);
+            ranges.push(0, Decision::Action(Action::FOREIGN));
         }
         for architecture in architectures {
             ranges.push_architecture(default, *architecture, rules);
         }
         if architectures == [Architecture::X86_64] {
-            ranges.push(X32_BIT, vec![Instruction::give(Action::FOREIGN)]);
+            ranges.push(X32_BIT, Decision::Action(Action::FOREIGN));
         }
         // What a tracer has made of a call that is to be skipped is not another architecture's.
-        ranges.push(u32::MAX, vec![Instruction::give(default)]);
+        ranges.push(u32::MAX, Decision::Action(default));
         ranges
     }
 
@@ -88,8 +94,8 @@ impl Ranges {
         let begin = architecture.first_number();
         let new = begin | (EXPECTED + 1);
         let unnamed = |number| match number >= new && default.is_errno() {
-            true => vec![Instruction::give(Action::UNKNOWN)],
-            false => vec![Instruction::give(default)],
+            true => Decision::Action(Action::UNKNOWN),
+            false => Decision::Action(default),
         };
         let within = within_others(default, architecture, rules);
         let within: Vec<(u32, &Rule)> = within
@@ -112,15 +118,15 @@ impl Ranges {
             self.push(new, unnamed(new));
         }
         // No architecture has numbers that high.
-        self.push(begin + X32_BIT, vec![Instruction::give(default)]);
+        self.push(begin + X32_BIT, Decision::Action(default));
     }
 
     /// Ranges are pushed in their order.
-    fn push(&mut self, start: u32, code: Vec<Instruction>) {
+    fn push(&mut self, start: u32, decision: Decision) {
         match self.0.last_mut() {
-            Some((_, before)) if *before == code => {}
-            Some((last, before)) if *last == start => *before = code,
-            _ => self.0.push((start, code)),
+            Some((_, before)) if *before == decision => {}
+            Some((last, before)) if *last == start => *before = decision,
+            _ => self.0.push((start, decision)),
         }
     }
 }
@@ -130,7 +136,7 @@ fn by_number<'a>(
     architecture: Architecture,
     rules: &'a Rules<'a>,
     within: &'a [(u32, &'a Rule)],
-) -> Vec<(u32, Vec<&'a Rule>)> {
+) -> Vec<(u32, Cow<'a, [&'a Rule]>)> {
     let mut named: Vec<(u32, &[&Rule])> = Vec::new();
     architecture.each_call(|number, name| {
         if let Some(rules) = rules.get(name) {
@@ -144,9 +150,12 @@ fn by_number<'a>(
     let same_number = named.chunk_by(|(a, _), (b, _)| a == b);
     same_number
         .filter_map(|same| {
-            let (number, _) = same.first()?;
-            let rules = same.iter().flat_map(|(_, rules)| rules.iter().copied());
-            Some((*number, rules.collect()))
+            let (number, rules) = same.first()?;
+            let rules = match same.len() {
+                1 => Cow::Borrowed(*rules),
+                _ => same.iter().flat_map(|(_, rules)| *rules).copied().collect(),
+            };
+            Some((*number, rules))
         })
         .collect()
 }
