@@ -4,7 +4,7 @@
 //! <root>/                mode 0700
 //!     <id>/
 //!         config.json    the bundle's, as it was at create; with the resctrl class that update gave it
-//!         state.json     a Record; written last, by rename: a directory without it is an unfinished create
+//!         state.json     a Record; put there last, by rename: a directory without it is an unfinished create
 //!         start.sock     the gate; there from create to start
 //!         notify/        the container's NOTIFY_SOCKET, if the caller has one
 //!         criu-root/     the root directory for criu, during a restore
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container_cgroup::is_frozen;
 use super::error::{Error, Result, file};
-use super::input::{parse_file, read_file};
+use super::input::parse_file;
 use super::replacement::{Replacement, replace_file};
 use crate::container::{Container, config};
 use crate::{kernel_file, sys};
@@ -256,7 +256,7 @@ impl Entry {
     /// # Errors
     /// [`Error::Missing`] when the container was removed; when it cannot be read.
     pub fn spec_text(&self) -> Result<Vec<u8>> {
-        read_file(&self.config()).map_err(|error| match error.kind() {
+        fs::read(self.config()).map_err(|error| match error.kind() {
             // It is there as long as the record is.
             io::ErrorKind::NotFound => self.missing(),
             _ => file("read", self.config())(error),
